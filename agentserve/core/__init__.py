@@ -1,0 +1,1 @@
+"""The core: events in, decisions out. It decides; it never waits, reads a clock or touches a socket."""
