@@ -1,0 +1,242 @@
+"""The seams between the middleware and what can be swapped: engine adapters, the journal, telemetry.
+
+Rule: a port is a Protocol and plain values; it imports only the core's vocabulary. Adapters live in
+distributions of their own and are found by the entry point group `agentserve.adapters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from agentserve.core.decisions import AnyDecision, PinMode
+from agentserve.core.events import AnyEvent
+
+Json = dict[str, Any]
+
+
+class Outcome(StrEnum):
+    """What became of a native action. Low cardinality: it labels metrics."""
+
+    ACCEPTED = "accepted"
+    CLIPPED = "clipped"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An engine's answer to a pin, unpin, warm or abort."""
+
+    outcome: Outcome
+    mode: PinMode | Literal["none"] = "none"
+    detail: str = ""
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What one engine can do, found out by asking it, not assumed from its kind."""
+
+    kind: str
+    version: str = ""
+    models: tuple[str, ...] = ()
+    protocols: frozenset[str] = frozenset({"chat", "completions"})
+    kv_tokens: int | None = None
+    block_tokens: int | None = None
+    seqs_max: int | None = None
+    context_tokens_max: int | None = None
+    priority: bool = False
+    pin: PinMode = "reserved"
+    kv_events: bool = False
+    reports_cached_tokens: bool = False
+    tokenises: bool = False
+    aborts_on_disconnect: bool = True
+    # flag text an operator could add, and what it would unlock
+    unlocks: tuple[tuple[str, str], ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """One reading of an engine's own gauges; None where it does not say."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_used_share: float | None = None
+    preemptions: int | None = None
+    prefix_queries_tokens: int | None = None
+    prefix_hits_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What the scheduler would have the engine know about a step."""
+
+    program: str
+    tenant: str
+    step: str
+    priority: int = 0  # smaller goes sooner; the adapter turns the polarity
+    cache_salt: str | None = None
+    expected_output_tokens: int | None = None
+    program_final: bool = False
+    traceparent: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Outgoing:
+    """A request on its way to an engine. An adapter may change `body` and `headers`, nothing else does.
+
+    `changed` says whether the body must be serialised anew; if not, the client's own bytes travel on.
+    """
+
+    protocol: str
+    path: str
+    body: Json
+    headers: MutableMapping[str, str] = field(default_factory=dict)
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramPrefix:
+    """Enough to render a program's prompt again: the last request it sent and the reply to it.
+
+    Held in memory only, bounded, for warming; absent when the operator forbids keeping prompts in memory.
+    """
+
+    protocol: str
+    body: Json
+    reply_text: str | None = None
+
+
+Asgi = Callable[
+    [Json, Callable[[], Awaitable[Json]], Callable[[Json], Awaitable[None]]],
+    Awaitable[None],
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvChange:
+    """One KV event of an engine, encoding and hash type already levelled; "cleared" carries no hashes."""
+
+    kind: Literal["stored", "removed", "cleared"]
+    hashes: tuple[int, ...] = ()
+    parent: int | None = None
+    token_ids: tuple[int, ...] = ()
+    block_tokens: int = 0
+    medium: str = "GPU"
+
+
+@runtime_checkable
+class EngineAdapter(Protocol):
+    """One engine, seen through what it natively speaks. Built by `adapter_class(options: EngineOptions)`.
+
+    `prepare` is on every request's path: it must not wait and must not copy the body.
+    Everything else may wait, must be cancellable, and answers a refusal with a `Receipt`, never by raising;
+    it raises `EngineError` only when the engine cannot be reached.
+    """
+
+    kind: str
+    url: str
+
+    @property
+    def app(self) -> Asgi | None:
+        """The engine as an ASGI application in this process, or None when it is reached at `url`."""
+        ...
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def probe(self) -> Capabilities: ...
+    async def load(self) -> EngineLoad: ...
+    def prepare(self, outgoing: Outgoing, hints: Hints) -> None: ...
+    async def count_tokens(self, protocol: str, body: Json) -> int | None: ...
+    async def pin(self, program: str, prefix: ProgramPrefix | None, tokens: int, ttl_s: float) -> Receipt: ...
+    async def unpin(self, program: str) -> Receipt: ...
+    async def warm(self, program: str, prefix: ProgramPrefix) -> Receipt: ...
+    async def abort(self, request_id: str) -> Receipt: ...
+    def kv_events(self) -> AsyncIterator[KvChange]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What an adapter is built from: one `[[engines]]` entry of the settings."""
+
+    id: str
+    kind: str
+    url: str = ""
+    models: tuple[str, ...] = ()
+    api_key: str | None = None
+    kv_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Journal(Protocol):
+    """Where what happened is written, behind the requests. No call waits or raises."""
+
+    def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
+        """The scheduler was told `event` at `now` (seconds, epoch) and decided this."""
+        ...
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """A step ended; `row` has the fields of `StepRow`."""
+        ...
+
+    def fact(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Anything else that is kept: programs, tool calls, pins, warms, accounts, engines."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Counters, histograms and spans. No call waits or raises; none costs anything when switched off."""
+
+    def count(self, name: str, value: float = 1.0, /, **labels: str) -> None: ...
+    def observe(self, name: str, value: float, /, *, trace_id: str | None = None, **labels: str) -> None: ...
+    def gauge(self, name: str, value: float, /, **labels: str) -> None: ...
+    def step_done(self, record: StepRecord) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class StepRecord:
+    """Everything that is known of one step once it is over.
+
+    The journal's row, the metrics and the span are all made from it. Times are epoch seconds; None where the step never got that far.
+    """
+
+    step: str
+    program: str
+    tenant: str
+    protocol: str
+    model: str
+    arrived_at: float
+    dispatched_at: float | None = None
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    engine: str | None = None
+    status: int = 0
+    outcome: str = ""  # finished | failed | gone | rejected
+    error: str = ""
+    index: int = 0
+    parent: str | None = None
+    workflow: str | None = None
+    session: str | None = None
+    node: str | None = None
+    role: int = 0
+    identity_source: str = ""
+    identity_confidence: float = 0.0
+    relation: str = ""
+    streamed: bool = False
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int | None = None
+    expected_cached_tokens: int = 0
+    finish_reason: str = ""
+    tools: tuple[str, ...] = ()
+    reason: str = ""  # why the scheduler sent it there and then
+    detail: str = ""
+    overhead_s: float = 0.0  # our own time on the request's path, waiting for room excluded
+    traceparent: str | None = None
+    gap_s: float | None = None  # since the program's previous step ended
+    gap_tools: tuple[str, ...] = ()
+    decisions: tuple[AnyDecision, ...] = ()
