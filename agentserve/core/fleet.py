@@ -1,0 +1,162 @@
+"""The engines as the scheduler sees them: what they can hold, what we sent there, what is probably still there.
+
+Rule: an engine's own word (capacity, cached tokens, KV events) overrides our arithmetic; our arithmetic
+fills in where engines are silent.
+
+Residency without events rests on one fact about an LRU: a program's blocks are gone once the engine has
+written more new tokens since their last use than it had room for. So each engine has a clock that counts
+written tokens, each program remembers the reading at its last use, and residency is one subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from agentserve.core.ids import EngineId, StepId
+from agentserve.core.prefixes import Prefixes
+from agentserve.core.program import Program, Step
+
+# Until an engine says or shows how much it holds.
+KV_TOKENS_ASSUMED = 1 << 40
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Engine:
+    """One inference server."""
+
+    id: EngineId
+    up: bool = True
+    draining: bool = False
+    models: frozenset[str] = frozenset()  # empty: serves any
+    kv_tokens: int = KV_TOKENS_ASSUMED
+    kv_known: bool = False
+    seqs_max: int | None = None
+    prefill_tokens_per_s: float = 20_000.0
+    decode_s_per_token: float = 0.015
+    speed: float = 1.0
+
+    steps: dict[StepId, Step] = field(default_factory=dict)  # in flight
+    in_flight_tokens: int = 0  # their footprints
+    written: int = 0  # the clock: new KV tokens written since the start
+    prefixes: Prefixes = field(default_factory=Prefixes)
+
+    # what has been seen of evictions
+    preemptions: int = 0
+    missed_tokens: int = 0  # expected to be cached, were not
+    last_miss_at: float = -1e18
+    waiting_reported: int = 0
+
+    # bounds learned from hits and misses while the engine does not say its capacity
+    _held_at_least: int = 0
+
+    def usable(self, model: str) -> bool:
+        return self.up and not self.draining and (not self.models or not model or model in self.models)
+
+    def room(self) -> int:
+        """KV tokens not taken by steps in flight."""
+        return self.kv_tokens - self.in_flight_tokens
+
+    def seqs_free(self) -> int:
+        return 1 << 30 if self.seqs_max is None else self.seqs_max - len(self.steps)
+
+    def prefill_s(self, tokens: float) -> float:
+        return tokens / (self.prefill_tokens_per_s * self.speed)
+
+    def decode_s(self, tokens: float) -> float:
+        return tokens * self.decode_s_per_token / self.speed
+
+    def learn_capacity(self, *, distance: int, hit: bool, now: float) -> None:
+        """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity."""
+        if hit:
+            self._held_at_least = max(self._held_at_least, distance)
+            if not self.kv_known and self.kv_tokens < self._held_at_least:
+                self.kv_tokens = self._held_at_least
+            return
+        self.last_miss_at = now
+        if not self.kv_known:
+            seen = max(distance, self._held_at_least, self.in_flight_tokens)
+            if seen < self.kv_tokens:
+                # approach from above, never below what was seen to fit
+                self.kv_tokens = max(int(seen * 0.95), self._held_at_least)
+
+
+class Fleet:
+    """All engines, in the order they were added."""
+
+    def __init__(self) -> None:
+        self.engines: dict[EngineId, Engine] = {}
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self.engines.values())
+
+    def __getitem__(self, engine: EngineId) -> Engine:
+        return self.engines[engine]
+
+    def get(self, engine: EngineId | None) -> Engine | None:
+        return None if engine is None else self.engines.get(engine)
+
+    def usable(self, model: str) -> list[Engine]:
+        return [e for e in self.engines.values() if e.usable(model)]
+
+    def add(self, engine: EngineId) -> Engine:
+        found = self.engines.get(engine)
+        if found is None:
+            found = self.engines[engine] = Engine(id=engine)
+        return found
+
+    # -- residency
+
+    def expected_cached(self, program: Program, engine: Engine) -> int:
+        """Tokens of the program's prefix that this engine probably still holds."""
+        shared = engine.prefixes.held(program.prefix)
+        if program.home != engine.id or not program.home_tokens:
+            return shared
+        if engine.written - program.home_clock > max(engine.room(), 0):
+            return shared
+        return max(program.home_tokens, shared)
+
+    def placed(self, step: Step, engine: Engine, now: float) -> None:
+        """The step goes to the engine: charge its footprint."""
+        step.engine = engine.id
+        step.dispatched_at = now
+        step.expected_cached = min(self.expected_cached(step.program, engine), max(step.prompt_tokens - 1, 0))
+        step.footprint = step.prompt_tokens + int(step.output_tokens)
+        engine.steps[step.id] = step
+        engine.in_flight_tokens += step.footprint
+
+    def left(self, step: Step) -> Engine | None:
+        """The step is no longer on its engine."""
+        engine = self.get(step.engine)
+        if engine is None or engine.steps.pop(step.id, None) is None:
+            return None
+        engine.in_flight_tokens -= step.footprint
+        return engine
+
+    def wrote(
+        self, step: Step, engine: Engine, prompt: int, output: int, cached: int | None, now: float
+    ) -> None:
+        """A step finished there: move the clock, believe the engine about what it found cached."""
+        program = step.program
+        believed = step.expected_cached if cached is None else cached
+        if cached is not None:
+            own = program.home == engine.id and program.home_tokens > 0
+            distance = engine.written - program.home_clock
+            hit = cached * 2 >= min(program.home_tokens, prompt)
+            if own and step.expected_cached > 4 * max(cached, 256):
+                engine.missed_tokens += step.expected_cached - cached
+                engine.learn_capacity(distance=distance, hit=False, now=now)
+            elif own and hit and program.steps_done:
+                engine.learn_capacity(distance=distance, hit=True, now=now)
+        engine.written += max(prompt - believed, 0) + output
+        program.home = engine.id
+        program.home_tokens = prompt + output
+        program.home_clock = engine.written
+        engine.prefixes.seen(program.prefix, engine.written)
+
+    def forget(self, engine: Engine, programs: Iterable[Program]) -> None:
+        """The engine's cache is gone."""
+        engine.prefixes = Prefixes()
+        for program in programs:
+            if program.home == engine.id:
+                program.home_tokens = 0

@@ -1,0 +1,30 @@
+"""Policies by name. `agentserve` is ours and the default; the literature's stand in a folder of their own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from agentserve.core.board import Board
+from agentserve.core.policies.policy import Policy
+from agentserve.errors import ConfigError
+
+# name -> module and class; loaded when first asked for
+POLICIES: dict[str, tuple[str, str]] = {
+    "agentserve": ("agentserve.core.policies.working_set", "WorkingSet"),
+    "fifo": ("agentserve.core.policies.literature.fifo", "Fifo"),
+    "affinity": ("agentserve.core.policies.literature.affinity", "Affinity"),
+}
+
+
+def make_policy(name: str, board: Board, params: Mapping[str, Any] | None = None) -> Policy:
+    """The policy of this name, playing on `board`."""
+    if name not in POLICIES:
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(POLICIES))}"
+        raise ConfigError(f"there is no policy `{name}`", remedy=remedy)
+    module, cls = POLICIES[name]
+    made: Policy = getattr(importlib.import_module(module), cls)(board, params)
+    return made

@@ -1,0 +1,119 @@
+"""The scheduler's own record of programs and steps: mutable, small, and known to nothing outside the core.
+
+Rule: these records hold facts and counts. What they mean for an order or a place is a policy's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from agentserve.core.events import PendingTool, PriorityClass, Relation, Segment
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
+
+
+class StepState(StrEnum):
+    """Where a step is. It only moves down this list, but for a retry, which goes back to WAITING once."""
+
+    WAITING = "waiting"  # in the proxy
+    DISPATCHED = "dispatched"  # sent to an engine, no byte yet
+    STARTED = "started"  # bytes flow
+    CLOSED = "closed"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Step:
+    """One LLM call."""
+
+    id: StepId
+    program: Program
+    arrived_at: float
+    prompt_tokens: int
+    output_tokens: float  # the forecast, until the real count is known
+    output_tokens_max: int | None = None
+    model: str = ""
+    relation: Relation = "continues"
+    state: StepState = StepState.WAITING
+    engine: EngineId | None = None
+    dispatched_at: float | None = None
+    started_at: float | None = None
+    retries: int = 0
+    footprint: int = 0  # KV tokens charged to its engine while it is there
+    expected_cached: int = 0
+    cause: str = ""
+
+    @property
+    def in_flight(self) -> bool:
+        return self.state is StepState.DISPATCHED or self.state is StepState.STARTED
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Program:
+    """One run of an agent. A live one costs at most a few kilobytes; an ended one is dropped."""
+
+    id: ProgramId
+    tenant: TenantId
+    created_at: float
+    workflow: WorkflowId | None = None
+    parent: ProgramId | None = None
+    priority: PriorityClass = "standard"
+    deadline_at: float | None = None
+    role: int = 0
+    prefix: tuple[Segment, ...] = ()
+    tools_offered: int = 0
+
+    # what it has done
+    steps_done: int = 0
+    context_tokens: int = 0  # prompt and output of its latest step
+    opening_tokens: int = 0
+    output_tokens_total: int = 0
+    attained_s: float = 0.0  # seconds its steps spent on engines
+    attained_token_s: float = 0.0  # KV token-seconds of those
+
+    # what it does now
+    open_steps: dict[StepId, Step] = field(default_factory=dict)
+    pending: dict[str, PendingTool] | None = None  # tool calls out, by id
+    gap_started_at: float | None = None
+    turn_done: bool = False  # its last reply asked for no tool
+    returns_at: float | None = None  # announced by the client
+    last_seen_at: float = 0.0
+    ended: bool = False
+    waited_s: float = 0.0
+
+    # where its KV probably is
+    home: EngineId | None = None
+    home_tokens: int = 0
+    home_clock: int = 0  # the home engine's count of written tokens when the program last touched its KV
+
+    # forecasts
+    survival: Any = None  # of the present gap; a `foresight.Survival`
+    steps_left_told: float | None = None  # by the client, counted down
+
+    # the policy's own record
+    own: Any = None
+
+    @property
+    def idle(self) -> bool:
+        """In a gap: nothing of it waits or runs."""
+        return not self.open_steps
+
+    @property
+    def shared_tokens(self) -> int:
+        """The leading tokens that other programs may share."""
+        return sum(s.tokens for s in self.prefix)
+
+    def footprint(self, margin_tokens: int) -> int:
+        """KV tokens it needs: its context while idle; while steps are open, theirs with the forecast output.
+
+        Parallel steps share the program's leading segments.
+        """
+        if not self.open_steps:
+            return self.context_tokens + margin_tokens
+        total = 0
+        for step in self.open_steps.values():
+            total += step.prompt_tokens + int(step.output_tokens)
+        spare = len(self.open_steps) - 1
+        if spare:
+            total -= spare * min(self.shared_tokens, total // (spare + 1))
+        return max(total, 0) + margin_tokens

@@ -1,0 +1,465 @@
+"""The scheduler: the one mutator of the core's state. Events in, decisions out.
+
+Rule: it decides and never waits, reads no clock and touches no socket; `now` is an argument, and the same
+events at the same times give the same decisions. The records are changed here, then the policy is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from agentserve.core import events as ev
+from agentserve.core.board import CLASS_RANK, Board
+from agentserve.core.decisions import AnyDecision
+from agentserve.core.ids import EngineId
+from agentserve.core.policies.policy import Policy
+from agentserve.core.program import Program, Step, StepState
+from agentserve.errors import InvariantBroken
+
+RETRIES_MAX = 1
+EXPIRED_AT_ONCE_MAX = 1000
+
+
+class Scheduler:
+    """Drive it with `handle`; call again by `next_deadline` with a `TimerFired`."""
+
+    def __init__(self, board: Board, policy: Policy) -> None:
+        self.board = board
+        self.policy = policy
+        self._sequence = 0
+        # Programs over their idle time are found by walking `board.programs` from its old end.
+        self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
+            ev.StepArrived: self._step_arrived,
+            ev.StepStarted: self._step_started,
+            ev.StepFinished: self._step_finished,
+            ev.StepFailed: self._step_failed,
+            ev.ClientGone: self._client_gone,
+            ev.ToolStarted: self._tool_started,
+            ev.ToolEnded: self._tool_ended,
+            ev.ProgramDeclared: self._program_declared,
+            ev.ProgramEnded: self._program_ended,
+            ev.HintGiven: self._hint_given,
+            ev.EngineReported: self._engine_reported,
+            ev.EngineLost: self._engine_lost,
+            ev.EngineBack: self._engine_back,
+            ev.KvStored: self._kv_stored,
+            ev.KvRemoved: self._kv_removed,
+            ev.DecisionDone: self._decision_done,
+            ev.TimerFired: self._timer_fired,
+        }
+
+    # -- the interface
+
+    def handle(self, event: ev.AnyEvent, now: float) -> list[AnyDecision]:
+        """Take note of what happened and say what is to be done."""
+        board = self.board
+        self._sequence += 1
+        board.cause = f"{type(event).__name__}#{self._sequence}"
+        board.out = []
+        self._handlers[type(event)](event, now)
+        return board.out
+
+    def next_deadline(self) -> float | None:
+        """When to send `TimerFired` if nothing else happens before."""
+        times = list(self._own_deadlines())
+        wanted = self.policy.deadline()
+        if wanted is not None:
+            times.append(wanted)
+        return min(times, default=None)
+
+    def check(self) -> None:
+        """Every invariant of the records; cheap enough for tests, not for the request's path."""
+        board = self.board
+        for step in board.steps.values():
+            if step.state is StepState.CLOSED:
+                raise InvariantBroken(f"closed step {step.id} is still listed")
+            if (step.state is StepState.WAITING) != (step.id in board.waiting):
+                raise InvariantBroken(f"step {step.id} is {step.state} but waiting says otherwise")
+            if step.program.open_steps.get(step.id) is not step:
+                raise InvariantBroken(f"step {step.id} is unknown to its program")
+            if step.in_flight and step.id not in board.fleet[EngineId(step.engine or "")].steps:
+                raise InvariantBroken(f"step {step.id} is in flight but not on its engine")
+        for engine in board.fleet:
+            if sum(s.footprint for s in engine.steps.values()) != engine.in_flight_tokens:
+                raise InvariantBroken(f"engine {engine.id}: footprints do not add up")
+            for step_id in engine.steps:
+                if step_id not in board.steps:
+                    raise InvariantBroken(f"engine {engine.id} runs unknown step {step_id}")
+        seen = -1e18
+        for program in board.programs.values():
+            if program.last_seen_at < seen:
+                raise InvariantBroken(f"program {program.id} is out of order")
+            seen = program.last_seen_at
+            if program.ended and not program.open_steps:
+                raise InvariantBroken(f"ended program {program.id} was not dropped")
+        self.policy.check()
+
+    # -- steps
+
+    def _step_arrived(self, event: ev.StepArrived, now: float) -> None:
+        board = self.board
+        if event.step in board.steps:
+            raise InvariantBroken(f"step {event.step} arrived twice")
+        program = self._program(event, now)
+        step = Step(
+            id=event.step,
+            program=program,
+            arrived_at=now,
+            prompt_tokens=event.prompt_tokens,
+            output_tokens=0.0,
+            output_tokens_max=event.output_tokens_max,
+            model=event.model,
+            relation=event.relation,
+            cause=board.cause,
+        )
+        step.output_tokens = board.foresight.output_tokens(step)
+        if event.relation != "auxiliary":
+            self._returned(program, event, now)
+        board.foresight.learn(event, program, step, now)
+        program.open_steps[step.id] = step
+        board.steps[step.id] = step
+        board.waiting[step.id] = step
+        if len(board.waiting) > board.limits.waiting_steps_max and not self._shed(step):
+            return
+        self.policy.arrived(step, now)
+        if step.state is StepState.WAITING and not any(
+            getattr(d, "step", None) == step.id for d in board.out
+        ):
+            board.wait(step, "queued")
+
+    def _returned(self, program: Program, event: ev.StepArrived, now: float) -> None:
+        """The program is back: its gap is over and its shape may have changed."""
+        if event.relation == "compaction":
+            program.home_tokens = program.shared_tokens
+        if event.prefix:
+            program.prefix = event.prefix
+        program.role = event.role or program.role
+        program.tools_offered = event.tools_offered or program.tools_offered
+        if program.opening_tokens == 0:
+            program.opening_tokens = event.prompt_tokens
+
+    def _program(self, event: ev.StepArrived, now: float) -> Program:
+        program = self.board.programs.get(event.program)
+        if program is None:
+            program = self._open(event.program, event.tenant, event.parent, now)
+        if event.workflow is not None:
+            program.workflow = event.workflow
+        self._clamp(program, event.priority)
+        if event.deadline_s is not None:
+            program.deadline_at = program.created_at + event.deadline_s
+        self._touch(program, now)
+        return program
+
+    def _open(self, program_id: Any, tenant: Any, parent: Any, now: float) -> Program:
+        board = self.board
+        if len(board.programs) >= board.limits.live_programs_max:
+            self._expire_oldest(now)
+        program = Program(id=program_id, tenant=tenant, created_at=now, parent=parent, last_seen_at=now)
+        above = board.programs.get(parent) if parent is not None else None
+        if above is not None:
+            program.priority = above.priority
+            program.deadline_at = above.deadline_at
+        board.programs[program_id] = program
+        return program
+
+    def _clamp(self, program: Program, wanted: ev.PriorityClass | None) -> None:
+        """A tenant may ask for any class up to its ceiling."""
+        if wanted is not None:
+            ceiling = self.board.share(program.tenant).priority_max
+            program.priority = max(wanted, ceiling, key=CLASS_RANK.__getitem__)
+
+    def _touch(self, program: Program, now: float) -> None:
+        program.last_seen_at = now
+        self.board.programs.move_to_end(program.id)
+
+    def _shed(self, arriving: Step) -> bool:
+        """Too many wait: refuse one, batch before the others. Whether the arriving step may stay."""
+        victim = arriving
+        worst = CLASS_RANK[arriving.program.priority]
+        for step in reversed(self.board.waiting.values()):
+            if CLASS_RANK[step.program.priority] > worst:
+                victim = step
+                break
+            if CLASS_RANK[step.program.priority] < worst:
+                continue
+        engine = None
+        self.board.reject(victim, "overloaded", status=429, retry_after_s=self._retry_after())
+        if victim is not arriving:
+            self.policy.closed(victim, arriving.arrived_at, finished=False, engine=engine)
+        return victim is not arriving
+
+    def _retry_after(self) -> float:
+        """About how long until a place is free: the mean time a waiting step has waited, at least a second."""
+        oldest = next(iter(self.board.waiting.values()), None)
+        newest = next(reversed(self.board.waiting.values()), None)
+        if oldest is None or newest is None:
+            return 1.0
+        return max(1.0, (newest.arrived_at - oldest.arrived_at) / 2)
+
+    def _step_started(self, event: ev.StepStarted, now: float) -> None:
+        step = self.board.steps.get(event.step)
+        if step is None or step.state is not StepState.DISPATCHED:
+            return
+        step.state = StepState.STARTED
+        step.started_at = now
+        self.policy.started(step, now)
+
+    def _step_finished(self, event: ev.StepFinished, now: float) -> None:
+        board = self.board
+        step = board.steps.get(event.step)
+        if step is None or not step.in_flight:
+            return
+        program = step.program
+        engine = self._close(step)
+        if engine is not None:
+            board.fleet.wrote(
+                step, engine, event.prompt_tokens, event.output_tokens, event.cached_tokens, now
+            )
+        spent = now - (step.dispatched_at or now)
+        program.attained_s += spent
+        program.attained_token_s += spent * (event.prompt_tokens + event.output_tokens)
+        program.output_tokens_total += event.output_tokens
+        if step.relation != "auxiliary":
+            program.steps_done += 1
+            program.context_tokens = event.prompt_tokens + event.output_tokens
+            program.turn_done = event.turn_done
+            program.pending = {t.id: t for t in event.tools} or None
+            if program.steps_left_told is not None:
+                program.steps_left_told = max(program.steps_left_told - 1, 0.0)
+            if event.final:
+                program.ended = True
+        self._touch(program, now)
+        board.foresight.learn(event, program, step, now)
+        if program.idle and not program.ended:
+            program.gap_started_at = now
+            program.returns_at = None
+            program.survival = board.foresight.gap(program, now)
+        self.policy.closed(step, now, finished=True, engine=engine)
+        self._drop_if_over(program, now, "final")
+
+    def _step_failed(self, event: ev.StepFailed, now: float) -> None:
+        step = self.board.steps.get(event.step)
+        if step is None or not step.in_flight:
+            return
+        if event.retryable and step.retries < RETRIES_MAX:
+            self._requeue(step, now)
+            return
+        self._abandon(step, event, now)
+
+    def _client_gone(self, event: ev.ClientGone, now: float) -> None:
+        step = self.board.steps.get(event.step)
+        if step is None:
+            return
+        if step.in_flight:
+            self.board.abort(step, "client_gone")
+        self._abandon(step, event, now)
+
+    def _abandon(self, step: Step, event: ev.AnyEvent, now: float) -> None:
+        program = step.program
+        engine = self._close(step)
+        if engine is not None:
+            engine.written += max(step.prompt_tokens - step.expected_cached, 0)
+        self.board.foresight.learn(event, program, step, now)
+        if program.idle and not program.ended:
+            program.gap_started_at = now
+            program.survival = self.board.foresight.gap(program, now)
+        self.policy.closed(step, now, finished=False, engine=engine)
+        self._drop_if_over(program, now, "final")
+
+    def _close(self, step: Step) -> Any:
+        board = self.board
+        engine = board.fleet.left(step)
+        board.waiting.pop(step.id, None)
+        del board.steps[step.id]
+        del step.program.open_steps[step.id]
+        step.state = StepState.CLOSED
+        return engine
+
+    def _requeue(self, step: Step, now: float) -> None:
+        """Once more from the start, elsewhere: no byte of it had reached the client."""
+        engine = self.board.fleet.left(step)
+        step.retries += 1
+        step.state = StepState.WAITING
+        step.engine = None
+        step.dispatched_at = None
+        step.arrived_at = now
+        self.board.waiting[step.id] = step
+        self.policy.closed(step, now, finished=False, engine=engine)
+        self.policy.arrived(step, now)
+
+    # -- programs
+
+    def _program_declared(self, event: ev.ProgramDeclared, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        if program is None:
+            program = self._open(event.program, event.tenant, event.parent, now)
+        program.workflow = event.workflow or program.workflow
+        self._clamp(program, event.priority)
+        if event.deadline_s is not None:
+            program.deadline_at = program.created_at + event.deadline_s
+        if event.steps_expected is not None:
+            program.steps_left_told = max(event.steps_expected - program.steps_done, 0.0)
+        self._touch(program, now)
+        self.board.foresight.learn(event, program, None, now)
+
+    def _program_ended(self, event: ev.ProgramEnded, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        if program is not None:
+            program.ended = True
+            self._drop_if_over(program, now, event.reason)
+
+    def _drop_if_over(self, program: Program, now: float, reason: str) -> None:
+        if not program.ended or program.open_steps:
+            return
+        event = ev.ProgramEnded(program=program.id, reason=reason)
+        self.board.foresight.learn(event, program, None, now)
+        self.policy.ended(program, now)
+        del self.board.programs[program.id]
+
+    def _expire_oldest(self, now: float) -> None:
+        for program in self.board.programs.values():
+            if not program.open_steps:
+                program.ended = True
+                self._drop_if_over(program, now, "forgotten")
+                return
+
+    def _tool_started(self, event: ev.ToolStarted, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        if program is None:
+            return
+        self._touch(program, now)
+        program.pending = {**(program.pending or {}), event.tool.id: event.tool}
+        self.board.foresight.learn(event, program, None, now)
+        self.policy.hinted(program, now)
+
+    def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        if program is None:
+            return
+        self._touch(program, now)
+        self.board.foresight.learn(event, program, None, now)
+        left = {k: v for k, v in (program.pending or {}).items() if k != event.tool_id}
+        program.pending = left or None
+        if not left and program.idle:
+            program.returns_at = now
+        self.policy.hinted(program, now)
+
+    def _hint_given(self, event: ev.HintGiven, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        if program is None:
+            return
+        self._touch(program, now)
+        if event.returns_in_s is not None:
+            program.returns_at = now + event.returns_in_s
+        if event.steps_left is not None:
+            program.steps_left_told = event.steps_left
+        if event.compacted:
+            program.context_tokens = program.shared_tokens
+            program.home_tokens = program.shared_tokens
+        self.board.foresight.learn(event, program, None, now)
+        self.policy.hinted(program, now)
+
+    # -- engines
+
+    def _engine_reported(self, event: ev.EngineReported, now: float) -> None:
+        engine = self.board.fleet.add(event.engine)
+        if event.kv_tokens is not None:
+            engine.kv_tokens = event.kv_tokens
+            engine.kv_known = True
+        if event.models:
+            engine.models = frozenset(event.models)
+        if event.seqs_max is not None:
+            engine.seqs_max = event.seqs_max
+        if event.prefill_tokens_per_s is not None:
+            engine.prefill_tokens_per_s = event.prefill_tokens_per_s
+        if event.decode_tokens_per_s is not None:
+            engine.decode_s_per_token = 1.0 / event.decode_tokens_per_s
+        if event.preemptions is not None:
+            if event.preemptions > engine.preemptions:
+                engine.last_miss_at = now
+            engine.preemptions = event.preemptions
+        if event.waiting is not None:
+            engine.waiting_reported = event.waiting
+        if event.draining is not None:
+            engine.draining = event.draining
+        self.policy.engine_changed(engine, now)
+
+    def _engine_lost(self, event: ev.EngineLost, now: float) -> None:
+        engine = self.board.fleet.get(event.engine)
+        if engine is None or not engine.up:
+            return
+        engine.up = False
+        self.board.fleet.forget(engine, self.board.programs.values())
+        stranded = [s for s in engine.steps.values() if s.state is StepState.DISPATCHED]
+        self.policy.engine_changed(engine, now)
+        for step in stranded:
+            self.board.abort(step, "engine_lost")
+            if step.retries < RETRIES_MAX:
+                self._requeue(step, now)
+
+    def _engine_back(self, event: ev.EngineBack, now: float) -> None:
+        engine = self.board.fleet.add(event.engine)
+        self.board.fleet.forget(engine, self.board.programs.values())
+        engine.up = True
+        engine.draining = False
+        self.policy.engine_changed(engine, now)
+
+    def _kv_stored(self, event: ev.KvStored, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        engine = self.board.fleet.get(event.engine)
+        if program is not None and engine is not None and program.home == event.engine:
+            program.home_tokens = max(program.home_tokens, event.tokens)
+            program.home_clock = engine.written
+
+    def _kv_removed(self, event: ev.KvRemoved, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        engine = self.board.fleet.get(event.engine)
+        if program is None or engine is None or program.home != event.engine:
+            return
+        if event.tokens_left < program.home_tokens:
+            engine.last_miss_at = now
+        program.home_tokens = min(program.home_tokens, event.tokens_left)
+
+    def _decision_done(self, event: ev.DecisionDone, now: float) -> None:
+        program = self.board.programs.get(event.program)
+        engine = self.board.fleet.get(event.engine)
+        if program is None or engine is None:
+            return
+        if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
+            program.home_clock = engine.written
+            if event.cached_tokens is not None and event.cached_tokens * 2 < program.home_tokens:
+                engine.last_miss_at = now
+
+    def _timer_fired(self, event: ev.TimerFired, now: float) -> None:
+        board = self.board
+        while board.waiting:
+            step = next(iter(board.waiting.values()))
+            if step.arrived_at + board.limits.queue_timeout_s > now:
+                break
+            board.reject(step, "queue_timeout", status=503, retry_after_s=self._retry_after())
+            self.policy.closed(step, now, finished=False, engine=None)
+        for program in self._idle_too_long(now):
+            program.ended = True
+            self._drop_if_over(program, now, "idle")
+        self.policy.tick(now)
+
+    def _idle_too_long(self, now: float) -> list[Program]:
+        over = []
+        oldest = list(itertools.islice(self.board.programs.values(), EXPIRED_AT_ONCE_MAX))
+        for program in oldest:
+            if program.last_seen_at + self.board.limits.program_idle_s > now:
+                break
+            if program.open_steps:
+                self._touch(program, now)  # it waits or runs: that is being heard of
+            else:
+                over.append(program)
+        return over
+
+    def _own_deadlines(self) -> Iterator[float]:
+        board = self.board
+        if board.waiting:
+            yield next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
+        if board.programs:
+            yield next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s
