@@ -1,0 +1,130 @@
+"""What a forecast says: a distribution over a log grid, asked about quantiles, survival and time to keep.
+
+One rule: every answer follows from the same masses, so that no two answers contradict each other. It knows
+nothing about where the masses came from.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from agentserve.core.forecast.grid import Grid
+
+# Keeping for longer than this many break-even times has never paid on the workloads measured.
+CAP_BREAK_EVENS = 3.0
+
+
+class Survival:
+    """How long until something returns, as a distribution; conditional on `elapsed_s` where that was given.
+
+    Times are total times, counted from the start of the wait, also when `elapsed_s` was given: after 10 s of
+    waiting, `quantile(0.5)` is above 10.
+    """
+
+    __slots__ = ("_below", "elapsed_s", "grid", "masses")
+
+    def __init__(self, grid: Grid, masses: Sequence[float], *, elapsed_s: float = 0.0) -> None:
+        self.grid = grid
+        self.elapsed_s = elapsed_s
+        if elapsed_s > grid.low:
+            place, part = grid.position(elapsed_s)
+            masses = [0.0] * place + [masses[place] * (1 - part), *masses[place + 1 :]]
+        below = list(accumulate(masses, initial=0.0))
+        total = below[-1]
+        if total <= 0.0:  # it outlasted all that was ever seen
+            masses = [0.0] * (grid.bins - 1) + [1.0]
+            below = [0.0] * grid.bins + [1.0]
+        elif abs(total - 1.0) > 1e-9:
+            scale = 1.0 / total
+            masses = [m * scale for m in masses]
+            below = [b * scale for b in below]
+        self.masses = masses
+        self._below = below  # below[i]: probability of less than edge i
+
+    @property
+    def never_returns(self) -> float:
+        """The probability of not returning within the grid's horizon."""
+        return self.masses[-1]
+
+    def cdf(self, t: float) -> float:
+        """The probability of having returned by `t`."""
+        if t <= self.elapsed_s or t <= self.grid.low:
+            return 0.0
+        place, part = self.grid.position(t)
+        start = max(0.0, self._start(place))
+        if part <= start:
+            return self._below[place]
+        return self._below[place] + self.masses[place] * (part - start) / (1 - start)
+
+    def _start(self, place: int) -> float:
+        """Where in bin `place` the mass begins: at its left edge, except in the bin that holds `elapsed_s`."""
+        if self.elapsed_s <= self.grid.low:
+            return 0.0
+        at, part = self.grid.position(self.elapsed_s)
+        return min(part, 1 - 1e-9) if at == place else 0.0
+
+    def survival(self, t: float) -> float:
+        """The probability of not having returned by `t`."""
+        return 1.0 - self.cdf(t)
+
+    def quantile(self, q: float) -> float:
+        """The time by which it has returned with probability `q`; the horizon where that is never."""
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
+        place = min(max(bisect_left(self._below, q, 1) - 1, 0), self.grid.bins - 1)
+        if place == self.grid.bins - 1 and self.masses[place] < 1.0:
+            return self.grid.high  # what lies beyond is not told apart
+        start, mass = self._start(place), self.masses[place]
+        part = (q - self._below[place]) / mass if mass > 0.0 else 0.0
+        return max(self.grid.value_at(place, start + min(max(part, 0.0), 1.0) * (1 - start)), self.elapsed_s)
+
+    def hazard(self, t: float) -> float:
+        """The rate of return at `t`, per second, for one that has not returned yet."""
+        place, part = self.grid.position(max(t, self.elapsed_s, self.grid.low))
+        start = self._start(place)
+        left_over = self._below[-1] - self._below[place]
+        alive = left_over - self.masses[place] * max(0.0, (part - start) / (1 - start))
+        if alive <= 1e-12 or place == self.grid.bins - 1:
+            return 0.0
+        span = (self.grid.log_edges[place + 1] - self.grid.log_edges[place]) * (1 - start)
+        return self.masses[place] / span / max(t, self.elapsed_s, self.grid.low) / alive
+
+    def mean_remaining(self, elapsed: float, horizon: float) -> float:
+        """The expected further wait at `elapsed`, no single wait counted beyond `horizon` seconds from there."""
+        at = Survival(self.grid, self.masses, elapsed_s=elapsed) if elapsed > self.elapsed_s else self
+        end = elapsed + horizon
+        total = 0.0
+        for mass, mean in zip(at.masses, self.grid.means, strict=True):
+            if mass:
+                total += mass * (min(max(mean, elapsed), end) - elapsed)
+        return total
+
+    def probability_return_within(self, t: float, elapsed: float = 0.0) -> float:
+        """The probability that one still out at `elapsed` returns within the next `t` seconds."""
+        alive = self.survival(elapsed)
+        return 1.0 if alive <= 1e-12 else 1.0 - self.survival(elapsed + t) / alive
+
+    def best_ttl(self, break_even_s: float, cap_s: float = math.inf) -> float:
+        """How long to keep what the return needs, from now, at the least expected cost.
+
+        `break_even_s` is how many seconds of holding cost as much as one miss. Keeping until t costs the time
+        held plus, with the probability of no return by then, the miss. Zero means: let go at once.
+        """
+        if break_even_s <= 0.0 or cap_s <= 0.0:
+            return 0.0
+        grid, origin = self.grid, self.elapsed_s
+        cap = origin + min(cap_s, CAP_BREAK_EVENS * break_even_s)
+        best, best_at, held = break_even_s, 0.0, 0.0
+        first = grid.position(origin)[0] if origin > grid.low else 0
+        for i in range(first, grid.bins - 1):
+            mass, edge = self.masses[i], grid.edges[i + 1]
+            if edge > cap:
+                break
+            held += mass * (max(grid.means[i], origin) - origin)
+            cost = held + (1.0 - self._below[i + 1]) * (edge - origin + break_even_s)
+            if cost < best:
+                best, best_at = cost, edge - origin
+        return best_at
