@@ -1,0 +1,235 @@
+"""What `simulate` and `replay` share: their arguments, the runs over policies, seeds and pressures, and the output."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentserve.errors import UsageError
+from agentserve.sim.report import Figures, over_seeds
+from agentserve.sim.run import FORECASTS, Trial, run
+
+COLUMNS = (
+    ("jct_mean_s", "JCT mean s"),
+    ("jct_p95_s", "p95 s"),
+    ("jct_p99_s", "p99 s"),
+    ("slowdown_mean", "slowdown"),
+    ("ttft_mean_s", "TTFT s"),
+    ("steps_per_min", "steps/min"),
+    ("cached_share", "cached"),
+    ("reprefilled_tokens", "re-prefilled"),
+    ("engine_busy_share", "busy"),
+)
+
+
+def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything but where the programs come from."""
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="NAME[:k=v,…]",
+        help="a policy and its constants; may stand again",
+    )
+    parser.add_argument("--engines", type=int, default=4, help="how many engines (default 4)")
+    parser.add_argument("--profile", default="llama-3.1-8b-h100", help="model and accelerator of each engine")
+    parser.add_argument(
+        "--kv-tokens", type=int, help="KV tokens of each engine; default: what its memory leaves"
+    )
+    parser.add_argument(
+        "--pressure",
+        type=float,
+        action="append",
+        help="live contexts over the fleet's KV; closed loop; default 2",
+    )
+    parser.add_argument("--rate", type=float, action="append", help="open loop: programs a second")
+    parser.add_argument("--burst", type=float, default=1.0, help="of open-loop arrivals; 1 is Poisson")
+    parser.add_argument("--programs", type=int, default=300, help="how many root programs (default 300)")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="may stand again: intervals over seeds; default 1"
+    )
+    parser.add_argument(
+        "--forecast", choices=FORECASTS, default="learned", help="what the scheduler knows ahead"
+    )
+    parser.add_argument("--faults", type=int, default=0, help="how many faults to strike, by seed")
+    parser.add_argument("--block-tokens", type=int, default=16, help="KV block size (default 16)")
+    parser.add_argument("--check", action="store_true", help="check every invariant after every event (slow)")
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side, a process each")
+    parser.add_argument("--json", metavar="FILE", help="figures as JSON; - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="one self-contained page with plots")
+
+
+def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
+    """One trial for each policy, pressure or rate, and seed."""
+    if args.rate and args.pressure:
+        raise UsageError(
+            "--rate and --pressure exclude each other",
+            remedy="an open loop has a rate, a closed one a pressure",
+        )
+    for name, least in (("engines", 1), ("programs", 1), ("workers", 1), ("block_tokens", 1)):
+        if getattr(args, name) < least:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}", remedy=f"it is at least {least}"
+            )
+    out = []
+    for text in args.policy or ["agentserve"]:
+        name, params = parse_policy(text)
+        for load in args.rate or args.pressure or [2.0]:
+            out += [
+                Trial(
+                    **source,
+                    policy=name,
+                    params=params,
+                    engines=args.engines,
+                    profile=args.profile,
+                    kv_tokens=args.kv_tokens,
+                    pressure=None if args.rate else load,
+                    rate_per_s=load if args.rate else None,
+                    burst=args.burst,
+                    programs=args.programs,
+                    seed=seed,
+                    forecast=args.forecast,
+                    faults=args.faults,
+                    check=args.check,
+                    block_tokens=args.block_tokens,
+                    sample_every_s=20.0 if args.html else 0.0,
+                )
+                for seed in args.seed or [1]
+            ]
+    return out
+
+
+def parse_policy(text: str) -> tuple[str, dict[str, Any]]:
+    """`name:k=v,…`; values are read as JSON, or as words."""
+    name, _, rest = text.partition(":")
+    params: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, sep, value = pair.partition("=")
+        if not sep:
+            raise UsageError(
+                f"policy parameter `{pair}` has no value", remedy="write name:key=value,key=value"
+            )
+        try:
+            params[key] = json.loads(value)
+        except json.JSONDecodeError:
+            params[key] = value
+    return name, params
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Any]:
+    """A bar on stderr when that is a terminal; else a function that does nothing."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def run_all(trials: Sequence[Trial], workers: int) -> list[Figures]:
+    """The figures of every trial, in order."""
+    if workers > 1 and len(trials) > 1:
+        with (
+            concurrent.futures.ProcessPoolExecutor(min(workers, os.cpu_count() or 1)) as pool,
+            progress_bar("runs", len(trials)) as tick,
+        ):
+            out = []
+            for done, figures in enumerate(pool.map(_figures, trials), 1):
+                out.append(figures)
+                tick(done)
+            return out
+    out = []
+    for trial in trials:
+        with progress_bar(f"{trial.policy} seed {trial.seed}", trial.programs) as tick:
+            out.append(run(trial, tick)[0])
+    return out
+
+
+def _figures(trial: Trial) -> Figures:
+    return run(trial)[0]
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """A trial as plain values, without the programs of a recorded workload."""
+    out = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
+    if not isinstance(trial.workload, str):
+        out["workload"] = trial.workload.name
+    return out
+
+
+def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
+    """JSON, HTML and the table, as asked for."""
+    rows = [{"trial": describe(t), "figures": f} for t, f in zip(trials, figures, strict=True)]
+    if args.json:
+        text = json.dumps({"runs": rows, "over_seeds": _grouped(trials, figures)}, indent=2, sort_keys=True)
+        if args.json == "-":
+            print(text)
+        else:
+            _write(args.json, text + "\n")
+    if args.html:
+        from agentserve.sim.page import page
+
+        _write(args.html, page(trials))
+    if args.json != "-":
+        _table(trials, figures)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", remedy="name a file that can be written"
+        ) from error
+
+
+def _grouped(trials: Sequence[Trial], figures: Sequence[Figures]) -> list[dict[str, Any]]:
+    groups: dict[str, list[Figures]] = {}
+    for trial, figure in zip(trials, figures, strict=True):
+        groups.setdefault(_label(trial), []).append(figure)
+    return [{"arm": label, **over_seeds(runs)} for label, runs in groups.items()]
+
+
+def _label(trial: Trial) -> str:
+    params = ",".join(f"{k}={v}" for k, v in trial.params.items())
+    load = f"rate {trial.rate_per_s:g}/s" if trial.rate_per_s else f"pressure {trial.pressure:g}"
+    return f"{trial.policy}{':' + params if params else ''} @ {load}"
+
+
+def _table(trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=None)
+    table.add_column("arm")
+    for _, title in COLUMNS:
+        table.add_column(title, justify="right")
+    for group in _grouped(trials, figures):
+        cells = [str(group["arm"])]
+        for name, _ in COLUMNS:
+            value = group.get(name, 0.0)
+            spread = group.get(f"{name}_ci")
+            cells.append(_short(value) + (f" ±{_short(spread)}" if spread else ""))
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _short(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 10 else f"{value:.1f}"

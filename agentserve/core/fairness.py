@@ -1,0 +1,88 @@
+"""Who is owed what: one account per tenant, in KV token-seconds over weight.
+
+Rule: the account with the least service goes next, and service accrues while a tenant holds memory, working or
+idle: a kept KV costs its owner. A tenant that was away is lifted to the least of those that waited, so that
+absence earns no credit; splitting a program into many gains nothing, since the account is the tenant's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agentserve.core.ids import TenantId
+from agentserve.errors import InvariantBroken
+
+
+@dataclass(slots=True)
+class Account:
+    """Service up to `at`, growing by `holding / weight` a second since."""
+
+    weight: float
+    service: float = 0.0
+    holding: int = 0  # KV tokens held now
+    at: float = 0.0
+
+    def now(self, now: float) -> float:
+        return self.service + self.holding * (now - self.at) / self.weight
+
+
+class Accounts:
+    """All tenants' accounts."""
+
+    def __init__(self, weight_of: Callable[[TenantId], float]) -> None:
+        self._weight_of = weight_of
+        self._accounts: dict[TenantId, Account] = {}
+        self.gap_max = 0.0
+
+    def account(self, tenant: TenantId, now: float) -> Account:
+        found = self._accounts.get(tenant)
+        if found is None:
+            found = self._accounts[tenant] = Account(self._weight_of(tenant), at=now)
+        return found
+
+    def hold(self, tenant: TenantId, tokens: int, now: float) -> None:
+        """The tenant holds this many tokens more (or fewer) from now on."""
+        account = self.account(tenant, now)
+        account.service = account.now(now)
+        account.at = now
+        account.holding += tokens
+
+    def charge(self, tenant: TenantId, token_seconds: float, now: float) -> None:
+        """Service beyond memory: compute, or an estimate paid in advance."""
+        account = self.account(tenant, now)
+        account.service += token_seconds / account.weight
+
+    def rejoin(self, tenant: TenantId, waiting: Iterable[TenantId], now: float) -> None:
+        """The tenant has work again after having none: it starts level with the least of those that waited."""
+        account = self.account(tenant, now)
+        if account.holding:
+            return
+        others = [self.account(t, now).now(now) for t in waiting if t != tenant]
+        others += [a.now(now) for t, a in self._accounts.items() if a.holding and t != tenant]
+        if others:
+            lifted = min(others)
+            if lifted > account.now(now):
+                account.service += lifted - account.now(now)
+
+    def least(self, tenants: Iterable[TenantId], now: float) -> TenantId:
+        """Who goes next."""
+        return min(tenants, key=lambda t: (self.account(t, now).now(now), t))
+
+    def note_gap(self, waiting: Iterable[TenantId], now: float) -> None:
+        """Keep the largest gap ever seen between tenants that wait at the same time."""
+        services = [self.account(t, now).now(now) for t in waiting]
+        if len(services) > 1:
+            self.gap_max = max(self.gap_max, max(services) - min(services))
+
+    def services(self, now: float) -> dict[TenantId, float]:
+        return {t: a.now(now) for t, a in self._accounts.items()}
+
+    def restore(self, services: dict[TenantId, float], now: float) -> None:
+        for tenant, service in services.items():
+            self.account(tenant, now).service = service
+
+    def check(self) -> None:
+        for tenant, account in self._accounts.items():
+            if account.holding < 0:
+                raise InvariantBroken(f"tenant {tenant} holds {account.holding} tokens")

@@ -1,0 +1,122 @@
+"""What a run says: figures per run, and over seeds with confidence intervals.
+
+Rule: every figure is defined here, once, in words beside its formula.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agentserve.sim.programs import ProgramPlan, Workload
+from agentserve.sim.world import Result
+
+Figures = dict[str, Any]
+# Two-sided 95% points of Student's t by degrees of freedom; beyond the table the normal's.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear between order statistics; 0 when there are none. `values` must be sorted."""
+    if not values:
+        return 0.0
+    at = q * (len(values) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
+
+
+def summarise(
+    workload: Workload, result: Result, alone_s: Callable[[ProgramPlan], float], policy: Mapping[str, float]
+) -> Figures:
+    """The figures of one run."""
+    plans = workload.programs
+    roots = [t for t in result.programs if plans[t.index].parent is None]
+    jct = sorted(t.ended_at - t.started_at for t in roots)
+    # slowdown: completion time over the time the program would take alone on an idle engine
+    slow = sorted((t.ended_at - t.started_at) / alone_s(plans[t.index]) for t in roots)
+    good = [s for s in result.steps if s.ok]
+    ttft = sorted(s.first_at - s.sent_at for s in good)
+    queue = sorted(s.dispatched_at - s.sent_at for s in good)
+    prompt = sum(s.prompt for s in good)
+    cached = sum(s.cached for s in good)
+    # re-prefilled: tokens that the program had sent before and that were computed again all the same
+    again = sum(max(s.prompt - s.fresh - s.cached, 0) for s in good)
+    span = max(result.ended_at, 1e-9)
+    met = [t for t in roots if _met(plans[t.index], t.ended_at - t.started_at)]
+    with_deadline = [t for t in roots if plans[t.index].deadline_s is not None]
+    return {
+        "programs": len(roots),
+        "steps": len(good),
+        "makespan_s": span,
+        "jct_mean_s": statistics.fmean(jct) if jct else 0.0,
+        "jct_p50_s": quantile(jct, 0.5),
+        "jct_p95_s": quantile(jct, 0.95),
+        "jct_p99_s": quantile(jct, 0.99),
+        "slowdown_mean": statistics.fmean(slow) if slow else 0.0,
+        "slowdown_p95": quantile(slow, 0.95),
+        "ttft_mean_s": statistics.fmean(ttft) if ttft else 0.0,
+        "ttft_p50_s": quantile(ttft, 0.5),
+        "ttft_p99_s": quantile(ttft, 0.99),
+        "queue_mean_s": statistics.fmean(queue) if queue else 0.0,
+        "queue_p99_s": quantile(queue, 0.99),
+        "steps_per_min": 60.0 * len(good) / span,
+        "prompt_tokens": prompt,
+        "cached_share": cached / prompt if prompt else 0.0,
+        "reprefilled_tokens": again,
+        "deadlines_met": len(met) / len(with_deadline) if with_deadline else None,
+        "rejected": result.rejected,
+        "failed": result.failed,
+        "warms": result.warms,
+        "warm_hits": result.warm_hits,
+        "tenants": _tenants(workload, result, alone_s),
+        "policy": {k: round(v, 6) for k, v in policy.items()},
+    }
+
+
+def _met(plan: ProgramPlan, took_s: float) -> bool:
+    return plan.deadline_s is not None and took_s <= plan.deadline_s
+
+
+def _tenants(
+    workload: Workload, result: Result, alone_s: Callable[[ProgramPlan], float]
+) -> dict[str, dict[str, float]]:
+    out: dict[str, list[tuple[float, float]]] = {}
+    for trace in result.programs:
+        plan = workload.programs[trace.index]
+        if plan.parent is None:
+            took = trace.ended_at - trace.started_at
+            out.setdefault(plan.tenant, []).append((took, took / alone_s(plan)))
+    return {
+        tenant: {
+            "programs": len(rows),
+            "jct_mean_s": statistics.fmean(r[0] for r in rows),
+            "slowdown_mean": statistics.fmean(r[1] for r in rows),
+        }
+        for tenant, rows in sorted(out.items())
+    }
+
+
+def jain(values: Sequence[float]) -> float:
+    """Jain's index of equality: 1 when all are equal, 1/n when one has all."""
+    squares = sum(v * v for v in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def over_seeds(runs: Sequence[Figures]) -> Figures:
+    """Mean and half-width of the 95% confidence interval of every plain figure over runs that differ in seed."""
+    out: Figures = {"seeds": len(runs)}
+    for name, value in runs[0].items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        values = [float(r[name]) for r in runs if r.get(name) is not None]
+        if not values:
+            continue
+        out[name] = statistics.fmean(values)
+        if len(values) > 1:
+            df = len(values) - 1
+            t = T95[df - 1] if df <= len(T95) else 1.96
+            out[f"{name}_ci"] = t * statistics.stdev(values) / math.sqrt(len(values))
+    return out
