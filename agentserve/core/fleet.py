@@ -156,7 +156,7 @@ class Fleet:
 
     def forget(self, engine: Engine, programs: Iterable[Program]) -> None:
         """The engine's cache is gone."""
-        engine.prefixes = Prefixes()
+        engine.prefixes.forget()
         for program in programs:
             if program.home == engine.id:
                 program.home_tokens = 0

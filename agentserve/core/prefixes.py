@@ -63,5 +63,9 @@ class Prefixes:
             tokens += segment.tokens
         return tokens
 
+    def forget(self) -> None:
+        """The engine's cache is gone; who stands where is not changed by that."""
+        self._seen.clear()
+
     def holders(self) -> int:
         return len(self._holders)

@@ -1,0 +1,220 @@
+"""The frame: what holds for every policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+from agentserve.core.board import Limits, Share
+from agentserve.core.events import AnyEvent
+from agentserve.core.policies import POLICIES
+from agentserve.errors import ConfigError, InvariantBroken
+
+SIMPLE = ("fifo", "affinity", "agentserve")
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_step_is_dispatched_at_once_when_there_is_room(desk: Any, policy: str) -> None:
+    d = desk(policy)
+    (decision,) = d.arrive("p")
+    assert isinstance(decision, do.Dispatch)
+    assert decision.engine == "e0"
+    assert decision.reason
+    assert decision.cause.startswith("StepArrived#")
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_step_waits_while_no_engine_is_up_and_goes_when_one_is_back(desk: Any, policy: str) -> None:
+    d = desk(policy)
+    d.tell(ev.EngineLost(engine="e0"))
+    (decision,) = d.arrive("p")
+    assert isinstance(decision, do.Wait)
+    assert d.sent("p") is None
+    d.tell(ev.EngineBack(engine="e0"))
+    assert d.sent("p") == "e0"
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_step_whose_engine_is_lost_is_dispatched_again_once(desk: Any, policy: str) -> None:
+    d = desk(policy, engines=2)
+    d.arrive("p")
+    first = d.sent("p")
+    out = d.tell(ev.EngineLost(engine=first))
+    assert any(isinstance(x, do.Abort) and x.step == "p/0" for x in out)
+    second = d.sent("p")
+    assert second not in (None, first)
+    d.tell(ev.StepFailed(step="p/0", reason="reset", retryable=True))
+    assert d.board.steps == {}, "the second failure is final"
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_step_that_sent_a_byte_is_not_dispatched_again(desk: Any, policy: str) -> None:
+    d = desk(policy, engines=2)
+    d.arrive("p")
+    d.tell(ev.StepStarted(step="p/0"))
+    out = d.tell(ev.EngineLost(engine=d.sent("p")))
+    assert not any(isinstance(x, do.Dispatch) for x in out)
+    d.tell(ev.StepFailed(step="p/0", reason="reset"))
+    assert not d.board.steps
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_client_that_goes_frees_its_engine_and_is_aborted_upstream(desk: Any, policy: str) -> None:
+    d = desk(policy)
+    d.arrive("p")
+    out = d.tell(ev.ClientGone(step="p/0"))
+    assert [type(x) for x in out if isinstance(x, do.Abort)] == [do.Abort]
+    assert d.board.fleet["e0"].in_flight_tokens == 0
+    assert d.tell(ev.StepFinished(step="p/0", prompt_tokens=1, output_tokens=1)) == []
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_models_go_only_to_engines_that_serve_them(desk: Any, policy: str) -> None:
+    d = desk(policy, engines=2)
+    d.tell(ev.EngineReported(engine="e0", models=("small",)))
+    d.tell(ev.EngineReported(engine="e1", models=("large",)))
+    for i in range(4):
+        d.arrive(f"p{i}", model="large", tokens=100)
+        assert d.sent(f"p{i}") == "e1"
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_draining_engine_gets_nothing_new(desk: Any, policy: str) -> None:
+    d = desk(policy, engines=2)
+    d.tell(ev.EngineReported(engine="e0", draining=True))
+    for i in range(3):
+        d.arrive(f"p{i}", tokens=100)
+        assert d.sent(f"p{i}") == "e1"
+
+
+def test_a_step_that_waits_too_long_is_refused_with_a_time_to_come_back(desk: Any) -> None:
+    d = desk("agentserve", limits=Limits(queue_timeout_s=5.0))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("p")
+    while "p/0" in d.board.steps:
+        d.timer()
+    (reject,) = [x for x in d.all if isinstance(x, do.Reject)]
+    assert d.now == pytest.approx(5.0)
+    assert reject.status == 503
+    assert reject.retry_after_s >= 1.0
+    assert not d.board.steps
+
+
+def test_overload_sheds_batch_before_interactive(desk: Any) -> None:
+    d = desk("agentserve", limits=Limits(waiting_steps_max=2))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("a", priority="interactive")
+    d.arrive("b", priority="batch")
+    out = d.arrive("c", priority="interactive")
+    assert [x.step for x in out if isinstance(x, do.Reject)] == ["b/0"]
+    out = d.arrive("d", priority="batch")
+    assert [x.step for x in out if isinstance(x, do.Reject)] == ["d/0"]
+
+
+def test_a_tenant_cannot_ask_for_more_than_its_ceiling(desk: Any) -> None:
+    d = desk("fifo", shares={"t": Share(priority_max="standard")})
+    d.arrive("p", priority="interactive")
+    assert d.board.programs["p"].priority == "standard"
+    d.arrive("q", priority="batch")
+    assert d.board.programs["q"].priority == "batch"
+
+
+def test_a_program_unheard_of_is_over_and_leaves_nothing_behind(desk: Any) -> None:
+    d = desk("agentserve", limits=Limits(program_idle_s=60.0))
+    d.arrive("p")
+    d.finish("p")
+    assert "p" in d.board.programs
+    while "p" in d.board.programs:
+        d.timer()
+    assert d.now == pytest.approx(61.0, abs=3.0)
+    assert d.scheduler.policy._books["e0"].load == 0
+
+
+def test_live_programs_are_bounded_by_dropping_the_longest_unheard_of(desk: Any) -> None:
+    d = desk("affinity", limits=Limits(live_programs_max=3))
+    for i in range(5):
+        d.arrive(f"p{i}", tokens=10, after=1.0)
+        d.finish(f"p{i}", tokens=10)
+    assert list(d.board.programs) == ["p2", "p3", "p4"]
+
+
+def test_a_final_step_ends_the_program(desk: Any) -> None:
+    d = desk("agentserve")
+    d.arrive("p")
+    d.finish("p", final=True)
+    assert "p" not in d.board.programs
+    d.arrive("q")
+    d.tell(ev.ProgramEnded(program="q"))
+    assert "q" in d.board.programs, "its step still runs"
+    d.finish("q")
+    assert "q" not in d.board.programs
+
+
+def test_an_auxiliary_step_does_not_change_the_program(desk: Any) -> None:
+    d = desk("agentserve")
+    d.arrive("p", tokens=2000)
+    d.finish("p", tokens=2000)
+    d.arrive("p", 99, tokens=50, relation="auxiliary")
+    d.finish("p", 99, tokens=50)
+    assert d.board.programs["p"].context_tokens == 2010
+    assert d.board.programs["p"].steps_done == 1
+
+
+def test_unknown_capacity_is_learned_from_a_miss(desk: Any) -> None:
+    d = desk("affinity")
+    d.tell(ev.EngineBack(engine="x"))
+    d.tell(ev.EngineLost(engine="e0"))
+    for i in range(30):
+        d.arrive(f"p{i}", tokens=3000)
+        d.finish(f"p{i}", tokens=3000, cached_tokens=0)
+    d.arrive("p0", 1, tokens=3100)
+    d.finish("p0", 1, tokens=3100, cached_tokens=0)
+    engine = d.board.fleet["x"]
+    assert 60_000 < engine.kv_tokens < 91_000
+
+
+def test_the_same_events_give_the_same_decisions(desk: Any) -> None:
+    def script(d: Any) -> list[Any]:
+        for i in range(12):
+            d.arrive(f"p{i}", tokens=900 + i, after=0.1)
+        for i in range(12):
+            if d.sent(f"p{i}"):
+                d.finish(f"p{i}", tokens=900 + i)
+        d.timer()
+        return list(d.all)
+
+    assert script(desk(engines=2)) == script(desk(engines=2))
+
+
+def test_a_journal_of_events_survives_json(desk: Any) -> None:
+    d = desk(engines=2)
+    events: list[AnyEvent] = [
+        ev.StepArrived(step="a", program="p", tenant="t", prompt_tokens=5, prefix=(ev.Segment(7, 3),)),
+        ev.StepFinished(
+            step="a", prompt_tokens=5, output_tokens=2, tools=(ev.PendingTool(id="c", name="bash"),)
+        ),
+        ev.EngineLost(engine="e0"),
+    ]
+    raw = msgspec.json.encode(events)
+    assert msgspec.json.decode(raw, type=list[AnyEvent]) == events
+    for event in events:
+        d.tell(event, after=1.0)
+
+
+def test_a_step_cannot_arrive_twice(desk: Any) -> None:
+    d = desk()
+    d.arrive("p")
+    with pytest.raises(InvariantBroken, match="arrived twice"):
+        d.arrive("p")
+
+
+def test_an_unknown_policy_or_parameter_names_the_nearest(desk: Any) -> None:
+    with pytest.raises(ConfigError, match="did you mean `affinity`"):
+        desk("afinity")
+    with pytest.raises(ConfigError, match="did you mean `ceiling`"):
+        desk("agentserve", celing=1.0)
+    assert "agentserve" in POLICIES

@@ -1,0 +1,207 @@
+"""Ours: seats, growth, gaps, order and fairness, each shown with the fewest events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+from agentserve.core.board import Share
+from agentserve.core.foresight import Known, Naive
+
+# capacity 10,000 with the default margin of 3% is 9,700: fresh seats up to 8,730, growth up to 9,700
+
+
+class Gaps(Naive):
+    """Every gap is known, and each program's steps left too."""
+
+    def __init__(self, gaps: dict[str, float] | None = None, left: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.gaps = gaps or {}
+        self.left = left or {}
+
+    def output_tokens(self, step: Any) -> float:
+        return 100.0
+
+    def gap(self, program: Any, now: float) -> Any:
+        return Known(self.gaps.get(program.id, 1.0))
+
+    def steps_left(self, program: Any) -> float:
+        return self.left.get(program.id, 1.0)
+
+
+def test_programs_beyond_the_working_set_wait_for_a_seat(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    for name in "abc":
+        d.arrive(name, tokens=3000)
+    assert d.sent("a")
+    assert d.sent("b")
+    assert d.sent("c") is None
+    d.finish("a", tokens=3000, final=True)
+    assert d.sent("c") == "e0"
+
+
+def test_a_program_in_a_tool_gap_keeps_its_seat(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 0.5}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=5000)
+    assert d.sent("b") is None, "the memory is kept for a, which is soon back"
+    d.arrive("a", 1, tokens=4200)
+    assert d.sent("a", 1) == "e0"
+
+
+def test_a_long_gap_loses_its_seat_only_when_someone_waits(desk: Any) -> None:
+    # the whole KV is filled in 9.7 s at 1,000 tokens a second: a gap of 100 s is not worth its memory
+    d = desk(foresight=Gaps({"a": 100.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    seated = d.scheduler.policy._books["e0"].seated
+    assert "a" in seated, "nobody waits, so it costs nothing to keep"
+    d.arrive("b", tokens=5000)
+    assert d.sent("b") == "e0"
+    assert "a" not in seated
+    assert any(isinstance(x, do.Unpin) and x.reason == "not_worth" for x in d.all)
+
+
+def test_an_announced_return_keeps_the_seat(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 100.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000, tools=(ev.PendingTool(id="c", name="bash"),))
+    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=3.0), after=3.0)
+    d.arrive("b", tokens=5000)
+    assert d.sent("b") is None
+
+
+def test_shared_prefixes_are_charged_once(desk: Any) -> None:
+    shared = (ev.Segment(77, 3000),)
+    d = desk(foresight=Gaps())
+    for i in range(4):
+        d.arrive(f"p{i}", tokens=3500, prefix=shared)
+    # 3,000 once, and 500 + 100 + 600 for each
+    assert all(d.sent(f"p{i}") for i in range(4))
+    assert d.scheduler.policy._books["e0"].load == 3000 + 4 * 1200
+
+
+def test_growth_beyond_the_ceiling_takes_idle_seats_of_worse_rank_first(desk: Any) -> None:
+    d = desk(foresight=Gaps({"b": 0.5}))
+    d.arrive("a", tokens=3000)
+    d.arrive("b", tokens=3000, after=1.0)
+    d.finish("a", tokens=3000)
+    d.finish("b", tokens=3000)
+    d.arrive("a", 1, tokens=6000)
+    assert d.sent("a", 1) == "e0"
+    assert any(isinstance(x, do.Unpin) and x.program == "b" for x in d.all)
+
+
+def test_an_arriving_step_is_held_when_better_ones_fill_the_engine_and_goes_later(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    d.arrive("a", tokens=4000)
+    d.arrive("b", tokens=3000, after=1.0)
+    d.finish("b", tokens=3000)
+    out = d.arrive("b", 1, tokens=6000)
+    assert [x.reason for x in out if isinstance(x, do.Wait)] == ["held"]
+    d.finish("a", tokens=4000, final=True)
+    assert d.sent("b", 1) == "e0"
+
+
+def test_one_program_larger_than_the_engine_runs_alone(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    d.arrive("big", tokens=50_000)
+    assert d.sent("big") == "e0"
+    d.arrive("small", tokens=100)
+    assert d.sent("small") is None
+    d.finish("big", tokens=50_000, final=True)
+    assert d.sent("small") == "e0"
+
+
+def test_when_everything_is_pinned_and_the_queue_is_full_something_moves(desk: Any) -> None:
+    """Every token belongs to a program that wants more, and nothing runs: the worst gives up its seat."""
+    d = desk(foresight=Gaps({"a": 0.1, "b": 0.1}))
+    d.arrive("a", tokens=3500)
+    d.arrive("b", tokens=3500, after=0.1)
+    for i in range(5):
+        d.arrive(f"w{i}", tokens=5000)
+    d.finish("a", tokens=3500)
+    d.finish("b", tokens=3500)
+    d.arrive("b", 1, tokens=9000)
+    d.arrive("a", 1, tokens=9000)
+    assert d.sent("a", 1) or d.sent("b", 1)
+    for _ in range(60):
+        running = next((s for s in d.board.steps.values() if s.in_flight), None)
+        if running is None:
+            break
+        d.finish(running.program.id, int(running.id.split("/")[1]), tokens=running.prompt_tokens, final=True)
+    assert not d.board.steps, "everyone was served in the end"
+
+
+def test_the_queue_goes_by_start_and_by_what_is_left(desk: Any) -> None:
+    d = desk(foresight=Gaps(left={"long": 100.0, "short": 1.0}), beta=1.0)
+    d.arrive("first", tokens=8000)
+    d.arrive("long", tokens=8000, after=1.0)
+    d.arrive("short", tokens=8000, after=1.0)
+    d.finish("first", tokens=8000, final=True)
+    assert d.sent("short")
+    assert not d.sent("long")
+
+
+def test_with_the_tail_preferred_the_queue_is_program_fcfs(desk: Any) -> None:
+    d = desk(foresight=Gaps(left={"long": 100.0, "short": 1.0}), beta=0.0)
+    d.arrive("first", tokens=8000)
+    d.arrive("long", tokens=8000, after=1.0)
+    d.arrive("short", tokens=8000, after=1.0)
+    d.finish("first", tokens=8000, final=True)
+    assert d.sent("long")
+    assert not d.sent("short")
+
+
+def test_a_light_tenant_is_served_before_the_heavy_ones_backlog(desk: Any) -> None:
+    d = desk(foresight=Gaps(), shares={"heavy": Share(weight=1.0), "light": Share(weight=1.0)})
+    for i in range(6):
+        d.arrive(f"h{i}", tokens=3000, tenant="heavy", after=0.1)
+    d.arrive("l", tokens=3000, tenant="light", after=5.0)
+    d.finish("h0", tokens=3000, final=True)
+    assert d.sent("l") == "e0"
+    assert sum(d.sent(f"h{i}") is not None for i in range(6)) == 2
+
+
+def test_splitting_into_many_programs_gains_a_tenant_nothing(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    for i in range(20):
+        d.arrive(f"s{i}", tokens=1000, tenant="split")
+        d.arrive(f"w{i}", tokens=1000, tenant="whole") if i < 3 else None
+    for _ in range(4):
+        step = next(s for s in d.board.steps.values() if s.in_flight)
+        d.finish(step.program.id, tokens=1000, final=True)
+    assert all(d.sent(f"w{i}") for i in range(3))
+
+
+def test_idle_seats_are_touched_before_newer_dead_blocks_push_them_out(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 0.5}), touch_s=2.0)
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=3000)
+    d.finish("b", tokens=3000, after=1.0)
+    d.arrive("b", 1, tokens=3500)
+    d.finish("b", 1, tokens=3500, after=1.0, final=True)
+    d.arrive("c", tokens=3400)
+    d.timer()
+    warms = [x for x in d.all if isinstance(x, do.Warm)]
+    assert [w.program for w in warms] == ["a"]
+    assert warms[0].refresh
+
+
+def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: Any) -> None:
+    d = desk(foresight=Gaps(), engines=2)
+    for i in range(4):
+        d.arrive(f"p{i}", tokens=3000, after=0.1)
+    on_e0 = [p for p in ("p0", "p1", "p2", "p3") if d.sent(p) == "e0"]
+    d.tell(ev.EngineLost(engine="e0"))
+    assert d.scheduler.policy._books["e0"].load == 0
+    for _ in range(8):
+        step = next((s for s in d.board.steps.values() if s.in_flight), None)
+        if step is None:
+            break
+        d.finish(step.program.id, tokens=3000, final=True)
+    assert on_e0
+    assert not d.board.steps
