@@ -180,9 +180,11 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         else:
             _write(args.json, text + "\n")
     if args.html:
-        from agentserve.sim.page import page
+        from agentserve.sim.page import Arm, page
 
-        _write(args.html, page(trials))
+        first = [t for t in trials if t.seed == trials[0].seed]
+        arms = [Arm(_label(t), *run(t)) for t in first]
+        _write(args.html, page(arms, f"agentserve: {describe(trials[0])['workload']}, seed {trials[0].seed}"))
     if args.json != "-":
         _table(trials, figures)
 

@@ -1,0 +1,206 @@
+"""A run as one self-contained page: table, completion-time curves, KV use over time, and a timeline of programs.
+
+Rule: plain HTML with inline SVG; no script, no external request; readable in dark and light, and on paper.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from agentserve.sim.report import Figures, quantile
+from agentserve.sim.world import Result, World
+
+WIDTH, HEIGHT = 720, 260
+LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+PROGRAMS_SHOWN_MAX = 60
+STYLE = """
+:root{color-scheme:light dark;--ink:#111827;--soft:#6b7280;--line:#d1d5db;--bg:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--soft:#9ca3af;--line:#374151;--bg:#111827}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--bg)}
+body{max-width:980px;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%;margin:1rem 0;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
+th:first-child,td:first-child{text-align:left}
+svg{width:100%;height:auto;margin:.5rem 0 1.5rem} text{fill:var(--soft);font-size:11px}
+.axis{stroke:var(--line)} h2{margin-top:2rem} p{color:var(--soft)}
+"""
+ROWS = (
+    ("jct_mean_s", "mean completion, s"),
+    ("jct_p50_s", "median"),
+    ("jct_p95_s", "p95"),
+    ("jct_p99_s", "p99"),
+    ("slowdown_mean", "mean slowdown"),
+    ("ttft_mean_s", "mean time to first token, s"),
+    ("steps_per_min", "steps a minute"),
+    ("cached_share", "cached share of prompts"),
+    ("reprefilled_tokens", "re-prefilled tokens"),
+    ("preemptions", "preemptions"),
+)
+
+
+class Arm:
+    """One run on the page."""
+
+    def __init__(self, label: str, figures: Figures, world: World, result: Result) -> None:
+        self.label = label
+        self.figures = figures
+        self.world = world
+        self.result = result
+
+
+def page(arms: Sequence[Arm], title: str) -> str:
+    """The whole page."""
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>",
+        '<meta name=viewport content="width=device-width,initial-scale=1">',
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>",
+        _table(arms),
+        "<h2>Completion time</h2><p>The share of programs done within a time; further left is better.</p>",
+        _completion(arms),
+    ]
+    for arm in arms:
+        if arm.result.samples:
+            parts.append(f"<h2>KV memory: {html.escape(arm.label)}</h2>")
+            parts.append("<p>Of all engines: used by running steps, kept but idle, never used.</p>")
+            parts.append(_kv(arm))
+    for arm in arms:
+        parts.append(f"<h2>Timeline: {html.escape(arm.label)}</h2>")
+        parts.append(
+            "<p>One line a program: light while it waits, solid while an engine works, thin in tool gaps.</p>"
+        )
+        parts.append(_timeline(arm))
+    return "\n".join(parts) + "\n"
+
+
+def _table(arms: Sequence[Arm]) -> str:
+    head = "".join(f"<th>{html.escape(a.label)}</th>" for a in arms)
+    rows = []
+    for name, words in ROWS:
+        cells = "".join(f"<td>{_short(float(a.figures.get(name) or 0.0))}</td>" for a in arms)
+        rows.append(f"<tr><td>{words}</td>{cells}</tr>")
+    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _completion(arms: Sequence[Arm]) -> str:
+    curves = []
+    for arm in arms:
+        plans = arm.world.workload.programs
+        jct = sorted(t.ended_at - t.started_at for t in arm.result.programs if plans[t.index].parent is None)
+        curves.append((arm.label, [(quantile(jct, q / 100), q / 100) for q in range(101)]))
+    x_max = max((points[-1][0] for _, points in curves), default=1.0) or 1.0
+    return _lines(curves, x_max, 1.0, "seconds", "share")
+
+
+def _kv(arm: Arm) -> str:
+    samples = arm.result.samples
+    x_max = samples[-1][0] or 1.0
+    totals = [(t, [sum(c) for c in zip(*row, strict=True)]) for t, row in samples]
+    y_max = max(sum(v) for _, v in totals) or 1
+    names = ("running", "idle, kept", "never used")
+    bands = []
+    for k in range(len(names)):
+        upper = [_xy(t, sum(v[: k + 1]), x_max, y_max) for t, v in totals]
+        lower = [_xy(t, sum(v[:k]), x_max, y_max) for t, v in reversed(totals)]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower)
+        bands.append(
+            f'<polygon points="{points}" fill="{COLOURS[k]}" fill-opacity="{0.75 if k < 2 else 0.12}"/>'
+        )
+    legend = "".join(_legend(i, n) for i, n in enumerate(names))
+    return _svg("".join(bands) + _axes(x_max, y_max, "seconds", "tokens") + legend)
+
+
+def _timeline(arm: Arm) -> str:
+    plans = arm.world.workload.programs
+    shown = [t for t in arm.result.programs if plans[t.index].parent is None]
+    shown = sorted(shown, key=lambda t: (t.started_at, t.index))[:PROGRAMS_SHOWN_MAX]
+    lines = {t.index: i for i, t in enumerate(shown)}
+    x_max = max((t.ended_at for t in shown), default=1.0) or 1.0
+    height = TOP + 7 * len(shown) + BOTTOM
+    scale = (WIDTH - LEFT - RIGHT) / x_max
+    marks = []
+    for trace in shown:
+        y = TOP + 7 * lines[trace.index] + 3
+        x0, x1 = LEFT + trace.started_at * scale, LEFT + trace.ended_at * scale
+        marks.append(
+            f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y}" y2="{y}" stroke="{COLOURS[2]}" stroke-width=".6"/>'
+        )
+    for step in arm.result.steps:
+        line = lines.get(step.program)
+        if line is None or not step.ended_at:
+            continue
+        y = TOP + 7 * line
+        start = step.dispatched_at or step.ended_at
+        marks.append(_box(step.sent_at, start, y, scale, COLOURS[1], 0.35))
+        marks.append(_box(start, step.ended_at, y, scale, COLOURS[0], 0.9))
+    axis = f'<text x="{LEFT}" y="{height - 8}">0 s</text>'
+    axis += f'<text x="{WIDTH - RIGHT}" y="{height - 8}" text-anchor="end">{_short(x_max)} s</text>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(marks)}{axis}</svg>'
+
+
+def _box(start: float, end: float, y: int, scale: float, colour: str, opacity: float) -> str:
+    width = max((end - start) * scale, 0.0)
+    if width < 0.05:
+        return ""
+    return (
+        f'<rect x="{LEFT + start * scale:.1f}" y="{y}" width="{width:.1f}" height="5" '
+        f'fill="{colour}" fill-opacity="{opacity}"/>'
+    )
+
+
+def _lines(
+    curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_max: float, y_max: float, x: str, y: str
+) -> str:
+    drawn = []
+    for i, (label, points) in enumerate(curves):
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (_xy(px, py, x_max, y_max) for px, py in points))
+        drawn.append(
+            f'<polyline points="{path}" fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="2"/>'
+        )
+        drawn.append(_legend(i, label))
+    return _svg("".join(drawn) + _axes(x_max, y_max, x, y))
+
+
+def _xy(x: float, y: float, x_max: float, y_max: float) -> tuple[float, float]:
+    return (
+        LEFT + (WIDTH - LEFT - RIGHT) * x / x_max,
+        HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * y / y_max,
+    )
+
+
+def _axes(x_max: float, y_max: float, x: str, y: str) -> str:
+    out = [
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>',
+        f'<line class="axis" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
+    ]
+    for k in range(5):
+        px, py = _xy(x_max * k / 4, y_max * k / 4, x_max, y_max)
+        out.append(
+            f'<text x="{px:.0f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_short(x_max * k / 4)}</text>'
+        )
+        out.append(f'<text x="{LEFT - 6}" y="{py + 4:.0f}" text-anchor="end">{_short(y_max * k / 4)}</text>')
+    out.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{x}</text>')
+    out.append(f'<text x="4" y="{TOP + 2}">{y}</text>')
+    return "".join(out)
+
+
+def _legend(index: int, label: str) -> str:
+    y = TOP + 14 + 15 * index
+    colour = COLOURS[index % len(COLOURS)]
+    return (
+        f'<rect x="{WIDTH - 190}" y="{y - 8}" width="10" height="10" fill="{colour}"/>'
+        f'<text x="{WIDTH - 174}" y="{y + 1}">{html.escape(label)}</text>'
+    )
+
+
+def _svg(inner: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{inner}</svg>'
+
+
+def _short(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -1,0 +1,50 @@
+"""Accounts: service accrues with what is held, absence earns nothing, weights divide."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentserve.core.fairness import Accounts
+
+
+def test_service_accrues_with_tokens_held_over_time_and_weight() -> None:
+    accounts = Accounts(lambda t: 2.0 if t == "double" else 1.0)
+    accounts.hold("double", 100, 0.0)
+    accounts.hold("single", 100, 0.0)
+    services = accounts.services(10.0)
+    assert services["single"] == pytest.approx(1000.0)
+    assert services["double"] == pytest.approx(500.0)
+    assert accounts.least(["single", "double"], 10.0) == "double"
+
+
+def test_a_tenant_that_was_away_starts_level_with_the_least_that_waited() -> None:
+    accounts = Accounts(lambda _: 1.0)
+    accounts.hold("busy", 100, 0.0)
+    accounts.hold("busier", 300, 0.0)
+    accounts.rejoin("back", ["busy", "busier"], 10.0)
+    assert accounts.services(10.0)["back"] == pytest.approx(1000.0)
+
+
+def test_a_tenant_that_holds_memory_is_not_lifted() -> None:
+    accounts = Accounts(lambda _: 1.0)
+    accounts.hold("busy", 300, 0.0)
+    accounts.hold("small", 1, 0.0)
+    accounts.rejoin("small", ["busy"], 10.0)
+    assert accounts.services(10.0)["small"] == pytest.approx(10.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.floats(0.0, 10.0)), max_size=40))
+def test_the_sum_of_service_is_the_sum_of_token_seconds(moves: list[tuple[str, int, float]]) -> None:
+    accounts = Accounts(lambda _: 1.0)
+    now = 0.0
+    held: dict[str, int] = {}
+    expected = 0.0
+    for tenant, tokens, wait in moves:
+        expected += sum(held.values()) * wait
+        now += wait
+        accounts.hold(tenant, tokens - held.get(tenant, 0), now)
+        held[tenant] = tokens
+        accounts.check()
+    assert sum(accounts.services(now).values()) == pytest.approx(expected, abs=1e-6)
