@@ -57,6 +57,8 @@ class Capabilities:
     # flag text an operator could add, and what it would unlock
     unlocks: tuple[tuple[str, str], ...] = ()
     refused: tuple[str, ...] = ()
+    # what agentserve can do with it, and how: ("pin", "reserved: admission at the proxy"), …
+    mechanisms: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class EngineLoad:
     preemptions: int | None = None
     prefix_queries_tokens: int | None = None
     prefix_hits_tokens: int | None = None
+    # names this run of the engine: when it changes, the engine was restarted and its KV is gone
+    boot: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,9 @@ class ProgramPrefix:
     protocol: str
     body: Json
     reply_text: str | None = None
+    # the reply's message as the client sends it back (tool calls included), where it is known: it makes the
+    # prompt exact where `reply_text` alone would lack the calls
+    reply: Json | None = None
 
 
 Asgi = Callable[
@@ -127,6 +134,27 @@ class KvChange:
     token_ids: tuple[int, ...] = ()
     block_tokens: int = 0
     medium: str = "GPU"
+    session: str | None = None  # the program that the engine stored it for, where the engine says so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvHolding:
+    """How much of a program's prefix an engine holds now, of how much it ever stored for it."""
+
+    program: str
+    tokens: int
+    tokens_known: int
+
+
+@runtime_checkable
+class ReportsHoldings(Protocol):
+    """An adapter whose engine says whose blocks it stores, so that its KV events fold into programs.
+
+    Only programs whose holding changed are yielded; after a restart every program that was known comes
+    with 0 tokens.
+    """
+
+    def kv_holdings(self) -> AsyncIterator[KvHolding]: ...
 
 
 @runtime_checkable
@@ -201,7 +229,8 @@ class Telemetry(Protocol):
 class StepRecord:
     """Everything that is known of one step once it is over.
 
-    The journal's row, the metrics and the span are all made from it. Times are epoch seconds; None where the step never got that far.
+    The journal's row, the metrics and the span are all made from it. Times are epoch seconds; None where
+    the step never got that far.
     """
 
     step: str
