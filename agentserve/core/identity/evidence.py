@@ -1,0 +1,107 @@
+"""What a call shows of itself: the facts that the resolver decides from.
+
+Rule: hashes, counts, names and ids, never a prompt's text. Whoever reads the wire makes these; nothing here knows
+a protocol.
+
+A conversation is a chain of 61-bit digests: the hash after item i is `chain * BASE + digest (mod PRIME)`, begun
+from a seed that belongs to the tenant. A chain of known items therefore costs one multiplication an item, and two
+tenants that send the same words have nothing in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["user", "assistant", "tool", "text"]
+
+PRIME = (1 << 61) - 1
+BASE = 1_181_783_497_276_652_981
+
+
+def digest_of(*parts: bytes) -> int:
+    """A 61-bit digest of the parts; each is counted with its length, so that their borders matter."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return int.from_bytes(state.digest(), "little") % PRIME
+
+
+def chain_of(seed: int, items: Sequence[Item]) -> list[int]:
+    """The hash after each item, in order."""
+    chain = []
+    for item in items:
+        seed = (seed * BASE + item.digest) % PRIME
+        chain.append(seed)
+    return chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One canonical message. System messages are no items: they belong to the role, not to the conversation."""
+
+    role: Role
+    digest: int
+    size: int = 0  # characters, for an estimate of tokens
+    calls: tuple[str, ...] = ()  # ids of the tool calls that an assistant item asks for
+    returns: tuple[str, ...] = ()  # ids of the tool calls whose results it brings
+    observation: bool = False  # a tool's result told as a user's text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Fingerprints of one text, to find it again inside another without keeping either."""
+
+    whole: int
+    windows: tuple[int, ...] = ()
+
+    def inside(self, prints: frozenset[int]) -> bool:
+        """Is the whole text contained in the one with these prints?"""
+        return self.whole in prints or (len(self.windows) >= 2 and all(w in prints for w in self.windows))
+
+
+def no_prints() -> frozenset[int]:
+    """The prints of an empty text."""
+    return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEvidence:
+    """A request, as the resolver sees it."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    named: Mapping[str, str] = field(
+        default_factory=dict
+    )  # ids found in the body, by dotted path; `path` for the URL
+    items: Sequence[Item] = ()
+    role: int = 0  # fingerprint of the masked system text and the tools' names
+    system: int = 0  # the same without the tools
+    tools_offered: int = 0
+    person: int = 0  # digest of `user` or `safety_identifier`: who asks, never which program
+    conversational: bool = True  # False for embeddings
+    # Fingerprints of what the users wrote; made only when somebody asks, which is seldom.
+    prints: Callable[[], frozenset[int]] = no_prints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """A tool call in a reply. `traces` are of its longer string arguments: a sub-agent may open with one."""
+
+    id: str
+    name: str
+    traces: tuple[Trace, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyEvidence:
+    """A reply, as the resolver sees it."""
+
+    items: Sequence[Item] = ()  # what the client will send back as its next request's assistant part
+    tools: tuple[ToolUse, ...] = ()
+    response_id: str | None = None
+    finish: str = ""  # stop, length, tool_calls, or whatever else the engine said
+    trace: Trace | None = None  # of the reply's own text
+    whole: bool = True  # False when the stream broke off

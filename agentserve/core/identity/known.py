@@ -1,0 +1,296 @@
+"""What the resolver remembers: programs, their conversations' tips, and the indexes that lead from a hash to them.
+
+Rule: everything here belongs to a program and leaves with it; a program's own parts are bounded and programs are
+counted, so the whole is bounded. These classes keep the indexes consistent; which entry to follow is the
+resolver's to decide.
+
+A *tip* is where one conversation of a program stands: the hash after its last request and, once the reply came,
+the hash after that. A *mark* is a hash that a program's conversation passed through.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Literal
+
+from agentserve.core.identity.evidence import Trace, digest_of
+from agentserve.errors import InvariantBroken
+
+TIPS_MAX = 24  # conversations of one program
+MARKS_MAX = 64  # hashes by which one program's past is found
+CALLS_MAX = 128  # tool calls of one program without a result
+TRACES_MAX = 24  # arguments and replies of one program that another call may open with
+RESPONSES_MAX = 8  # response ids of one program that a call may refer to
+OPENERS_MAX = 64
+ROLES_MAX = 32
+OWNERS_MAX = 8  # programs remembered for one mark; a text that more of them share tells nothing
+KEYS_OF_TRACE_MAX = 12
+
+TipState = Literal["flying", "ready", "failed"]
+
+
+class Tip:
+    """Where one conversation stands."""
+
+    __slots__ = ("after", "auxiliary", "before", "depth", "program", "role", "state", "step", "ticket")
+
+    def __init__(self, program: Program, *, role: int) -> None:
+        self.program = program
+        self.role = role
+        self.before = 0  # hash after the last request
+        self.after: int | None = None  # hash after its reply
+        self.depth = 0  # items in the last request
+        self.step = 0
+        self.ticket = 0  # of the call that is in flight; an older call of a retried step has an older one
+        self.auxiliary = False
+        self.state: TipState = "flying"
+
+
+class Traced:
+    """A text that may turn up in another call: an argument of an open call, or a reply."""
+
+    __slots__ = ("call_id", "program", "spawns", "trace")
+
+    def __init__(self, program: Program, trace: Trace, *, call_id: str | None, spawns: bool) -> None:
+        self.program = program
+        self.trace = trace
+        self.call_id = call_id  # None for a reply's own text
+        self.spawns = spawns  # the tool is known to start agents
+
+    def found_by(self) -> tuple[int, ...]:
+        """Under which prints it is found: a reply by any of its windows, since only a part may be passed on."""
+        windows = self.trace.windows
+        return (self.trace.whole, *(windows[:1] if self.call_id is not None else windows[:KEYS_OF_TRACE_MAX]))
+
+
+class Program:
+    """One run of an agent, as far as identity goes."""
+
+    __slots__ = (
+        "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "named", "openers",
+        "parent", "person", "responses", "roles", "root", "source", "started_at", "steps", "summarising", "tenant",
+        "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window", "window_name",
+    )  # fmt: skip
+
+    def __init__(
+        self, tenant: Tenant, name: str, *, parent: str | None, source: str, named: bool, now: float
+    ) -> None:
+        self.tenant = tenant
+        self.name = name
+        self.parent = parent
+        self.root: Program = self
+        self.source = source
+        self.named = named  # a client named it; False when it was recognised by content
+        self.person = 0
+        self.started_at = now
+        self.last_at = now
+        self.steps = 0
+        self.turn = 0
+        self.turn_name: str | None = None
+        self.turn_done = False
+        self.window = 0
+        self.window_name: int | None = None
+        self.main: Tip | None = None  # the conversation that counts, of those it holds
+        self.main_system = 0
+        self.main_tools = False
+        self.summarising = False  # the last step of the main conversation offered no tools any more
+        self.text_tools = False  # its tools' results come as users' texts
+        self.flying = 0
+        self.ended = False
+        self.tips: list[Tip] = []
+        self.marks: dict[int, bool] = {}  # hash -> after a reply (else after a request)
+        self.calls: dict[str, str] = {}  # id of an open call -> the tool's name
+        self.traced: list[Traced] = []
+        self.responses: dict[str, int] = {}
+        self.openers: dict[int, None] = {}
+        self.roles: dict[int, None] = {}
+
+
+class Tenant:
+    """One tenant's programs and indexes. Nothing leads from here to another tenant's."""
+
+    __slots__ = ("calls", "id", "known", "programs", "ready", "responses", "seed", "traced")
+
+    def __init__(self, tenant_id: str) -> None:
+        self.id = tenant_id
+        self.seed = digest_of(b"tenant", tenant_id.encode("utf-8", "surrogatepass"))
+        self.programs: OrderedDict[str, Program] = OrderedDict()  # least recently active first
+        self.ready: dict[int, dict[Tip, None]] = {}
+        self.known: dict[int, dict[Program, None]] = {}
+        self.calls: dict[str, dict[Program, None]] = {}
+        self.responses: dict[str, Program] = {}
+        self.traced: dict[int, dict[Traced, None]] = {}
+
+    # -- programs ---------------------------------------------------------------------------------------------
+
+    def add(self, program: Program) -> None:
+        """Take in a new program; a parent that is known gives it its root."""
+        self.programs[program.name] = program
+        above = self.programs.get(program.parent) if program.parent is not None else None
+        if above is not None and above is not program:
+            program.root = above.root
+
+    def remove(self, program: Program) -> None:
+        """Forget the program and all that leads to it."""
+        for tip in program.tips:
+            self.unready(tip)
+        for mark in program.marks:
+            _drop(self.known, mark, program)
+        for call_id in program.calls:
+            _drop(self.calls, call_id, program)
+        for traced in program.traced:
+            self._untrace(traced)
+        for response_id in program.responses:
+            if self.responses.get(response_id) is program:
+                del self.responses[response_id]
+        program.tips.clear()
+        program.marks.clear()
+        program.calls.clear()
+        program.traced.clear()
+        program.responses.clear()
+        program.ended = True
+        self.programs.pop(program.name, None)
+
+    # -- tips -------------------------------------------------------------------------------------------------
+
+    def new_tip(self, program: Program, *, role: int) -> Tip:
+        """A new conversation; the program's oldest idle one makes room."""
+        if len(program.tips) >= TIPS_MAX:
+            idle = next((t for t in program.tips if t.state != "flying" and t is not program.main), None)
+            if idle is not None:
+                self.unready(idle)
+                program.tips.remove(idle)
+        tip = Tip(program, role=role)
+        program.tips.append(tip)
+        return tip
+
+    def make_ready(self, tip: Tip) -> None:
+        """The conversation can be continued from where it stands."""
+        self.ready.setdefault(tip.before, {})[tip] = None
+        if tip.after is not None:
+            self.ready.setdefault(tip.after, {})[tip] = None
+
+    def unready(self, tip: Tip) -> None:
+        """The conversation goes on, or is gone."""
+        _drop(self.ready, tip.before, tip)
+        if tip.after is not None:
+            _drop(self.ready, tip.after, tip)
+
+    # -- what else leads to a program -------------------------------------------------------------------------
+
+    def mark(self, program: Program, value: int, *, reply: bool) -> None:
+        """Remember that the program's conversation passed this hash."""
+        program.marks[value] = reply or program.marks.get(value, False)
+        owners = self.known.setdefault(value, {})
+        owners[program] = None
+        if len(owners) > OWNERS_MAX:
+            eldest = next(iter(owners))
+            del owners[eldest]
+            eldest.marks.pop(value, None)
+        if len(program.marks) > MARKS_MAX:
+            self._thin(program)
+
+    def _thin(self, program: Program) -> None:
+        """Forget every second mark of the older half, so that the distant past stays findable, ever more coarsely."""
+        older = list(program.marks)[1 : MARKS_MAX // 2]
+        for value in older[::2]:
+            del program.marks[value]
+            _drop(self.known, value, program)
+
+    def open_call(self, program: Program, call_id: str, tool: str) -> None:
+        """A tool call was asked for."""
+        if call_id in program.calls:
+            del program.calls[
+                call_id
+            ]  # some engines count their ids anew each turn: the newest call has the id
+        elif len(program.calls) >= CALLS_MAX:
+            self.close_call(program, next(iter(program.calls)))
+        program.calls[call_id] = tool
+        self.calls.setdefault(call_id, {})[program] = None
+
+    def close_call(self, program: Program, call_id: str) -> str | None:
+        """Its result came back. What a spawning tool was asked stays known: its agent may only now begin."""
+        tool = program.calls.pop(call_id, None)
+        if tool is not None:
+            _drop(self.calls, call_id, program)
+            for traced in [t for t in program.traced if t.call_id == call_id and not t.spawns]:
+                self._untrace(traced)
+                program.traced.remove(traced)
+        return tool
+
+    def trace(self, traced: Traced) -> None:
+        """Remember a text that another call may open with."""
+        program = traced.program
+        if len(program.traced) >= TRACES_MAX:
+            self._untrace(program.traced.pop(0))
+        program.traced.append(traced)
+        for key in traced.found_by():
+            self.traced.setdefault(key, {})[traced] = None
+
+    def untrace(self, traced: Traced) -> None:
+        """Forget such a text."""
+        self._untrace(traced)
+        traced.program.traced.remove(traced)
+
+    def _untrace(self, traced: Traced) -> None:
+        for key in traced.found_by():
+            _drop(self.traced, key, traced)
+
+    def respond(self, program: Program, response_id: str, after: int) -> None:
+        """A reply got an id that a later call may refer to."""
+        if len(program.responses) >= RESPONSES_MAX:
+            oldest = next(iter(program.responses))
+            del program.responses[oldest]
+            if self.responses.get(oldest) is program:
+                del self.responses[oldest]
+        program.responses[response_id] = after
+        self.responses[response_id] = program
+
+    def check(self) -> None:
+        """Every entry leads to a program that knows of it, and every program is found by what it knows."""
+        for value, tips in self.ready.items():
+            _hold(bool(tips), "an index entry without a conversation")
+            for tip in tips:
+                _hold(
+                    tip in tip.program.tips and tip.state != "flying", "a ready tip that is not its program's"
+                )
+                _hold(value in (tip.before, tip.after), "a tip under a hash where it does not stand")
+        for value, owners in self.known.items():
+            _hold(0 < len(owners) <= OWNERS_MAX, "a mark without an owner, or with too many")
+            _hold(all(value in owner.marks for owner in owners), "a mark that its owner does not know")
+        for call_id, owners in self.calls.items():
+            _hold(all(call_id in owner.calls for owner in owners), "a call that its program does not know")
+        for traces in self.traced.values():
+            _hold(all(t in t.program.traced for t in traces), "a trace that its program does not know")
+        for program in self.programs.values():
+            _hold(len(program.marks) <= MARKS_MAX, "a program with too many marks")
+            _hold(len(program.calls) <= CALLS_MAX, "a program with too many open calls")
+            _hold(program.flying == sum(t.state == "flying" for t in program.tips), "a miscounted flight")
+            _hold(program.main is None or program.main in program.tips, "a main conversation that is gone")
+            _hold(
+                all(program in self.known[m] for m in program.marks),
+                "a mark that does not lead to its program",
+            )
+
+
+def first_of(owners: Iterable[Program], scope: Program | None) -> Program | None:
+    """The newest owner in scope: any when there is none, else of that program and the agents below it."""
+    found = None
+    for owner in owners:
+        if scope is None or owner.root is scope:
+            found = owner
+    return found
+
+
+def _drop(index: dict, key: object, member: object) -> None:  # type: ignore[type-arg]
+    members = index.get(key)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del index[key]
+
+
+def _hold(truth: bool, else_: str) -> None:
+    if not truth:
+        raise InvariantBroken(else_)

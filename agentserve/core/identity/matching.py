@@ -1,0 +1,166 @@
+"""Finds the conversation that a chain of message hashes continues, and the text that an opening contains.
+
+Rule: the longest known prefix wins, and a prefix that includes our own reply is the strongest evidence there is.
+Identical conversations are kept apart: of several that stand at the same hash, a call takes one that waits for it.
+It changes nothing; the resolver acts on what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from agentserve.core.identity.evidence import CallEvidence, Item
+from agentserve.core.identity.known import Program, Tenant, Tip, Traced, first_of
+
+How = Literal["reply", "request", "again", "moved"]
+
+CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
+PHRASES_MAX = 4  # different texts that may share a window of words before it counts as a phrase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A known prefix of the call."""
+
+    program: Program
+    tip: Tip | None
+    at: int  # items of the call that the prefix covers
+    # reply: it ends with our reply, and the conversation stands there. request: it ends with the last request.
+    # again: it is the whole call, seen before. moved: the conversation has gone on from there.
+    how: How
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeking:
+    """A call, prepared for the search."""
+
+    start: int  # where its chain begins: the tenant's seed, or a stored reply that it refers to
+    delta: bool  # its items follow something that is kept on our side
+    chain: Sequence[int]
+    items: Sequence[Item]
+    returns: tuple[str, ...]  # tool results at its end
+    role: int
+
+    def hash_at(self, at: int) -> int:
+        return self.chain[at - 1] if at else self.start
+
+
+def trailing(items: Sequence[Item]) -> list[Item]:
+    """What came since the assistant last spoke."""
+    tail: list[Item] = []
+    for item in reversed(items):
+        if item.role == "assistant":
+            break
+        tail.append(item)
+    tail.reverse()
+    return tail
+
+
+def find(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Found | None:
+    """The longest known prefix of the call, in the scope's programs or in all of the tenant's."""
+    whole: Found | None = None
+    count = len(seeking.items)
+    for at in range(count, -1 if seeking.delta else 0, -1):
+        value = seeking.hash_at(at)
+        tips = tenant.ready.get(value)
+        tip = _choose(tenant, tips, seeking, scope) if tips else None
+        if tip is not None:
+            if at == count and tip.after != value:
+                whole = whole or Found(program=tip.program, tip=tip, at=at, how="again")
+                continue
+            return Found(
+                program=tip.program, tip=tip, at=at, how="reply" if tip.after == value else "request"
+            )
+        if whole is None and (owners := tenant.known.get(value)) is not None:
+            owner = first_of(owners, scope)
+            if owner is None:
+                continue
+            if at < count:
+                return Found(program=owner, tip=None, at=at, how="moved")
+            # The whole call is known, but perhaps from a twin: a conversation that waits further back comes first.
+            flying = next((t for t in owner.tips if t.state == "flying" and t.before == value), None)
+            whole = Found(program=owner, tip=flying, at=at, how="again" if flying is not None else "moved")
+    return whole
+
+
+def _choose(tenant: Tenant, tips: dict[Tip, None], seeking: Seeking, scope: Program | None) -> Tip | None:
+    """Of the conversations that stand at one hash, the one that this call most likely continues."""
+    if len(tips) == 1:
+        tip = next(iter(tips))
+        return tip if scope is None or tip.program.root is scope else None
+    asked = {p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id, ())}
+    best: tuple[int, Tip] | None = None
+    for looked_at, tip in enumerate(tips):
+        if looked_at >= CANDIDATES_MAX and best is not None:
+            break
+        if scope is not None and tip.program.root is not scope:
+            continue
+        score = 2 * (tip.program in asked) + (tip.role == seeking.role)
+        if best is None or score > best[0]:
+            best = (score, tip)
+        if score == 3:
+            break
+    if asked and best is not None and best[0] < 2:
+        waiting = next((t for p in asked for t in p.tips if t in tips), None)
+        if waiting is not None:
+            return waiting
+    return best[1] if best else None
+
+
+def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Program | None:
+    """The one program that waits for the results which this call brings; None when several do, or none."""
+    for call_id in seeking.returns:
+        owners = [p for p in tenant.calls.get(call_id, ()) if scope is None or p.root is scope]
+        if len(owners) == 1:
+            return owners[0]
+    return None
+
+
+def _hits(tenant: Tenant, evidence: CallEvidence) -> tuple[frozenset[int], dict[Traced, int]]:
+    prints = evidence.prints() if tenant.traced else frozenset()
+    hits: dict[Traced, int] = {}
+    for key in prints:
+        owners = tenant.traced.get(key)
+        if owners is None:
+            continue
+        some = list(islice(owners, CANDIDATES_MAX))
+        if len(some) > PHRASES_MAX and len({traced.trace.whole for traced in some}) > PHRASES_MAX:
+            continue  # a phrase that many different texts share tells nothing
+        for traced in some:
+            hits[traced] = hits.get(traced, 0) + 1
+    return prints, hits
+
+
+def opened_by(
+    tenant: Tenant, seeking: Seeking, evidence: CallEvidence, scope: Program | None = None
+) -> tuple[Traced | None, Traced | None]:
+    """The tool call whose argument this call opens with, and the reply that it was given on; either may be None."""
+    prints, hits = _hits(tenant, evidence)
+    opener = seeking.chain[0] if seeking.chain else 0
+    spawned: Traced | None = None
+    told: Traced | None = None
+    for traced in hits:
+        program = traced.program
+        if scope is not None and program.root is not scope:
+            continue
+        if traced.call_id is None:
+            if told is None or _fits(traced, opener, hits) > _fits(told, opener, hits):
+                told = traced
+        elif (
+            (
+                spawned is None or (traced.spawns and not spawned.spawns)
+            )  # of equals, the first asked is served first
+            and traced.trace.inside(prints)
+            and (traced.spawns or opener not in program.openers)
+        ):
+            spawned = traced
+    if told is not None and hits[told] < min(2, len(told.trace.windows) or 1):
+        told = None
+    return spawned, told
+
+
+def _fits(traced: Traced, opener: int, hits: dict[Traced, int]) -> tuple[bool, int]:
+    return opener not in traced.program.openers, hits[traced]

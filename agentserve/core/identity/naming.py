@@ -1,0 +1,199 @@
+"""Names that clients give: where in a request each known client says which program, agent and turn a call is of.
+
+Rule: a table row per client (in `harnesses`), one reader for all rows, first match wins.
+It must not know the programs that exist; what a name leads to is the resolver's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from agentserve.core.identity.evidence import CallEvidence
+from agentserve.core.identity.harnesses import NAMINGS, Naming, Tier
+
+CallClass = Literal["main", "subagent", "auxiliary", "compaction"]
+
+NAME_CHARS_MAX = 256
+DURATIONS_MAX = 64
+CONFIDENCE: Mapping[Tier, float] = {"explicit": 1.0, "harness": 0.98, "generic": 0.9, "weak": 0.6}
+_NO = frozenset({"", "0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What a request says of itself."""
+
+    source: str
+    tier: Tier
+    confidence: float
+    name: str
+    parent: str | None = None
+    turn: str | None = None
+    window: int | None = None
+    call_class: CallClass | None = None
+    compacted: bool = False
+    durations: tuple[tuple[str, float], ...] = ()  # (tool, seconds)
+    final: bool = False
+    tools_always: bool = False
+    names_agents: bool = False  # this client names its sub-agents, so none need be guessed
+
+
+CLASS_WORDS: Mapping[str, CallClass] = {
+    "main": "main",
+    "turn": "main",
+    "workflow": "main",
+    "subagent": "subagent",
+    "review": "subagent",
+    "collab_spawn": "subagent",
+    "auxiliary": "auxiliary",
+    "prewarm": "auxiliary",
+    "memory": "auxiliary",
+    "memory_consolidation": "auxiliary",
+    "title": "auxiliary",
+    "compaction": "compaction",
+    "compact": "compaction",
+}
+
+
+def bounded_name(value: object) -> str | None:
+    """A name as a client may give one: printable, not empty, not endless."""
+    if not isinstance(value, str):
+        return None
+    value = value.strip()
+    return value if 0 < len(value) <= NAME_CHARS_MAX and value.isprintable() else None
+
+
+class _Places:
+    """Reads places of one request; a JSON header is parsed once."""
+
+    __slots__ = ("_evidence", "_json")
+
+    def __init__(self, evidence: CallEvidence) -> None:
+        self._evidence = evidence
+        self._json: dict[str, object] = {}
+
+    def one(self, place: str) -> str | None:
+        if place.startswith("body:"):
+            return bounded_name(self._evidence.named.get(place[5:]))
+        header, hash_mark, key = place.partition("#")
+        value = self._evidence.headers.get(header)
+        if value is None or not hash_mark:
+            return bounded_name(value)
+        if header not in self._json:
+            try:
+                self._json[header] = msgspec.json.decode(value)
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                self._json[header] = None
+        decoded = self._json[header]
+        return bounded_name(decoded.get(key)) if isinstance(decoded, dict) else None
+
+    def first(self, places: tuple[str, ...]) -> str | None:
+        return next((value for place in places if (value := self.one(place)) is not None), None)
+
+    def says_yes(self, places: tuple[str, ...]) -> bool:
+        value = self.first(places)
+        return value is not None and value.lower() not in _NO
+
+    def proves(self, proof: tuple[str, ...]) -> bool:
+        for claim in proof:
+            place, prefixed, prefix = claim.partition("^=")
+            value = self.one(place)
+            if value is None or (prefixed and not value.lower().startswith(prefix)):
+                return False
+        return True
+
+
+def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
+    """What this row reads out of the request, if it applies."""
+    places = _Places(evidence)
+    program = places.first(row.program)
+    if program is None or not places.proves(row.proof):
+        return None
+    parent = places.first(row.parent)
+    agent = places.first(row.agent)
+    name = program
+    if agent is not None and agent != program:
+        above = places.first(row.parent_agent)
+        parent = f"{program}/{above}" if above is not None and above != agent else program
+        name = f"{program}/{agent}"
+    call_class = CLASS_WORDS.get((places.first(row.call_class) or "").lower())
+    if places.says_yes(row.compacting):
+        call_class = "compaction"
+    return Named(
+        source=row.name,
+        tier=row.tier,
+        confidence=CONFIDENCE[row.tier],
+        name=name[:NAME_CHARS_MAX],
+        parent=parent if parent != name else None,
+        turn=places.first(row.turn),
+        window=_window_of(places.first(row.window)),
+        call_class=call_class,
+        compacted=places.says_yes(row.compacted),
+        durations=_durations_of(places.first(row.durations)),
+        final=places.says_yes(row.final),
+        tools_always=row.tools_always,
+        names_agents=bool(row.agent or row.parent),
+    )
+
+
+def _window_of(value: str | None) -> int | None:
+    digits = value.rpartition(":")[2] if value else ""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
+
+
+def _durations_of(value: str | None) -> tuple[tuple[str, float], ...]:
+    """`Bash=69, Read=4` as seconds; what cannot be read is left out."""
+    found = []
+    for pair in (value or "").replace(";", ",").split(",")[:DURATIONS_MAX]:
+        tool, equals, digits = pair.strip().rpartition("=")
+        try:
+            milliseconds = float(digits)
+        except ValueError:
+            continue
+        if equals and tool and 0 <= milliseconds < 1e10:
+            found.append((tool, milliseconds / 1000.0))
+    return tuple(found)
+
+
+def identify(evidence: CallEvidence) -> Named | None:
+    """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
+    for row in NAMINGS:
+        if (named := named_by(row, evidence)) is not None:
+            return named
+    return _vendor_session(evidence) or _baggage(evidence) or _trace(evidence)
+
+
+def _vendor_session(evidence: CallEvidence) -> Named | None:
+    """Any `x-<name>-session-id`."""
+    for header, value in evidence.headers.items():
+        if (
+            header.startswith("x-")
+            and header.endswith("-session-id")
+            and "parent" not in header
+            and (name := bounded_name(value))
+        ):
+            return Named(source="x-*-session-id", tier="generic", confidence=CONFIDENCE["generic"], name=name)
+    return None
+
+
+def _baggage(evidence: CallEvidence) -> Named | None:
+    """W3C baggage with the GenAI convention's conversation id."""
+    for member in evidence.headers.get("baggage", "").split(","):
+        key, _, value = member.strip().partition("=")
+        if key.strip() == "gen_ai.conversation.id" and (name := bounded_name(value.partition(";")[0])):
+            return Named(source="baggage", tier="generic", confidence=CONFIDENCE["generic"], name=name)
+    return None
+
+
+def _trace(evidence: CallEvidence) -> Named | None:
+    """The trace id of `traceparent`: weak, because some applications begin a trace a turn, or a request."""
+    fields = evidence.headers.get("traceparent", "").strip().split("-")
+    if len(fields) < 4 or len(fields[1]) != 32 or not fields[1].strip("0"):
+        return None
+    if not all(c in "0123456789abcdef" for c in fields[1]):
+        return None
+    return Named(source="traceparent", tier="weak", confidence=CONFIDENCE["weak"], name=f"trace-{fields[1]}")

@@ -1,0 +1,248 @@
+"""A request of any protocol as one value, `Call`: what the gateway serves by and what the resolver decides from.
+
+Rule: reading never fails. The engine judges whether a body is valid; here a field that is missing or of the wrong
+type is as if it were absent. Texts stay in the body: a `Call` holds hashes, counts, names and ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import unquote
+
+from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
+from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, text_of, utf8
+from agentserve.live.wire.extensions import Extensions, extensions_of, named_in, person_of, printable_id
+from agentserve.live.wire.prints import prints_of
+
+Protocol = Literal["chat", "completions", "responses", "messages", "embeddings"]
+
+PATHS: Mapping[str, Protocol] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+    "/v1/embeddings": "embeddings",
+}
+PROGRAM_PATH = "/p/"
+SEGMENTS_MAX = 4  # leading pieces of a prompt that other programs may share
+TOOL_NAMES_MAX = 1_024
+LINES_MAX = 2_048  # of a bare prompt; what follows is one more item
+TOKENS_AN_ITEM = 64  # of a prompt that comes as token ids
+CHARS_PER_TOKEN = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixPart:
+    """A leading piece of the prompt: the hash of everything up to its end, and the characters it adds."""
+
+    hash: int
+    chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One LLM call."""
+
+    protocol: Protocol
+    model: str
+    stream: bool
+    output_tokens_max: int | None
+    samples: int  # `n`
+    wants_usage: bool  # the client itself asked for usage in the stream
+    tools: tuple[str, ...]  # names, as offered
+    prompt_chars: int
+    prompt_tokens_exact: int | None  # the prompt came as token ids
+    prefix: tuple[PrefixPart, ...]
+    previous_response_id: str | None
+    conversation: str | None
+    stores: bool  # Responses: the client relies on the reply being kept
+    extensions: Extensions
+    evidence: CallEvidence
+
+    @property
+    def prompt_tokens_estimate(self) -> int:
+        """A first guess of the prompt's length; the engine's usage corrects it."""
+        return self.prompt_tokens_exact or max(1, round(self.prompt_chars / CHARS_PER_TOKEN))
+
+
+def split_path(path: str) -> tuple[str | None, str]:
+    """`/p/<program>/v1/…` as (program, `/v1/…`); any other path as (None, path)."""
+    if not path.startswith(PROGRAM_PATH):
+        return None, path
+    program, slash, rest = path[len(PROGRAM_PATH) :].partition("/")
+    name = printable_id(unquote(program))
+    return (name, slash + rest) if name and slash else (None, path)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _count(*values: Any) -> int | None:
+    """The first that is a whole number of tokens."""
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
+
+
+def _tool_names(tools: Iterable[Any]) -> Iterator[str]:
+    """Names of offered tools, in any protocol's form; a built-in tool goes by its type."""
+    for tool in tools:
+        if not isinstance(tool, Mapping):
+            continue
+        inner = tool.get("function")
+        name = inner.get("name") if isinstance(inner, Mapping) else tool.get("name", tool.get("type"))
+        if isinstance(name, str):
+            yield name
+
+
+class CallReader:
+    """Reads requests. One per process: it remembers the messages that it has seen."""
+
+    def __init__(self, canon: Canon | None = None) -> None:
+        self.canon = canon or Canon()
+
+    def read(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Call | None:
+        """The call that this request makes; None when the path is none of the inference endpoints.
+
+        `headers`: names in lower case. `body`: the decoded JSON object.
+        """
+        program, rest = split_path(path)
+        protocol = PATHS.get(rest.split("?", 1)[0].rstrip("/"))
+        return None if protocol is None else self._read(protocol, program, headers, body)
+
+    def _read(
+        self, protocol: Protocol, program: str | None, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> Call:
+        messages = _messages(protocol, body)
+        exact_tokens: int | None = None
+        if protocol in ("completions", "embeddings"):
+            items, exact_tokens = _bare_items(body.get("prompt", body.get("input")))
+        else:
+            items = self.canon.items(messages)
+        system = _system_text(protocol, body, messages)
+        offered = _list(body.get("tools")) or _list(body.get("functions"))
+        tools = tuple(name for name, _ in zip(_tool_names(offered), range(TOOL_NAMES_MAX), strict=False))
+        tool_chars, tool_hash = self._tools(offered)
+        system_role = self.canon.role(system)
+        named = named_in(body)
+        if program is not None:
+            named["path"] = program
+        options = body.get("stream_options")
+        model = body.get("model")
+        model = model if isinstance(model, str) else ""
+        fixed_chars = len(system) + tool_chars
+        return Call(
+            protocol=protocol,
+            model=model,
+            stream=body.get("stream") is True,
+            output_tokens_max=_count(
+                body.get("max_completion_tokens"), body.get("max_output_tokens"), body.get("max_tokens")
+            ),
+            samples=max(_count(body.get("n")) or 1, 1),
+            wants_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+            tools=tools,
+            prompt_chars=fixed_chars + sum([item.size for item in items]),
+            prompt_tokens_exact=exact_tokens,
+            prefix=self._prefix(model, system, tool_hash, fixed_chars, items),
+            previous_response_id=named.get("previous_response_id"),
+            conversation=named.get("conversation.id", named.get("conversation")),
+            stores=protocol == "responses" and body.get("store") is not False,
+            extensions=extensions_of(headers, body),
+            evidence=CallEvidence(
+                headers=headers,
+                named=named,
+                items=items,
+                role=_role_of(system_role, tuple(sorted(n for n in tools if not n.startswith("mcp__")))),
+                system=system_role,
+                tools_offered=len(offered),
+                person=person_of(body),
+                conversational=protocol != "embeddings",
+                prints=lambda: prints_of(_user_texts(messages)),
+            ),
+        )
+
+    def _tools(self, offered: list[Any]) -> tuple[int, int]:
+        """Characters and digest of the tools' definitions, as they stand in the prompt."""
+        if not offered:
+            return 0, 0
+        raw = self.canon.raw([{k: v for k, v in t.items() if k != "cache_control"} if isinstance(t, dict) else t
+                              for t in offered])  # fmt: skip
+        return len(raw), self.canon.bytes_digest(raw)
+
+    def _prefix(
+        self, model: str, system: str, tool_hash: int, fixed_chars: int, items: list[Item]
+    ) -> tuple[PrefixPart, ...]:
+        running = digest_of(utf8(model), tool_hash.to_bytes(8, "little"))
+        running = (running * BASE + self.canon.exact(system)) % PRIME
+        parts = [PrefixPart(hash=running, chars=fixed_chars)] if fixed_chars else []
+        for item in items[: SEGMENTS_MAX - len(parts)]:
+            running = (running * BASE + item.digest) % PRIME
+            parts.append(PrefixPart(hash=running, chars=item.size))
+        return tuple(parts)
+
+
+def _role_of(system: int, tools: tuple[str, ...]) -> int:
+    """The role fingerprint: who the model is told to be, and what it may use."""
+    return digest_of(system.to_bytes(8, "little"), *(utf8(name) for name in tools))
+
+
+def _messages(protocol: Protocol, body: Mapping[str, Any]) -> list[Any]:
+    if protocol == "responses":
+        given = body.get("input")
+        return [{"role": "user", "content": given}] if isinstance(given, str) else _list(given)
+    return _list(body.get("messages"))
+
+
+def _system_text(protocol: Protocol, body: Mapping[str, Any], messages: list[Any]) -> str:
+    """All that the model is told before the conversation; later system messages are no part of the role."""
+    texts = []
+    if protocol == "messages":
+        texts.append(text_of(body.get("system")))
+    elif protocol == "responses" and isinstance(instructions := body.get("instructions"), str):
+        texts.append(instructions)
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") not in SYSTEM_ROLES:
+            break
+        texts.append(text_of(message.get("content")))
+    return "\n".join(texts)
+
+
+def _user_texts(messages: list[Any]) -> Iterator[str]:
+    """What users wrote, part by part: where a parent's argument or another step's reply would be found."""
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") != "user":
+            continue
+        content = message.get("content")
+        for part in content if isinstance(content, list) else [content]:
+            text = text_of([part]) if isinstance(part, Mapping) else part
+            if isinstance(text, str) and text:
+                yield text
+
+
+def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:
+    """A prompt without messages: one item a line, so that a longer prompt is seen to continue a shorter one.
+
+    The last line (or run of token ids) may still be growing, so it counts only in size.
+    """
+    if isinstance(prompt, str):
+        lines = prompt.split("\n", LINES_MAX)
+        last = lines.pop()
+        items = [Item(role="text", digest=digest_of(utf8(line)), size=len(line) + 1) for line in lines]
+        if items and last:
+            items[-1] = Item(role="text", digest=items[-1].digest, size=items[-1].size + len(last))
+        return items or [Item(role="text", digest=digest_of(utf8(last)), size=len(last))], None
+    if not isinstance(prompt, list) or not prompt:
+        return [], None
+    if isinstance(prompt[0], int):
+        runs = [prompt[at : at + TOKENS_AN_ITEM] for at in range(0, len(prompt), TOKENS_AN_ITEM)]
+        whole = [run for run in runs if len(run) == TOKENS_AN_ITEM] or runs
+        return [
+            Item(role="text", digest=digest_of(repr(run).encode()), size=4 * len(run)) for run in whole
+        ], len(prompt)
+    items, tokens = [], 0
+    for one in prompt[:LINES_MAX]:
+        some, exact = _bare_items(one) if isinstance(one, (str, list)) else ([], None)
+        items += some
+        tokens += exact or 0
+    return items, tokens or None

@@ -1,0 +1,68 @@
+"""Fingerprints of texts: enough to tell that one text contains another, nothing to read it back from.
+
+Rule: a window of five words is kept when its *first word* says so, never because of where it stands. So the windows
+of a text are also windows of every text that contains it, and a sub-agent's opening is recognised by the argument
+that its parent passed, without either being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from zlib import crc32
+
+from agentserve.core.identity.evidence import Trace
+
+WINDOW_WORDS = 5
+WINDOWS_KEPT_MAX = 24
+TEXT_CHARS_MAX = 32_768  # of a longer text, its beginning and its end
+LINES_MAX = 512
+TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
+
+
+def _windows(text: str, *, inner: bool) -> list[int]:
+    """`inner` leaves out the first and the last word, which may be glued to a quote where the text is embedded."""
+    words = text.split()
+    first, last = (1, len(words) - WINDOW_WORDS) if inner else (0, len(words) - WINDOW_WORDS + 1)
+    return [
+        crc32(" ".join(words[at : at + WINDOW_WORDS]).encode("utf-8", "surrogatepass"))
+        for at in range(first, last)
+        if (len(words[at]) + ord(words[at][0])) % 3 == 0
+    ]
+
+
+def _clip(text: str) -> str:
+    if len(text) <= TEXT_CHARS_MAX:
+        return text
+    half = TEXT_CHARS_MAX // 2
+    return f"{text[:half]} {text[-half:]}"
+
+
+def trace_of(text: str) -> Trace | None:
+    """What to remember of a text that may turn up inside another; None when it is too short to tell."""
+    text = text.strip()
+    if len(text) < TRACEABLE_CHARS_MIN:
+        return None
+    windows = _windows(_clip(text), inner=True)
+    if len(windows) > WINDOWS_KEPT_MAX:
+        step = len(windows) / WINDOWS_KEPT_MAX
+        windows = [windows[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
+    return Trace(whole=crc32(text.encode("utf-8", "surrogatepass")), windows=tuple(windows))
+
+
+def prints_of(texts: Iterable[str]) -> frozenset[int]:
+    """All that a trace may be looked up in: whole texts, their lines, and their windows."""
+    found: set[int] = set()
+    budget = 4 * TEXT_CHARS_MAX
+    for text in texts:
+        text = text.strip()
+        if budget <= 0:
+            break
+        budget -= min(len(text), TEXT_CHARS_MAX)
+        found.add(crc32(text.encode("utf-8", "surrogatepass")))
+        clipped = _clip(text)
+        for line in clipped.split("\n", LINES_MAX)[:LINES_MAX]:
+            line = line.strip()
+            if len(line) >= TRACEABLE_CHARS_MIN:
+                found.add(crc32(line.encode("utf-8", "surrogatepass")))
+        found.update(_windows(clipped, inner=False))
+    return frozenset(found)
