@@ -68,20 +68,17 @@ class Program:
     """One run of an agent, as far as identity goes."""
 
     __slots__ = (
-        "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "named", "openers",
+        "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "openers",
         "parent", "person", "responses", "roles", "root", "source", "started_at", "steps", "summarising", "tenant",
-        "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window", "window_name",
+        "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window",
     )  # fmt: skip
 
-    def __init__(
-        self, tenant: Tenant, name: str, *, parent: str | None, source: str, named: bool, now: float
-    ) -> None:
+    def __init__(self, tenant: Tenant, name: str, *, parent: str | None, source: str, now: float) -> None:
         self.tenant = tenant
         self.name = name
         self.parent = parent
         self.root: Program = self
         self.source = source
-        self.named = named  # a client named it; False when it was recognised by content
         self.person = 0
         self.started_at = now
         self.last_at = now
@@ -90,7 +87,6 @@ class Program:
         self.turn_name: str | None = None
         self.turn_done = False
         self.window = 0
-        self.window_name: int | None = None
         self.main: Tip | None = None  # the conversation that counts, of those it holds
         self.main_system = 0
         self.main_tools = False
@@ -125,11 +121,18 @@ class Tenant:
     # -- programs ---------------------------------------------------------------------------------------------
 
     def add(self, program: Program) -> None:
-        """Take in a new program; a parent that is known gives it its root."""
+        """Take in a new program; if its parent is known, it belongs to that one's root."""
         self.programs[program.name] = program
-        above = self.programs.get(program.parent) if program.parent is not None else None
-        if above is not None and above is not program:
-            program.root = above.root
+        self.find_root(program)
+
+    def find_root(self, program: Program) -> None:
+        """The program at the top of this one's line, as far as it is known; a circle of parents ends itself."""
+        seen = {program.name}
+        top = program
+        while top.parent is not None and top.parent not in seen and top.parent in self.programs:
+            seen.add(top.parent)
+            top = self.programs[top.parent]
+        program.root = top
 
     def remove(self, program: Program) -> None:
         """Forget the program and all that leads to it."""

@@ -10,13 +10,13 @@ tenant's program. Reading the call must not fail for lack of evidence: then the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
-from agentserve.core.events import Relation
+from agentserve.core.identity import record
+from agentserve.core.identity.deciding import Case, Verdict, decide
 from agentserve.core.identity.evidence import CallEvidence, ReplyEvidence, ToolUse, chain_of, digest_of
 from agentserve.core.identity.harnesses import SPAWN_TOOLS, TERMINAL_TOOLS, WORK_TOOLS, plain_name
 from agentserve.core.identity.known import OPENERS_MAX, ROLES_MAX, Program, Tenant, Tip, Traced
-from agentserve.core.identity.matching import Found, Seeking, by_tool_results, find, opened_by, trailing
+from agentserve.core.identity.matching import Seeking, trailing
 from agentserve.core.identity.naming import Named, identify
 from agentserve.core.identity.resolved import TEXT_TOOL, Outcome, Resolved, scoped, unscoped
 from agentserve.core.ids import ProgramId
@@ -25,29 +25,6 @@ from agentserve.errors import InvariantBroken
 PROGRAMS_MAX = 200_000
 IDLE_S = 1800.0
 LOST_CALL_S = 7200.0  # a call whose end nobody reported keeps its program alive no longer than this
-JOIN_S = 30.0  # another role with the same opening is the same program within this time
-JOIN_CHARS_MIN = 32  # a shorter opening ("hi") is shared by strangers
-
-Sure = tuple[str, float]  # source and confidence
-BY_REPLY: Sure = ("content:reply", 0.95)
-BY_RESULTS: Sure = ("content:tool-results", 0.85)
-BY_REQUEST: Sure = ("content:request", 0.75)
-BY_SPAWN: Sure = ("content:spawn", 0.8)
-BY_QUOTE: Sure = ("content:quoted-reply", 0.6)
-BY_OPENER: Sure = ("content:opener", 0.5)
-BY_NOTHING: Sure = ("content:new", 0.7)
-
-
-class _Verdict:
-    """What was decided of a call, before it is carried out."""
-
-    __slots__ = ("program", "relation", "sure", "tip")
-
-    def __init__(self, program: Program, relation: Relation, sure: Sure, tip: Tip | None = None) -> None:
-        self.program = program
-        self.relation: Relation = relation
-        self.sure = sure
-        self.tip = tip  # the conversation that goes on; None for a new one
 
 
 class Resolver:
@@ -73,13 +50,8 @@ class Resolver:
         tail = trailing(evidence.items)
         returns = tuple(call_id for item in tail for call_id in item.returns)
         seeking = self._seek(home, evidence, returns, named)
-        if named is None:
-            verdict = self._by_content(home, evidence, seeking, now)
-        elif named.tier == "weak":
-            verdict = self._by_weak_name(home, evidence, seeking, named, now)
-        else:
-            verdict = self._by_name(home, evidence, seeking, named, now)
-        return self._carry_out(home, evidence, seeking, named, verdict, now)
+        case = Case(home=home, evidence=evidence, seeking=seeking, named=named, now=now)
+        return self._carry_out(case, decide(case))
 
     def _seek(
         self, home: Tenant, evidence: CallEvidence, returns: tuple[str, ...], named: Named | None
@@ -101,217 +73,25 @@ class Resolver:
             role=evidence.role,
         )
 
-    # -- calls whose program is named -------------------------------------------------------------------------
-
-    def _by_name(
-        self, home: Tenant, evidence: CallEvidence, seeking: Seeking, named: Named, now: float
-    ) -> _Verdict:
-        sure: Sure = (f"{named.tier}:{named.source}", named.confidence)
-        program = home.programs.get(named.name)
-        if program is None:
-            program = self._begin(home, named.name, parent=named.parent, source=sure[0], named=True, now=now)
-            if named.call_class == "auxiliary" or (named.tools_always and not evidence.tools_offered):
-                return _Verdict(program, "auxiliary", sure)
-            return _Verdict(program, "new" if program.parent is None else "subagent", sure)
-        if named.call_class == "auxiliary" or not evidence.conversational:
-            return _Verdict(program, "auxiliary", sure)
-        found = find(home, seeking, program.root)
-        if found is not None and found.program is not program and found.how == "request":
-            found = None  # an agent below shares no more than an opening
-        if found is not None:
-            return self._along(home, evidence, seeking, found, named, sure)
-        return self._beside(home, evidence, seeking, program, named, sure, now)
-
-    def _along(
-        self, home: Tenant, evidence: CallEvidence, seeking: Seeking, found: Found, named: Named, sure: Sure
-    ) -> _Verdict:
-        """The call shares a prefix with what its program said before."""
-        program, tip = found.program, found.tip
-        if found.how == "again":
-            again = _is_retry(evidence, tip) or (
-                tip is not None and tip.state == "ready" and tip.role == evidence.role
-            )
-            return _Verdict(program, "retry" if again else "fork", sure, tip if again else None)
-        if found.how in ("reply", "request"):
-            return _Verdict(program, "continues", sure, tip)
-        if _cut_down(program, named):
-            return _Verdict(program, "compaction", sure)
-        return self._rewritten(program, seeking, sure) or _Verdict(program, "fork", sure)
-
-    def _beside(
-        self,
-        home: Tenant,
-        evidence: CallEvidence,
-        seeking: Seeking,
-        program: Program,
-        named: Named,
-        sure: Sure,
-        now: float,
-    ) -> _Verdict:
-        """The call begins with something that its program never said."""
-        if program.main is None:
-            if named.tools_always and not evidence.tools_offered:
-                return _Verdict(program, "auxiliary", sure)
-            first: Relation = "new" if program.parent is None else "subagent"
-            return _Verdict(program, "continues" if program.steps else first, sure)
-        if _cut_down(program, named):
-            return _Verdict(program, "compaction", sure)
-        if rewritten := self._rewritten(program, seeking, sure):
-            return rewritten
-        same_role = evidence.system == program.main_system
-        if named.tier != "explicit" and not same_role and program.main_tools and not evidence.tools_offered:
-            return _Verdict(program, "auxiliary", sure)
-        idle, shorter = program.main.state != "flying", len(seeking.items) < program.main.depth
-        if same_role and idle and shorter and (program.summarising or named.tier != "explicit"):
-            return _Verdict(program, "compaction", sure)
-        if not named.names_agents:
-            spawned, _ = opened_by(home, seeking, evidence, program.root)
-            if spawned is not None:
-                return self._child(home, spawned, seeking, (sure[0], BY_SPAWN[1]), now)
-        return _Verdict(program, "continues", sure)
-
-    def _rewritten(self, program: Program, seeking: Seeking, sure: Sure) -> _Verdict | None:
-        """Results of the program's open calls on top of another past: its history was edited, not branched."""
-        main = program.main
-        if main is None or main.state == "flying" or not any(c in program.calls for c in seeking.returns):
-            return None
-        shorter = len(seeking.items) < main.depth and not seeking.delta
-        return _Verdict(program, "compaction" if shorter else "continues", sure, main)
-
-    def _by_weak_name(
-        self, home: Tenant, evidence: CallEvidence, seeking: Seeking, named: Named, now: float
-    ) -> _Verdict:
-        """A trace id groups what content does not tell; where content is certain, a new trace is a new turn."""
-        found = find(home, seeking)
-        if found is not None and found.how == "reply":
-            return _Verdict(found.program, "continues", BY_REPLY, found.tip)
-        return self._by_name(home, evidence, seeking, named, now)
-
-    # -- calls without a name ---------------------------------------------------------------------------------
-
-    def _by_content(self, home: Tenant, evidence: CallEvidence, seeking: Seeking, now: float) -> _Verdict:
-        if not evidence.conversational or not (seeking.items or seeking.delta):
-            return self._fresh(home, seeking, now)
-        found = find(home, seeking)
-        if found is not None:
-            verdict = self._from_prefix(evidence, seeking, found, now)
-            if verdict is not None:
-                return verdict
-        waiting = by_tool_results(home, seeking)
-        if waiting is not None and (rewritten := self._rewritten(waiting, seeking, BY_RESULTS)) is not None:
-            return rewritten
-        spawned, told = opened_by(home, seeking, evidence)
-        if spawned is not None and not _opened(seeking):
-            return self._child(home, spawned, seeking, BY_SPAWN, now)
-        if told is not None:
-            return self._told(evidence, seeking, told.program)
-        return self._fresh(home, seeking, now)
-
-    def _from_prefix(
-        self, evidence: CallEvidence, seeking: Seeking, found: Found, now: float
-    ) -> _Verdict | None:
-        program, tip = found.program, found.tip
-        if found.how == "reply":
-            return _Verdict(program, "continues", BY_REPLY, tip)
-        if found.how == "request":
-            return _Verdict(program, "continues", BY_REQUEST, tip)
-        sure = BY_REPLY if program.marks.get(seeking.hash_at(found.at)) else BY_REQUEST
-        if found.how == "moved" and found.at < len(seeking.items):
-            return self._rewritten(program, seeking, sure) or _Verdict(program, "fork", sure)
-        if _is_retry(evidence, tip):
-            return _Verdict(program, "retry", sure, tip)
-        if _opened(
-            seeking
-        ):  # the conversation is under way: one more sample of a step, or the step made anew
-            again = tip is not None and tip.state == "ready" and tip.role == evidence.role
-            return _Verdict(program, "retry" if again else "fork", sure, tip if again else None)
-        return self._same_opening(evidence, seeking, program, now)
-
-    def _same_opening(
-        self, evidence: CallEvidence, seeking: Seeking, program: Program, now: float
-    ) -> _Verdict | None:
-        """Equal openings are different programs, unless another role of the same program speaks to the same words."""
-        joins = (
-            evidence.role not in program.roles
-            and now - program.started_at <= JOIN_S
-            and evidence.person == program.person
-            and sum(item.size for item in seeking.items) >= JOIN_CHARS_MIN
-        )
-        if not joins:
-            return None
-        if program.main_tools and not evidence.tools_offered:
-            return _Verdict(program, "auxiliary", BY_OPENER)
-        beside = program.main is not None and program.main.state == "flying"
-        return _Verdict(program, "fork" if beside else "continues", BY_OPENER)
-
-    def _told(self, evidence: CallEvidence, seeking: Seeking, program: Program) -> _Verdict:
-        """The call opens with what the program's model said: the next stage of a pipeline, or a summary."""
-        main = program.main
-        cut = (
-            main is not None
-            and main.state != "flying"
-            and evidence.system == program.main_system
-            and len(seeking.items) < main.depth
-        )
-        return _Verdict(program, "compaction" if cut else "continues", BY_QUOTE)
-
-    def _child(self, home: Tenant, spawned: Traced, seeking: Seeking, sure: Sure, now: float) -> _Verdict:
-        above = spawned.program
-        home.untrace(spawned)  # a sibling that was asked the same takes the next call
-        name = self._mint(home, seeking, now)
-        program = self._begin(home, name, parent=above.name, source=sure[0], named=False, now=now)
-        return _Verdict(program, "subagent", sure)
-
-    def _fresh(self, home: Tenant, seeking: Seeking, now: float) -> _Verdict:
-        name = self._mint(home, seeking, now)
-        return _Verdict(
-            self._begin(home, name, parent=None, source=BY_NOTHING[0], named=False, now=now),
-            "new",
-            BY_NOTHING,
-        )
-
-    def _mint(self, home: Tenant, seeking: Seeking, now: float) -> str:
-        """A name that nobody has: the same for the same traffic, so that a journal replays to it."""
-        self._tickets += 1
-        last = seeking.chain[-1] if seeking.chain else seeking.start
-        return (
-            f"p-{digest_of(last.to_bytes(8, 'little'), repr(now).encode(), str(self._tickets).encode()):016x}"
-        )
-
     # -- carrying out -----------------------------------------------------------------------------------------
 
-    def _carry_out(
-        self,
-        home: Tenant,
-        evidence: CallEvidence,
-        seeking: Seeking,
-        named: Named | None,
-        verdict: _Verdict,
-        now: float,
-    ) -> Resolved:
-        program, relation = verdict.program, verdict.relation
-        tail = trailing(seeking.items)
-        returns = seeking.returns
-        human = False
-        if relation not in ("auxiliary", "retry"):
-            wrote = any(item.role == "user" and not item.observation for item in tail)
-            human = bool(program.steps) and wrote and not returns and not program.calls
-            if not returns and any(item.observation for item in tail):
-                program.text_tools = True
-                human, returns = False, (TEXT_TOOL,) if TEXT_TOOL in program.calls else ()
-            _turn_over(program, named, human)
-            for call_id in returns:
-                home.close_call(program, call_id)
-        tip = self._take_off(home, evidence, seeking, verdict, now)
+    def _carry_out(self, case: Case, verdict: Verdict) -> Resolved:
+        home, evidence, named, relation = case.home, case.evidence, case.named, verdict.relation
+        program = verdict.program or self._begin_as(case, verdict)
+        if verdict.claims is not None:
+            home.untrace(verdict.claims)  # a sibling that was asked the same takes the next call
+        counts = relation not in ("auxiliary", "retry")
+        returns, human = self._turn(case, program) if counts else ((), False)
+        tip = self._take_off(case, program, verdict)
         if relation == "compaction":
             program.window += 1
         if named is not None and named.window is not None:
             program.window = max(program.window, named.window)
-        if relation not in ("auxiliary", "retry"):
+        if counts:
             program.summarising = (named is not None and named.call_class == "compaction") or (
                 program.main_tools and not evidence.tools_offered and tip is program.main
             )
-            self._touch(home, program, now)
+            self._touch(home, program, case.now)
         return Resolved(
             program_id=scoped(home.id, program.name),
             name=program.name,
@@ -324,7 +104,7 @@ class Resolver:
             confidence=verdict.sure[1],
             role_fingerprint=evidence.role,
             relation=relation,
-            returns=returns if relation != "auxiliary" else (),
+            returns=returns,
             human=human,
             call_class=named.call_class if named is not None else None,
             tool_seconds=named.durations if named is not None else (),
@@ -332,11 +112,46 @@ class Resolver:
             ticket=tip.ticket,
         )
 
-    def _take_off(
-        self, home: Tenant, evidence: CallEvidence, seeking: Seeking, verdict: _Verdict, now: float
-    ) -> Tip:
+    def _begin_as(self, case: Case, verdict: Verdict) -> Program:
+        return self._begin(
+            case.home,
+            verdict.name if verdict.name is not None else self._mint(case),
+            parent=verdict.parent,
+            source=verdict.sure[0],
+            now=case.now,
+        )
+
+    def _mint(self, case: Case) -> str:
+        """A name that nobody has: the same for the same traffic, so that a journal replays to it."""
+        self._tickets += 1
+        last = case.seeking.hash_at(len(case.seeking.items)).to_bytes(8, "little")
+        return f"p-{digest_of(last, repr(case.now).encode(), str(self._tickets).encode()):016x}"
+
+    def _turn(self, case: Case, program: Program) -> tuple[tuple[str, ...], bool]:
+        """What came back to the program with this call: results of tools, or a person's words."""
+        returns, tail = case.seeking.returns, trailing(case.seeking.items)
+        wrote = any(item.role == "user" and not item.observation for item in tail)
+        human = bool(program.steps) and wrote and not returns and not program.calls
+        if not returns and any(item.observation for item in tail):
+            program.text_tools = True
+            human, returns = False, (TEXT_TOOL,) if TEXT_TOOL in program.calls else ()
+        turn = case.named.turn if case.named is not None else None
+        if turn is not None:
+            if program.turn_name is not None and turn != program.turn_name:
+                program.turn += 1
+            program.turn_name = turn
+        elif human and program.turn_done:
+            program.turn += 1
+        program.turn_done = False
+        for call_id in returns:
+            case.home.close_call(program, call_id)
+        return returns, human
+
+    def _take_off(self, case: Case, program: Program, verdict: Verdict) -> Tip:
         """Put the call's conversation in flight and remember where it stands."""
-        program, relation, tip = verdict.program, verdict.relation, verdict.tip
+        home, evidence, seeking, relation, tip = (
+            case.home, case.evidence, case.seeking, verdict.relation, verdict.tip,
+        )  # fmt: skip
         if tip is None or relation == "auxiliary":
             tip = home.new_tip(program, role=evidence.role)
             program.flying += 1
@@ -453,7 +268,7 @@ class Resolver:
         """A client told of a program before its first call; declaring one that is known changes nothing."""
         home = self._tenant(tenant)
         if name not in home.programs:
-            self._begin(home, name, parent=parent, source="explicit:agentserve", named=True, now=now)
+            self._begin(home, name, parent=parent, source="explicit:agentserve", now=now)
         return scoped(tenant, name)
 
     def opens_tool(self, program_id: ProgramId, tool_id: str, tool: str) -> None:
@@ -488,6 +303,32 @@ class Resolver:
                 self._forget(program)
         return gone
 
+    # -- across restarts --------------------------------------------------------------------------------------
+
+    def record(self, program_id: ProgramId) -> bytes | None:
+        """All that is known of one program, to be kept and given to `restore`; None when there is none."""
+        program = self.find(program_id)
+        return record.to_bytes(program) if program is not None else None
+
+    def snapshot(self) -> list[bytes]:
+        """The records of all programs, the least recently active first."""
+        return [record.to_bytes(p) for p in sorted(self.programs(), key=lambda p: (p.last_at, p.name))]
+
+    def restore(self, records: Iterable[bytes]) -> int:
+        """Take kept programs in again, in the order given; how many could be read and were not known."""
+        revived = []
+        for kept in records:
+            decoded = record.from_bytes(kept)
+            if decoded is None or self._count >= self._programs_max:
+                continue
+            home = self._tenant(decoded.tenant)
+            if decoded.name not in home.programs:
+                revived.append(record.revive(home, decoded))
+                self._count += 1
+        for program in revived:
+            program.tenant.find_root(program)
+        return len(revived)
+
     def find(self, program_id: str) -> Program | None:
         """The program's state, for those who persist or show it."""
         tenant, name = unscoped(program_id)
@@ -505,13 +346,11 @@ class Resolver:
             home = self._tenants[tenant] = Tenant(tenant)
         return home
 
-    def _begin(
-        self, home: Tenant, name: str, *, parent: str | None, source: str, named: bool, now: float
-    ) -> Program:
+    def _begin(self, home: Tenant, name: str, *, parent: str | None, source: str, now: float) -> Program:
         if self._count >= self._programs_max:
             self._make_room(home)
             self._tenants[home.id] = home  # it may have given up its last program
-        program = Program(home, name, parent=parent, source=source, named=named, now=now)
+        program = Program(home, name, parent=parent, source=source, now=now)
         home.add(program)
         self._count += 1
         return program
@@ -544,29 +383,3 @@ class Resolver:
         for ticket, tip in self._flying.items():
             if tip.ticket != ticket or tip.state != "flying" or tip not in tip.program.tips:
                 raise InvariantBroken(f"the call with ticket {ticket} is in flight without a conversation")
-
-
-def _opened(seeking: Seeking) -> bool:
-    """Has the assistant spoken in this conversation?"""
-    return seeking.delta or any(item.role in ("assistant", "tool") for item in seeking.items)
-
-
-def _is_retry(evidence: CallEvidence, tip: Tip | None) -> bool:
-    count = evidence.headers.get("x-stainless-retry-count", "0")
-    return tip is not None and (tip.state == "failed" or count not in ("", "0"))
-
-
-def _cut_down(program: Program, named: Named) -> bool:
-    """Does the client itself say that the old context is gone?"""
-    return named.compacted or (named.window is not None and named.window > program.window)
-
-
-def _turn_over(program: Program, named: Named | None, human: bool) -> None:
-    name: str | Literal[False] | None = named.turn if named is not None else None
-    if name:
-        if program.turn_name is not None and name != program.turn_name:
-            program.turn += 1
-        program.turn_name = name
-    elif human and program.turn_done:
-        program.turn += 1
-    program.turn_done = False

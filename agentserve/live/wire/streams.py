@@ -25,54 +25,49 @@ _UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, Recur
 
 
 class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
+    name: Any = None
+    arguments: Any = None
 
 
 class _ToolDelta(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
+    index: int | None = None
+    id: Any = None
     function: _Function | None = None
 
 
 class _Delta(msgspec.Struct):
     content: Any = None
     tool_calls: list[_ToolDelta] | None = None
-    refusal: str | None = None
+    refusal: Any = None
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     delta: _Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] = []
+    id: Any = None
+    model: Any = None
+    choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
 
 
 class _Block(msgspec.Struct):
-    type: str = ""
-    id: str | None = None
-    name: str | None = None
-    text: str | None = None
-    partial_json: str | None = None
-    stop_reason: str | None = None
-
-
-class _Message(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
-    usage: Any = None
+    type: Any = ""
+    id: Any = None
+    name: Any = None
+    text: Any = None
+    partial_json: Any = None
+    input: Any = None
+    stop_reason: Any = None
 
 
 class _AnthropicEvent(msgspec.Struct):
-    type: str = ""
-    index: int = 0
+    type: Any = ""
+    index: int | None = None
     message: Any = None
     content_block: _Block | None = None
     delta: _Block | None = None
@@ -113,22 +108,27 @@ class _Draft:
         self.whole = False
         self.error: str | None = None
 
-    def text(self, text: str) -> None:
+    def text(self, text: Any) -> None:
+        if not isinstance(text, str):
+            text = text_of(text)
         self.chars += len(text)
         if self.chars <= TEXT_CHARS_MAX:
             self.texts.append(text)
 
-    def call(self, index: int, call_id: str | None, name: str | None, arguments: str | None) -> None:
+    def call(self, index: int, call_id: Any, name: Any, arguments: Any) -> None:
+        """A piece of a tool call; what is not text is left out, except arguments that came decoded."""
         call = self.calls.get(index)
         if call is None:
             if len(self.calls) >= TOOL_CALLS_MAX:
                 return
             call = self.calls[index] = ["", "", []]
-        if call_id and not call[0]:
+        if isinstance(call_id, str) and not call[0]:
             call[0] = call_id
-        if name and not call[1]:
+        if isinstance(name, str) and not call[1]:
             call[1] = name
-        if arguments:
+        if isinstance(arguments, (dict, list)):
+            arguments = msgspec.json.encode(arguments).decode()
+        if isinstance(arguments, str) and arguments:
             self.chars += len(arguments)
             if self.chars <= TEXT_CHARS_MAX:
                 call[2].append(arguments)
@@ -178,11 +178,11 @@ def _chat_event(draft: _Draft, data: bytes) -> None:
         return
     if chunk.error is not None:
         draft.failed(chunk.error)
-    draft.response_id = draft.response_id or chunk.id
-    draft.model = draft.model or chunk.model
+    draft.response_id = draft.response_id or _string(chunk.id)
+    draft.model = draft.model or _string(chunk.model)
     if chunk.usage is not None and (usage := usage_of(chunk.usage)) is not None:
         draft.usage = usage
-    for choice in chunk.choices:
+    for choice in chunk.choices or ():
         if choice.finish_reason:
             draft.ends(choice.finish_reason)
             draft.whole = True  # some servers never send [DONE]
@@ -190,12 +190,15 @@ def _chat_event(draft: _Draft, data: bytes) -> None:
         if delta is None or choice.index:  # of several samples, the first is what an agent goes on with
             continue
         if delta.content:
-            draft.text(delta.content if isinstance(delta.content, str) else text_of(delta.content))
+            draft.text(delta.content)
         if delta.refusal:
             draft.text(delta.refusal)
-        for tool in delta.tool_calls or ():
+        for at, tool in enumerate(delta.tool_calls or ()):
             function = tool.function or _Function()
-            draft.call(tool.index, tool.id, function.name, function.arguments)
+            index = (
+                at if tool.index is None else tool.index
+            )  # some servers send whole calls, without an index
+            draft.call(index, tool.id, function.name, function.arguments)
 
 
 def _completions_event(draft: _Draft, data: bytes) -> None:
@@ -217,10 +220,10 @@ def _messages_event(draft: _Draft, data: bytes) -> None:
         if delta.text:
             draft.text(delta.text)
         elif delta.partial_json:
-            draft.call(event.index, None, None, delta.partial_json)
+            draft.call(event.index or 0, None, None, delta.partial_json)
     elif kind == "content_block_start" and (block := event.content_block) is not None:
         if block.type == "tool_use":
-            draft.call(event.index, block.id, block.name, None)
+            draft.call(event.index or 0, block.id, block.name, block.input or None)
         elif block.text:
             draft.text(block.text)
     elif kind == "message_start" and isinstance(event.message, dict):
@@ -301,10 +304,8 @@ def _responses_output(draft: _Draft, output: list[Any], canon: Canon) -> tuple[I
         if item.get("type") == "message":
             draft.text(text_of(item.get("content")))
         elif isinstance(item.get("type"), str) and item["type"].endswith("_call"):
-            arguments = item.get("arguments", item.get("input"))
-            call_id = _string(item.get("call_id", item.get("id")))
-            name = _string(item.get("name")) or item["type"]
-            draft.call(index, call_id, name, arguments if isinstance(arguments, str) else None)
+            arguments = item.get("arguments", item.get("input", item.get("action")))
+            draft.call(index, item.get("call_id", item.get("id")), item.get("name", item["type"]), arguments)
     if draft.calls and draft.finish == "stop":
         draft.finish = "tool_calls"
     return tuple(canon.items(output))
@@ -400,10 +401,9 @@ def _messages_body(draft: _Draft, body: dict[str, Any]) -> None:
         if not isinstance(block, dict):
             continue
         if block.get("type") == "tool_use":
-            arguments = msgspec.json.encode(block.get("input")).decode()
-            draft.call(index, _string(block.get("id")), _string(block.get("name")), arguments)
-        elif isinstance(text := block.get("text"), str):
-            draft.text(text)
+            draft.call(index, block.get("id"), block.get("name"), block.get("input"))
+        elif block.get("type") == "text":
+            draft.text(block.get("text"))
 
 
 def _chat_body(draft: _Draft, body: dict[str, Any]) -> None:
@@ -417,12 +417,11 @@ def _chat_body(draft: _Draft, body: dict[str, Any]) -> None:
         if isinstance(text := first.get("text"), str):
             draft.chars += len(text)
         return
-    draft.text(text_of(message.get("content")))
-    if isinstance(refusal := message.get("refusal"), str):
-        draft.text(refusal)
+    draft.text(message.get("content"))
+    draft.text(message.get("refusal"))
     calls = message.get("tool_calls")
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
         inner = call.get("function", call.get("custom")) if isinstance(call, dict) else None
         if isinstance(inner, dict):
             arguments = inner.get("arguments", inner.get("input"))
-            draft.call(index, _string(call.get("id")), _string(inner.get("name")), _string(arguments))
+            draft.call(index, call.get("id"), inner.get("name"), arguments)

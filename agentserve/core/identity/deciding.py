@@ -1,0 +1,221 @@
+"""Decides what a call is to which program, from the evidence and what is remembered.
+
+Rule: it looks and changes nothing; the resolver carries the verdict out. Order of evidence: a name that a client
+gave, then the longest known prefix, results of open tool calls, an argument or a reply that the call opens with,
+an opening that another role of the program was given too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentserve.core.events import Relation
+from agentserve.core.identity.evidence import CallEvidence
+from agentserve.core.identity.known import Program, Tenant, Tip, Traced
+from agentserve.core.identity.matching import Found, Seeking, by_tool_results, find, opened_by
+from agentserve.core.identity.naming import Named
+
+JOIN_S = 30.0  # another role with the same opening is the same program within this time
+JOIN_CHARS_MIN = 32  # a shorter opening ("hi") is shared by strangers
+
+Sure = tuple[str, float]  # source and confidence
+BY_REPLY: Sure = ("content:reply", 0.95)
+BY_RESULTS: Sure = ("content:tool-results", 0.85)
+BY_SPAWN: Sure = ("content:spawn", 0.8)
+BY_REQUEST: Sure = ("content:request", 0.75)
+BY_NOTHING: Sure = ("content:new", 0.7)
+BY_QUOTE: Sure = ("content:quoted-reply", 0.6)
+BY_OPENER: Sure = ("content:opener", 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a call is."""
+
+    relation: Relation
+    sure: Sure
+    program: Program | None = None  # None: a new one begins
+    name: str | None = None  # of the new one; None: a name is made up for it
+    parent: str | None = None
+    tip: Tip | None = None  # the conversation that goes on; None for one more
+    claims: Traced | None = None  # the tool call that this sub-agent answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that there is to decide from."""
+
+    home: Tenant
+    evidence: CallEvidence
+    seeking: Seeking
+    named: Named | None
+    now: float
+
+    @property
+    def begun(self) -> bool:
+        """Has the assistant spoken in this conversation?"""
+        seeking = self.seeking
+        return seeking.delta or any(item.role in ("assistant", "tool") for item in seeking.items)
+
+    def retries(self, tip: Tip | None) -> bool:
+        """Is this the same call again because its first try came to nothing?"""
+        count = self.evidence.headers.get("x-stainless-retry-count", "0")
+        return tip is not None and (tip.state == "failed" or count not in ("", "0"))
+
+    def repeats(self, tip: Tip | None) -> bool:
+        """Is this a step that was answered and is now made anew?"""
+        return tip is not None and tip.state == "ready" and tip.role == self.evidence.role
+
+
+def decide(case: Case) -> Verdict:
+    """What the call is."""
+    named = case.named
+    if named is None:
+        return _by_content(case)
+    if named.tier == "weak":
+        # A trace id groups what content does not tell; where content is certain, a new trace is only a new turn.
+        found = find(case.home, case.seeking)
+        if found is not None and found.how == "reply":
+            return Verdict(relation="continues", sure=BY_REPLY, program=found.program, tip=found.tip)
+    return _by_name(case, named)
+
+
+# -- calls whose program is named -----------------------------------------------------------------------------
+
+
+def _by_name(case: Case, named: Named) -> Verdict:
+    sure: Sure = (f"{named.tier}:{named.source}", named.confidence)
+    program = case.home.programs.get(named.name)
+    aside = named.tools_always and not case.evidence.tools_offered and named.call_class is None
+    if program is None:
+        relation: Relation = "new" if named.parent is None else "subagent"
+        if named.call_class == "auxiliary" or aside:
+            relation = "auxiliary"
+        return Verdict(relation=relation, sure=sure, name=named.name, parent=named.parent)
+    if named.call_class == "auxiliary" or not case.evidence.conversational:
+        return Verdict(relation="auxiliary", sure=sure, program=program)
+    found = find(case.home, case.seeking, program.root)
+    if found is not None and (found.program is program or found.how == "reply"):
+        return _along(case, found, named, sure)
+    return _beside(case, program, named, sure, aside=aside)
+
+
+def _along(case: Case, found: Found, named: Named, sure: Sure) -> Verdict:
+    """The call shares a prefix with what its program said before."""
+    program, tip = found.program, found.tip
+    if found.how == "again":
+        if case.retries(tip) or case.repeats(tip):
+            return Verdict(relation="retry", sure=sure, program=program, tip=tip)
+        return Verdict(relation="fork", sure=sure, program=program)
+    if found.how in ("reply", "request"):
+        return Verdict(relation="continues", sure=sure, program=program, tip=tip)
+    if _cut_down(program, named):
+        return Verdict(relation="compaction", sure=sure, program=program)
+    return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
+
+
+def _beside(case: Case, program: Program, named: Named, sure: Sure, *, aside: bool) -> Verdict:
+    """The call begins with something that its program never said."""
+    main = program.main
+    if main is None:
+        first: Relation = "new" if program.parent is None else "subagent"
+        return Verdict(relation="auxiliary" if aside else first, sure=sure, program=program)
+    if _cut_down(program, named):
+        return Verdict(relation="compaction", sure=sure, program=program)
+    if rewritten := _rewritten(case, program, sure):
+        return rewritten
+    same_role = case.evidence.system == program.main_system
+    toolless = program.main_tools and not case.evidence.tools_offered
+    if toolless and not same_role and named.tier in ("harness", "generic"):
+        return Verdict(relation="auxiliary", sure=sure, program=program)
+    shorter = main.state != "flying" and len(case.seeking.items) < main.depth
+    if same_role and shorter and (program.summarising or named.tier in ("harness", "generic")):
+        return Verdict(relation="compaction", sure=sure, program=program)
+    if not named.names_agents:
+        spawned, _ = opened_by(case.home, case.seeking, case.evidence, program.root)
+        if spawned is not None:
+            return _child(spawned, (sure[0], BY_SPAWN[1]))
+    return Verdict(relation="continues", sure=sure, program=program)
+
+
+def _rewritten(case: Case, program: Program, sure: Sure) -> Verdict | None:
+    """Results of the program's open calls on top of another past: its history was edited, not branched."""
+    main, seeking = program.main, case.seeking
+    if main is None or main.state == "flying" or not any(c in program.calls for c in seeking.returns):
+        return None
+    shorter = len(seeking.items) < main.depth and not seeking.delta
+    return Verdict(relation="compaction" if shorter else "continues", sure=sure, program=program, tip=main)
+
+
+def _cut_down(program: Program, named: Named) -> bool:
+    """Does the client itself say that the old context is gone?"""
+    return named.compacted or (named.window is not None and named.window > program.window)
+
+
+# -- calls without a name -------------------------------------------------------------------------------------
+
+
+def _by_content(case: Case) -> Verdict:
+    fresh = Verdict(relation="new", sure=BY_NOTHING)
+    seeking = case.seeking
+    if not case.evidence.conversational or not (seeking.items or seeking.delta):
+        return fresh
+    found = find(case.home, seeking)
+    if found is not None and (verdict := _from_prefix(case, found)) is not None:
+        return verdict
+    waiting = by_tool_results(case.home, seeking)
+    if waiting is not None and (rewritten := _rewritten(case, waiting, BY_RESULTS)) is not None:
+        return rewritten
+    spawned, told = opened_by(case.home, seeking, case.evidence)
+    if spawned is not None and not case.begun:
+        return _child(spawned, BY_SPAWN)
+    return fresh if told is None else _told(case, told.program)
+
+
+def _from_prefix(case: Case, found: Found) -> Verdict | None:
+    program, tip, seeking = found.program, found.tip, case.seeking
+    if found.how in ("reply", "request"):
+        sure = BY_REPLY if found.how == "reply" else BY_REQUEST
+        return Verdict(relation="continues", sure=sure, program=program, tip=tip)
+    sure = BY_REPLY if program.marks.get(seeking.hash_at(found.at)) else BY_REQUEST
+    if found.how == "moved" and found.at < len(seeking.items):
+        return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
+    if case.retries(tip):
+        return Verdict(relation="retry", sure=sure, program=program, tip=tip)
+    if case.begun:  # one more sample of a step, or the step made anew
+        if case.repeats(tip):
+            return Verdict(relation="retry", sure=sure, program=program, tip=tip)
+        return Verdict(relation="fork", sure=sure, program=program)
+    return _same_opening(case, program)
+
+
+def _same_opening(case: Case, program: Program) -> Verdict | None:
+    """Equal openings are different programs, unless another role of the same program is given the same words."""
+    evidence = case.evidence
+    if (
+        evidence.role in program.roles
+        or case.now - program.started_at > JOIN_S
+        or evidence.person != program.person
+        or sum(item.size for item in case.seeking.items) < JOIN_CHARS_MIN
+    ):
+        return None
+    if program.main_tools and not evidence.tools_offered:
+        return Verdict(relation="auxiliary", sure=BY_OPENER, program=program)
+    beside = program.main is not None and program.main.state == "flying"
+    return Verdict(relation="fork" if beside else "continues", sure=BY_OPENER, program=program)
+
+
+def _told(case: Case, program: Program) -> Verdict:
+    """The call opens with what the program's model said: the next stage of a pipeline, or a summary."""
+    main = program.main
+    cut = (
+        main is not None
+        and main.state != "flying"
+        and case.evidence.system == program.main_system
+        and len(case.seeking.items) < main.depth
+    )
+    return Verdict(relation="compaction" if cut else "continues", sure=BY_QUOTE, program=program)
+
+
+def _child(spawned: Traced, sure: Sure) -> Verdict:
+    return Verdict(relation="subagent", sure=sure, parent=spawned.program.name, claims=spawned)
