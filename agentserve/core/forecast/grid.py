@@ -11,6 +11,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
+# What one observation adds to a histogram: (bin, mass) pairs, whose masses add to one.
+Smear = Sequence[tuple[int, float]]
+
 # Where, inside a bin, an observation may be centred. Four places are enough: beyond that the kernel's own
 # width (most of a bin) hides the difference.
 _PLACES = 4
@@ -61,13 +64,13 @@ class Grid:
             for place in range(inner)
         )
 
-    def _smear(self, centre: float, blur: float) -> tuple[int, tuple[float, ...]]:
-        """The first bin touched and the masses from there; never into the overflow, never out of the grid."""
+    def _smear(self, centre: float, blur: float) -> Smear:
+        """Never into the overflow, never out of the grid."""
         first = max(0, math.floor(centre - 2.5 * blur + 0.5))
         last = min(self.bins - 2, math.ceil(centre + 2.5 * blur - 0.5))
         raw = [math.exp(-0.5 * ((i - centre) / blur) ** 2) for i in range(first, last + 1)]
         total = sum(raw)
-        return first, tuple(x / total for x in raw)
+        return tuple((first + i, x / total) for i, x in enumerate(raw))
 
     def index(self, value: float) -> int:
         """The bin that holds `value`."""
@@ -77,15 +80,15 @@ class Grid:
             return 0
         return min(int((math.log(value) - self._log_low) * self._per_log), self.bins - 2)
 
-    def smear(self, value: float) -> tuple[int, tuple[float, ...]]:
-        """Where one observation of `value` lands: the first bin, and the masses (which add to one) from there."""
+    def smear(self, value: float) -> Smear:
+        """Where one observation of `value` lands."""
         if value >= self.high:
-            return self.bins - 1, (1.0,)
+            return ((self.bins - 1, 1.0),)
         if value <= self.low:
             return self._smears[0][0]
         at = (math.log(value) - self._log_low) * self._per_log
         place = min(int(at), self.bins - 2)
-        return self._smears[place][int((at - place) * _PLACES) if at < self.bins - 1 else _PLACES - 1]
+        return self._smears[place][min(int((at - place) * _PLACES), _PLACES - 1)]
 
     def position(self, value: float) -> tuple[int, float]:
         """The bin of `value` and how far into it (in log) the value lies, 0 to 1."""
@@ -103,7 +106,7 @@ class Grid:
         return math.exp(left + part * (self.log_edges[place + 1] - left))
 
 
-def spread(grid: Grid, masses: Sequence[float], after: float) -> list[float]:
+def spread(grid: Grid, masses: Sequence[float], after: float) -> Smear:
     """`masses` conditioned on a value above `after`, adding to one: where a censored observation may lie."""
     place, part = grid.position(after)
     kept = [0.0] * place + [masses[place] * (1 - part)] + list(masses[place + 1 :])
@@ -111,7 +114,7 @@ def spread(grid: Grid, masses: Sequence[float], after: float) -> list[float]:
     if total <= 0.0:  # longer than anything seen: all that is known is that it is beyond
         kept = [0.0] * grid.bins
         kept[min(place + 1, grid.bins - 1)] = total = 1.0
-    return [x / total for x in kept]
+    return [(i, x / total) for i, x in enumerate(kept) if x]
 
 
 # Tool calls and the gaps that software makes: a millisecond to an hour. Longer than that is "does not return".

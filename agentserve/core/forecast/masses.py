@@ -7,13 +7,11 @@ by addition. Decay is by observation, not by time, and costs nothing: each newco
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from agentserve.core.forecast.grid import Grid
+from agentserve.core.forecast.grid import Grid, Smear
 
-# One array per key: the masses of the bins, then their sum, then the weight of the newest observation.
-Masses = array  # of "f"
-
+# One array of 32-bit floats a key: the masses of the bins, then their sum, then the weight of the newest.
 # Weights grow until here, then all is scaled back; far inside what a 32-bit float can hold.
 _WEIGHT_MAX = 1e12
 
@@ -24,20 +22,17 @@ def empty(bins: int) -> array[float]:
     return masses
 
 
-def add(masses: array[float], smear: tuple[int, Sequence[float]], growth: float, amount: float = 1.0) -> None:
+def add(masses: array[float], smear: Smear, growth: float) -> None:
     """Count one observation; all older ones lose weight by `growth` = 2 ** (1 / half-life)."""
     weight = masses[-1] * growth
     if weight > _WEIGHT_MAX:
         for i in range(len(masses) - 1):
             masses[i] /= weight
         weight = 1.0
-    first, parts = smear
-    scaled = weight * amount
-    for part in parts:
-        masses[first] += scaled * part
-        first += 1
-    masses[-2] += scaled
     masses[-1] = weight
+    masses[-2] += weight
+    for place, part in smear:
+        masses[place] += weight * part
 
 
 def count(masses: array[float]) -> float:

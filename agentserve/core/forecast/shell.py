@@ -143,7 +143,7 @@ def _name(name: str, words: list[str]) -> str:
         return _interpreted(name, words)
     if name in _OPERANDS:
         return name
-    valued = _VALUED.get(name, frozenset())
+    valued: frozenset[str] | set[str] = _VALUED.get(name, set())
     kept, at = [name], 1
     while at < len(words) and len(kept) < 3:
         word = words[at]

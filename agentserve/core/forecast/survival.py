@@ -7,14 +7,15 @@ nothing about where the masses came from.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import mul
 
 from agentserve.core.forecast.grid import Grid
 
 # Keeping for longer than this many break-even times has never paid on the workloads measured.
-CAP_BREAK_EVENS = 3.0
+CAP_BREAK_EVENS = 2.0
 
 
 class Survival:
@@ -24,7 +25,7 @@ class Survival:
     waiting, `quantile(0.5)` is above 10.
     """
 
-    __slots__ = ("_below", "elapsed_s", "grid", "masses")
+    __slots__ = ("_cumulated", "elapsed_s", "grid", "masses")
 
     def __init__(self, grid: Grid, masses: Sequence[float], *, elapsed_s: float = 0.0) -> None:
         self.grid = grid
@@ -32,17 +33,21 @@ class Survival:
         if elapsed_s > grid.low:
             place, part = grid.position(elapsed_s)
             masses = [0.0] * place + [masses[place] * (1 - part), *masses[place + 1 :]]
-        below = list(accumulate(masses, initial=0.0))
-        total = below[-1]
+        total = sum(masses)
         if total <= 0.0:  # it outlasted all that was ever seen
             masses = [0.0] * (grid.bins - 1) + [1.0]
-            below = [0.0] * grid.bins + [1.0]
-        elif abs(total - 1.0) > 1e-9:
-            scale = 1.0 / total
-            masses = [m * scale for m in masses]
-            below = [b * scale for b in below]
+        elif abs(total - 1.0) > 1e-6:
+            masses = [m / total for m in masses]
         self.masses = masses
-        self._below = below  # below[i]: probability of less than edge i
+        self._cumulated: list[float] | None = None
+
+    @property
+    def _below(self) -> list[float]:
+        """The probability of less than each edge; made when first asked for."""
+        below = self._cumulated
+        if below is None:
+            below = self._cumulated = list(accumulate(self.masses, initial=0.0))
+        return below
 
     @property
     def never_returns(self) -> float:
@@ -116,15 +121,24 @@ class Survival:
         if break_even_s <= 0.0 or cap_s <= 0.0:
             return 0.0
         grid, origin = self.grid, self.elapsed_s
-        cap = origin + min(cap_s, CAP_BREAK_EVENS * break_even_s)
-        best, best_at, held = break_even_s, 0.0, 0.0
+        end = origin + min(cap_s, CAP_BREAK_EVENS * break_even_s)
         first = grid.position(origin)[0] if origin > grid.low else 0
-        for i in range(first, grid.bins - 1):
-            mass, edge = self.masses[i], grid.edges[i + 1]
-            if edge > cap:
-                break
-            held += mass * (max(grid.means[i], origin) - origin)
-            cost = held + (1.0 - self._below[i + 1]) * (edge - origin + break_even_s)
-            if cost < best:
-                best, best_at = cost, edge - origin
-        return best_at
+        last = max(first, min(bisect_right(grid.edges, end) - 1, grid.bins - 1))  # the bin that holds the cap
+        masses, means = self.masses[first:last], grid.means[first:last]
+        if origin:
+            means = tuple(max(mean - origin, 0.0) for mean in means)
+        edges = grid.edges[first + 1 : last + 1]
+        returned = list(accumulate(masses))
+        held = list(accumulate(map(mul, masses, means)))
+        miss = break_even_s - origin
+        costs = [h + (1.0 - r) * (edge + miss) for h, r, edge in zip(held, returned, edges, strict=True)]
+        # Between two edges the cap itself is the last candidate.
+        back, spent = (returned[-1], held[-1]) if costs else (0.0, 0.0)
+        part = self.cdf(end) - back
+        left = max(grid.edges[last], origin)
+        costs.append(spent + part * (0.5 * (left + end) - origin) + (1.0 - back - part) * (end + miss))
+        least = min(costs)
+        if least >= break_even_s:
+            return 0.0
+        best = costs.index(least)
+        return edges[best] - origin if best < len(edges) else end - origin
