@@ -212,11 +212,9 @@ class Driver:
         )
 
     def _forget(self, step: StepId) -> None:
-        ticket = self._tickets.pop(step, None)
-        if ticket is not None and not ticket.decision.done():
-            ticket.decision.set_result(
-                do.Reject(step=step, status=502, retry_after_s=1.0, reason="engine_failed")
-            )
+        """No engine will serve it; whoever asks `again()` is told so."""
+        reject = do.Reject(step=step, status=502, retry_after_s=1.0, reason="engine_failed")
+        self._resolve(reject)
 
     # -- the timer
 
