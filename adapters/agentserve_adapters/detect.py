@@ -1,0 +1,67 @@
+"""Which kind of engine answers at an address.
+
+Rule: every installed adapter may look; the surest wins, ties go to the first name. Adapters are found by
+entry point, so that one installed from elsewhere is recognised the same way. An address where nothing
+answers is an `EngineUnreachable`; one where something answers that nobody knows is an `EngineBroke`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import httpx
+
+from agentserve.errors import EngineBroke
+from agentserve_adapters.detection import Recognised, Sight
+from agentserve_adapters.wire import EngineWire
+
+GROUP = "agentserve.adapters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """The verdict, and who else thought to know it."""
+
+    kind: str
+    recognised: Recognised
+    others: Mapping[str, Recognised]
+
+
+def installed() -> dict[str, Any]:
+    """Every adapter class that is installed, by kind."""
+    found: dict[str, Any] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        found.setdefault(point.name, point.load())
+    return found
+
+
+async def detect(
+    url: str,
+    *,
+    api_key: str | None = None,
+    adapters: Mapping[str, Any] | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Detection:
+    """The kind of the engine at `url`."""
+    classes = installed() if adapters is None else adapters
+    lookers = {kind: cls for kind, cls in classes.items() if hasattr(cls, "recognise")}
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    wire = EngineWire(url, engine=url, headers=headers, transport=transport)
+    sight = Sight(wire)
+    try:
+        answers = await asyncio.gather(*(cls.recognise(sight) for cls in lookers.values()))
+    finally:
+        await wire.close()
+    known = {kind: seen for kind, seen in zip(lookers, answers, strict=True) if seen is not None}
+    if not known:
+        raise EngineBroke(
+            f"what answers at {url} is no engine that we know",
+            remedy="name its kind (kind = …) if it speaks an API of one",
+            engine=url,
+        )
+    kind = max(sorted(known), key=lambda k: known[k].certainty)
+    return Detection(kind=kind, recognised=known[kind], others={k: v for k, v in known.items() if k != kind})

@@ -1,0 +1,77 @@
+"""Requests that adapters send of their own: the next prompt of a program, with one token of output.
+
+Rule: whatever decides the prompt's tokens stays as the client sent it (messages, tools, template
+arguments); whatever decides only the output is dropped, so that nothing but the prefill is paid for.
+The client's body is never changed: a warm is a new one.
+"""
+
+from __future__ import annotations
+
+from agentserve.ports import Json, ProgramPrefix
+
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "embeddings": "/v1/embeddings",
+}
+
+# Fields that say what to do with the output; none of them reaches the prompt.
+OUTPUT_FIELDS = frozenset(
+    {
+        "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens",
+        "n", "best_of", "stop", "stop_sequences", "logprobs", "top_logprobs", "echo", "suffix", "seed",
+        "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "logit_bias",
+        "repetition_penalty", "ignore_eos", "prediction", "modalities", "audio", "store", "background",
+        "metadata", "user", "service_tier", "request_id", "priority",
+    }
+)  # fmt: skip
+
+
+def warm_request(prefix: ProgramPrefix) -> tuple[str, Json] | None:
+    """Path and body of a request whose prompt is the program's next one as far as it is known.
+
+    None for protocols that keep no KV.
+    """
+    if prefix.protocol not in ("chat", "completions", "responses", "messages"):
+        return None
+    body = {k: v for k, v in prefix.body.items() if k not in OUTPUT_FIELDS}
+    limit = "max_output_tokens" if prefix.protocol == "responses" else "max_tokens"
+    body[limit] = 1
+    body["stream"] = False
+    if prefix.protocol == "responses":
+        body["store"] = False
+    _append_reply(body, prefix)
+    return PATHS[prefix.protocol], body
+
+
+def _append_reply(body: Json, prefix: ProgramPrefix) -> None:
+    """The reply becomes part of the prompt, as it will when the program comes back."""
+    if prefix.protocol == "completions":
+        if isinstance(body.get("prompt"), str) and prefix.reply_text:
+            body["prompt"] += prefix.reply_text
+        return
+    reply = prefix.reply
+    if reply is None and prefix.reply_text:
+        reply = {"role": "assistant", "content": prefix.reply_text}
+    if reply is None:
+        return
+    if prefix.protocol == "responses":
+        said = body.get("input", [])
+        items = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+        body["input"] = [*items, *reply.get("output", [reply])]
+    else:
+        body["messages"] = [*body.get("messages", []), reply]
+
+
+def cached_tokens(protocol: str, reply: Json) -> int | None:
+    """What the engine says was in its cache, from a whole reply of this protocol."""
+    usage = reply.get("usage") or {}
+    if protocol == "messages":
+        found = usage.get("cache_read_input_tokens")
+    elif protocol == "responses":
+        found = (usage.get("input_tokens_details") or {}).get("cached_tokens")
+    else:
+        found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return found if isinstance(found, int) else None

@@ -1,0 +1,355 @@
+"""vLLM: priorities, sessions and salts by field or header, KV events, gauges, capacity, tokeniser.
+
+Rule: what vLLM lacks is not pretended. It has no pin, no time to live and no prefetch: pins are reserved by
+admission or touched, warms are one-token requests at the worst priority. Facts checked against vLLM 0.32's
+source and a running server; older names and encodings are read too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, ClassVar
+
+from agentserve.errors import EngineError
+from agentserve.ports import Capabilities, EngineLoad, Hints, Json, Outcome, Outgoing, Receipt
+from agentserve_adapters.actions import Refused
+from agentserve_adapters.detection import Recognised, Sight
+from agentserve_adapters.exposition import Exposition
+from agentserve_adapters.kv_stream import KvSource, reachable
+from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, gather_softly
+
+WORST_PRIORITY = 2**31 - 1  # smaller goes sooner in vLLM, as in our hints
+SALT_CHARS_MAX = 128
+SALT_FORBIDDEN = re.compile(r"[@/\\\x00]")
+# From this version on, session and priority travel as headers and the client's bytes stay untouched.
+HEADERS_SINCE = (0, 32)
+SESSION_SINCE = (0, 32)
+
+KV_EVENTS_FLAG = (
+    """--kv-events-config '{"enable_kv_cache_events":true,"publisher":"zmq","""
+    """"endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'"""
+)
+
+
+class VLLMAdapter(ServedEngine):
+    """One vLLM server."""
+
+    kind = "vllm"
+    protocols: ClassVar[frozenset[str]] = frozenset(
+        {"chat", "completions", "responses", "messages", "embeddings"}
+    )
+
+    counts_copies: ClassVar[bool] = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._version: tuple[int, ...] = ()
+        self._priority = False
+        self._offloads = False
+        self._aborts_by_name = True
+
+    @staticmethod
+    async def recognise(sight: Sight) -> Recognised | None:
+        owner = await sight.owner()
+        version = str((await sight.table("/version")).get("version", ""))
+        if owner == "vllm":
+            return Recognised(certainty=0.95, evidence="/v1/models is owned by vllm", version=version)
+        if "vllm:" in await sight.text("/metrics"):
+            return Recognised(certainty=0.9, evidence="/metrics has vllm: names", version=version)
+        return None
+
+    # -- probing
+
+    async def probe(self) -> Capabilities:
+        models = await self.models()
+        version_answer, page, sources, config, protocols = await gather_softly(
+            self.ask_softly("/version"),
+            self._page(),
+            self.kv_sources(),
+            self._config(),
+            self._served_protocols(),
+        )
+        version = str(version_answer.get("version", ""))
+        self._version = version_tuple(version)
+        cache = _first(page.labels("vllm:cache_config_info"))
+        kv_tokens = self.options.kv_tokens or kv_capacity(cache)
+        self.seen(marks={"version": version or None, "kv_tokens": kv_capacity(cache)})
+        self._priority = self._schedules_by_priority(config)
+        self._offloads = any(name.startswith("vllm:kv_offload") for name in page.names())
+        cached = await self._reports_cached(config, models)
+        return Capabilities(
+            kind=self.kind,
+            version=version,
+            models=self.names(models),
+            protocols=protocols,
+            kv_tokens=kv_tokens,
+            block_tokens=_whole(cache.get("block_size")),
+            seqs_max=_whole(_at(config, "scheduler_config", "max_num_seqs")),
+            context_tokens_max=context_of(models),
+            priority=self._priority,
+            pin="reserved",
+            kv_events=bool(sources),
+            reports_cached_tokens=cached,
+            tokenises=True,
+            unlocks=self._unlocks(cache, sources, cached),
+            refused=self.actions.refused,
+            mechanisms=self._how(bool(sources), kv_tokens, cached),
+        )
+
+    def _how(self, events: bool, kv_tokens: int | None, cached: bool) -> tuple[tuple[str, str], ...]:
+        native = {
+            "load": "native: /metrics",
+            "tokenise": "native: /tokenize",
+            "pin": f"reserved: {RESERVED}; touched: refreshed by one-token requests",
+        }
+        if self._priority:
+            native["priority"] = "native: priority (smaller goes sooner)"
+        if events:
+            native["residency"] = "native: KV events over ZeroMQ"
+        elif cached:
+            native["residency"] = "estimated: from prompts, corrected by cached_tokens"
+        if kv_tokens is not None and not self.options.kv_tokens:
+            native["kv_capacity"] = "native: vllm:cache_config_info"
+        if self._version >= SESSION_SINCE:
+            native["session"] = "native: X-Session-ID, echoed in KV events"
+        if self._offloads:
+            native["offload"] = "native: a program's last step is kept out of the CPU tier"
+        return self.mechanisms(**native)
+
+    def _unlocks(self, cache: Any, sources: Any, cached: bool) -> tuple[tuple[str, str], ...]:
+        found = []
+        if not cached:
+            found.append(("--enable-prompt-tokens-details", "replies say how many prompt tokens were cached"))
+        if not self._priority:
+            found.append(
+                (
+                    "--scheduling-policy priority",
+                    "program order inside the engine; vLLM shows its policy only with "
+                    "VLLM_SERVER_DEV_MODE=1, else also set `extra = { priority = true }` for this engine",
+                )
+            )
+        if not sources:
+            found.append((KV_EVENTS_FLAG, "exact knowledge of what the engine holds of each program"))
+        if cache.get("enable_prefix_caching") == "False":
+            found.append(("--enable-prefix-caching", "without it nothing a program sent is ever reused"))
+        if not self._offloads:
+            found.append(("--kv-offloading-size GIB", "evicted KV comes back from CPU memory"))
+        return tuple(found)
+
+    def _schedules_by_priority(self, config: Json) -> bool:
+        """Its own word (shown in development mode only), else the operator's; never a guess.
+
+        Under its default policy vLLM takes a priority and ignores it, and its older versions fail on one.
+        """
+        policy = _at(config, "scheduler_config", "policy")
+        if policy is not None:
+            return str(policy) == "priority"
+        return self.options.extra.get("priority") is True
+
+    async def _config(self) -> Json:
+        """Its configuration, where development mode shows it."""
+        found = (await self.ask_softly("/server_info?config_format=json")).get("vllm_config")
+        return found if isinstance(found, dict) else {}
+
+    async def _served_protocols(self) -> frozenset[str]:
+        """By its own list of routes; without one, what every version serves."""
+        paths = (await self.ask_softly("/openapi.json")).get("paths")
+        if not isinstance(paths, dict):
+            return frozenset({"chat", "completions"})
+        served = {
+            "chat": "/v1/chat/completions",
+            "completions": "/v1/completions",
+            "responses": "/v1/responses",
+            "messages": "/v1/messages",
+            "embeddings": "/v1/embeddings",
+        }
+        return frozenset(protocol for protocol, path in served.items() if path in paths)
+
+    async def _reports_cached(self, config: Json, models: list[Json]) -> bool:
+        """Ask for one token and see whether the reply's usage has the detail. Once per probe, a few tokens."""
+        names = self.names(models)
+        if not names or self.options.extra.get("probe") == "passive":
+            return False
+        body = {"model": names[0], "prompt": [1, 1], "max_tokens": 1, "temperature": 0}
+        try:
+            answer = await self.wire.post("/v1/completions", body)
+        except EngineError:
+            return False
+        usage = answer.table().get("usage")
+        return isinstance(usage, dict) and isinstance(usage.get("prompt_tokens_details"), dict)
+
+    # -- gauges
+
+    async def load(self) -> EngineLoad:
+        page = await self._page()
+        cache = _first(page.labels("vllm:cache_config_info"))
+        queries = page.count("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total")
+        hits = page.count("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
+        preemptions = page.count("vllm:num_preemptions_total")
+        boot = self.seen(
+            marks={"started": page.total("process_start_time_seconds"), "kv_tokens": kv_capacity(cache)},
+            counters={
+                "queries": queries,
+                "prompts": page.total("vllm:prompt_tokens_total"),
+                "generated": page.total("vllm:generation_tokens_total"),
+            },
+        )
+        return EngineLoad(
+            running=page.count("vllm:num_requests_running"),
+            waiting=page.count("vllm:num_requests_waiting"),
+            kv_used_share=page.mean("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+            preemptions=preemptions,
+            prefix_queries_tokens=queries,
+            prefix_hits_tokens=hits,
+            boot=boot,
+        )
+
+    async def _page(self) -> Exposition:
+        answer = await self.wire.get("/metrics")
+        return Exposition(answer.text if answer.ok else "", prefixes=("vllm:", "process_start_time_seconds"))
+
+    # -- on the request's path
+
+    def prepare(self, outgoing: Outgoing, hints: Hints) -> None:
+        super().prepare(outgoing, hints)
+        body, headers = outgoing.body, outgoing.headers
+        if self._version >= HEADERS_SINCE:
+            headers["x-session-id"] = hints.program
+            if self._priority:
+                headers["x-vllm-priority"] = str(hints.priority)
+        elif self._priority and outgoing.protocol in ("chat", "completions", "responses"):
+            body["priority"] = hints.priority
+            outgoing.changed = True
+        if hints.cache_salt is not None and body.get("cache_salt") is None:
+            body["cache_salt"] = plain_salt(hints.cache_salt)
+            outgoing.changed = True
+        if hints.program_final and self._offloads and "kv_transfer_params" not in body:
+            body["kv_transfer_params"] = {"max_offload_tokens": 0}
+            outgoing.changed = True
+
+    def dress_warm(self, program: str, body: Json, headers: dict[str, str]) -> None:
+        if self._version >= HEADERS_SINCE:
+            headers["x-session-id"] = program
+        if self._priority:
+            if self._version >= HEADERS_SINCE:
+                headers["x-vllm-priority"] = str(WORST_PRIORITY)
+            else:
+                body["priority"] = WORST_PRIORITY
+        if body.get("cache_salt") is not None:
+            body["cache_salt"] = plain_salt(str(body["cache_salt"]))
+
+    # -- tokens
+
+    async def count_tokens(self, protocol: str, body: Json) -> int | None:
+        if protocol == "messages":
+            answer = await self.wire.post("/v1/messages/count_tokens", body)
+            count = answer.table().get("input_tokens")
+        elif protocol == "chat":
+            asked = {k: body[k] for k in TOKENIZE_FIELDS if k in body}
+            answer = await self.wire.post("/tokenize", asked)
+            count = answer.table().get("count")
+        elif protocol == "completions" and isinstance(body.get("prompt"), str):
+            answer = await self.wire.post("/tokenize", {"model": body.get("model"), "prompt": body["prompt"]})
+            count = answer.table().get("count")
+        else:
+            return None
+        return count if isinstance(count, int) else None
+
+    # -- requests in flight
+
+    async def abort(self, request_id: str) -> Receipt:
+        """By name where the server was started with --enable-scale-out; else its closed connection did it."""
+        return await self.actions.carry_out(
+            "request.abort",
+            {"request_id": request_id},
+            lambda: self._abort_by_name(request_id),
+            instead="none",
+            emulation=CLOSED,
+        )
+
+    async def _abort_by_name(self, request_id: str) -> Receipt:
+        if not self._aborts_by_name:
+            return Receipt(outcome=Outcome.ACCEPTED, detail=CLOSED)
+        answer = await self.wire.post("/inference/v1/abort_requests", {"request_ids": [request_id]})
+        if answer.status in (404, 405):
+            self._aborts_by_name = False
+            return Receipt(outcome=Outcome.ACCEPTED, detail=CLOSED)
+        if not answer.ok:
+            raise Refused.by_status(answer.status, answer.complaint())
+        return Receipt(outcome=Outcome.ACCEPTED, detail="aborted by name")
+
+    # -- KV events
+
+    async def kv_sources(self) -> tuple[KvSource, ...]:
+        """Its own word on where it publishes, rank by rank; else the settings' `kv_events` endpoints."""
+        told = self.options.extra.get("kv_events")
+        if isinstance(told, str):
+            replay = self.options.extra.get("kv_replay")
+            return (KvSource(endpoint=told, replay_endpoint=replay if isinstance(replay, str) else None),)
+        sources = await self.ask_softly("/kv_event_sources")
+        found = []
+        for rank in sorted(sources, key=lambda r: (len(r), r)):
+            source = sources[rank]
+            if not isinstance(source, dict) or source.get("publisher") != "zmq":
+                continue
+            replay = source.get("replay_endpoint")
+            found.append(
+                KvSource(
+                    endpoint=reachable(str(source.get("endpoint", "")), self.url),
+                    replay_endpoint=reachable(str(replay), self.url) if replay else None,
+                    topic=str(source.get("topic") or ""),
+                )
+            )
+        return tuple(found)
+
+
+TOKENIZE_FIELDS = (
+    "model",
+    "messages",
+    "tools",
+    "chat_template",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+)
+
+
+def kv_capacity(cache: Any) -> int | None:
+    """Tokens of KV. The engine's own sum is right for hybrid models too; blocks times size is not."""
+    own = _whole(cache.get("kv_cache_size_tokens"))
+    if own:
+        return own
+    size, blocks = _whole(cache.get("block_size")), _whole(cache.get("num_gpu_blocks"))
+    return size * blocks if size and blocks else None
+
+
+def plain_salt(salt: str) -> str:
+    """`salt` as vLLM takes it: a long one, or one with forbidden signs, is replaced by its digest."""
+    if len(salt) <= SALT_CHARS_MAX and not SALT_FORBIDDEN.search(salt):
+        return salt
+    return hashlib.sha256(salt.encode()).hexdigest()
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version; empty where there are none."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(int(n) for n in found.group(1).split(".")) if found else ()
+
+
+def _first(labels: list[Any]) -> Any:
+    return labels[0] if labels else {}
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _at(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
+    return tree

@@ -1,0 +1,168 @@
+"""How adapters talk HTTP to an engine: bounded answers, named deadlines, our own exceptions.
+
+Rule: an answer of any status is an `Answer`; only an engine that cannot be reached, answers too late or
+does not speak HTTP raises. Redirects are not followed and the process environment is not consulted.
+This module knows nothing of any engine's paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from agentserve.errors import ConfigError, EngineBroke, EngineTimeout, EngineUnreachable
+
+ANSWER_BYTES_MAX = 16 * 1024 * 1024  # a large engine's /metrics is under 1 MiB
+CONNECT_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 10.0  # probes, gauges, pins
+GENERATE_TIMEOUT_S = 120.0  # a warm runs a whole prefill
+CONNECTIONS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an engine said."""
+
+    status: int
+    content: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON, or None where it is none."""
+        try:
+            return msgspec.json.decode(self.content)
+        except msgspec.DecodeError:
+            return None
+
+    def table(self) -> dict[str, Any]:
+        """The body as a JSON object of a successful answer; empty where it is anything else."""
+        found = self.json() if self.ok else None
+        return found if isinstance(found, dict) else {}
+
+    def complaint(self) -> str:
+        """One line that says why it was refused, for receipts and warnings."""
+        found = self.json()
+        said: Any = found
+        if isinstance(found, dict):
+            said = found.get("error", found.get("message", found.get("detail", found)))
+            if isinstance(said, dict):
+                said = said.get("message", said)
+        text = " ".join(str(said if said is not None else self.text).split())
+        return f"HTTP {self.status}: {text[:200]}" if text else f"HTTP {self.status}"
+
+
+class EngineWire:
+    """One engine's HTTP side. Opens its connections on first use, closes them on `close`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        engine: str,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        self.url = plain_url(url)
+        self.host = urlsplit(self.url).hostname or ""
+        self._engine = engine
+        self._headers = dict(headers or {})
+        self._transport = transport
+        self._proxy = proxy
+        self._client: httpx.AsyncClient | None = None
+
+    async def get(self, path: str, *, timeout_s: float = CONTROL_TIMEOUT_S) -> Answer:
+        return await self._ask("GET", path, None, timeout_s, None)
+
+    async def post(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        timeout_s: float = CONTROL_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        return await self._ask("POST", path, body, timeout_s, headers)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _ask(
+        self, method: str, path: str, body: Any, timeout_s: float, headers: Mapping[str, str] | None
+    ) -> Answer:
+        sent = {**self._headers, **(headers or {})}
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            sent["content-type"] = "application/json"
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        try:
+            async with self._open().stream(
+                method, self.url + path, content=content, headers=sent, timeout=timeout
+            ) as reply:
+                return Answer(
+                    status=reply.status_code, content=await self._read(reply), headers=reply.headers
+                )
+        except httpx.TimeoutException as exc:
+            raise EngineTimeout(
+                f"{method} {self.url}{path} got no answer within {timeout_s:g} s", engine=self._engine
+            ) from exc
+        except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.CloseError) as exc:
+            raise EngineUnreachable(
+                f"{self.url} does not answer ({exc or type(exc).__name__})",
+                remedy="is the engine running, and is this its address?",
+                engine=self._engine,
+            ) from exc
+        except httpx.HTTPError as exc:
+            raise EngineBroke(
+                f"{self.url}{path} did not answer with HTTP ({exc})", engine=self._engine
+            ) from exc
+
+    async def _read(self, reply: httpx.Response) -> bytes:
+        content = bytearray()
+        async for piece in reply.aiter_bytes():
+            content += piece
+            if len(content) > ANSWER_BYTES_MAX:
+                raise EngineBroke(
+                    f"{reply.request.url} answered with more than {ANSWER_BYTES_MAX} bytes",
+                    engine=self._engine,
+                )
+        return bytes(content)
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=self._transport,
+                proxy=self._proxy,
+                trust_env=False,
+                follow_redirects=False,
+                # a TLS context takes tens of milliseconds to build, and most engines have no TLS
+                verify=self.url.startswith("https://"),
+                limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
+            )
+        return self._client
+
+
+def plain_url(url: str) -> str:
+    """`url` without a trailing slash or `/v1`, so that every path can be put behind it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"{url!r} is not an engine's address", remedy="write it as http://host:port or https://host"
+        )
+    return url.split("?")[0].rstrip("/").removesuffix("/v1").rstrip("/")
