@@ -1,0 +1,40 @@
+"""The emulated engine: a paged-KV inference server without a GPU, sans-IO, for simulation, tests and demonstration."""
+
+from agentserve.engine.blocks import BlockPool
+from agentserve.engine.engine import EmulatedEngine, EngineConfig
+from agentserve.engine.events import (
+    EngineEvent,
+    EngineRequest,
+    EngineStats,
+    FirstToken,
+    KvRemoved,
+    KvStored,
+    KvUse,
+    Preempted,
+    RequestFinished,
+    RequestRejected,
+    RequestStarted,
+)
+from agentserve.engine.profile import PROFILES, Accelerator, Model, Profile, profile
+
+__all__ = [
+    "PROFILES",
+    "Accelerator",
+    "BlockPool",
+    "EmulatedEngine",
+    "EngineConfig",
+    "EngineEvent",
+    "EngineRequest",
+    "EngineStats",
+    "FirstToken",
+    "KvRemoved",
+    "KvStored",
+    "KvUse",
+    "Model",
+    "Preempted",
+    "Profile",
+    "RequestFinished",
+    "RequestRejected",
+    "RequestStarted",
+    "profile",
+]
