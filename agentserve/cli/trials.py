@@ -226,7 +226,10 @@ def _table(trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
             spread = group.get(f"{name}_ci")
             cells.append(_short(value) + (f" ±{_short(spread)}" if spread else ""))
         table.add_row(*cells)
-    Console().print(table)
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=150)
+    out.print(table)
 
 
 def _short(value: float) -> str:

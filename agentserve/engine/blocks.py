@@ -1,9 +1,10 @@
 """The paged KV pool of a vLLM V1 engine, kept as runs of blocks instead of single ones.
 
-Rule: equal to a per-block pool in what is hit and in what is evicted when. A radix tree holds the computed blocks;
-a node is a run of consecutive block hashes that has been shared and freed together, so matching compares list slices and
-freeing a 100,000-token prompt touches a few nodes. Nodes nobody refers to stand in the free queue in the order in which
-they were freed, deepest first; eviction eats a node from its tail. That is vLLM's order: tail first, least recent first.
+Rule: equal to a per-block pool in what is hit and in what is evicted when. A radix tree holds the computed blocks.
+A node is a run of consecutive block hashes that has been shared and freed together, so matching compares list slices
+and freeing a 100,000-token prompt touches a few nodes. Nodes that nobody refers to stand in the free queue in the order
+in which they were freed, deepest first, and eviction eats a node from its tail: vLLM's order, tail first, least
+recent first.
 
 A departure: when two requests compute the same block at once, the second adopts the first's copy and gives its own back
 (SGLang does so; vLLM keeps the copy until the request ends).
@@ -122,7 +123,7 @@ class BlockPool:
     # -- allocation
 
     def allocate(self, count: int) -> bool:
-        """`count` fresh blocks for a request, evicting as needed; False and nothing changed when there are not as many."""
+        """`count` fresh blocks for a request, evicting as needed; False, and nothing changed, when there are too few."""
         if count > self.blank + self.cached_free:
             return False
         while count > self.blank:

@@ -2,8 +2,8 @@
 
 Rule: every number has its source beside it. Time of one iteration is
 
-    max(2 x parameters x tokens / (FLOP/s x mfu), weight bytes / (bandwidth x mbu))      linear layers
-    + attention FLOPs of prefill chunks / (FLOP/s x mfu_attention)                       4 x layers x heads x head_dim x context
+    max(2 x parameters x tokens / (FLOP/s x mfu), weight bytes / (bandwidth x mbu))   the linear layers
+    + attention FLOPs of prefill chunks / (FLOP/s x mfu_attention)                    4 x layers x heads x dim x context
     + KV bytes read by decodes / (bandwidth x mbu)
     + overhead
 """
@@ -122,7 +122,7 @@ class Profile:
         return self.model.kv_bytes_per_token / (self.bandwidth * self.mbu)
 
     def iteration_s(self, *, prefill: list[tuple[int, int]], decodes: int, decode_context: int) -> float:
-        """One iteration: `prefill` chunks as (tokens, context before), and `decodes` sequences of this context in sum."""
+        """One iteration: `prefill` chunks as (tokens, context before), `decodes` sequences with this context in sum."""
         tokens = decodes + sum(n for n, _ in prefill)
         attention = sum(n * (before + n / 2) for n, before in prefill) * self.attention_s_per_token_context()
         return (
