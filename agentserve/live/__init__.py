@@ -1,0 +1,1 @@
+"""The live gateway: everything that touches sockets, clocks and the event loop."""

@@ -1,0 +1,184 @@
+"""The gateway as one ASGI application: the hot path beside everything else.
+
+Rule: a request for an inference endpoint passes no framework and no middleware; all else (health, models, programs,
+admin, documentation) is a Starlette application that the hot path does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from agentserve.config import Settings
+from agentserve.core.identity import Resolver
+from agentserve.live.auth import Keys
+from agentserve.live.driver import Driver
+from agentserve.live.engines import Engines
+from agentserve.live.monitor import Monitor, ProbeSettings
+from agentserve.live.outcome import Ledger
+from agentserve.live.quotas import Quotas
+from agentserve.live.relay import Relay
+from agentserve.live.services import Services
+from agentserve.live.wire import PATHS, split_path
+from agentserve.ports import Journal, Telemetry
+
+log = logging.getLogger("agentserve.gateway")
+
+READY_S = 5.0  # how long the start waits for the engines' first answers
+HOUSEKEEPING_S = 10.0
+
+
+class Gateway:
+    """The application. `Gateway.start` and `stop` are its lifespan, also where no server calls it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        driver: Driver,
+        resolver: Resolver,
+        engines: Engines,
+        journal: Journal,
+        telemetry: Telemetry,
+        keys: Keys,
+        quotas: Quotas | None = None,
+        probes: ProbeSettings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.driver = driver
+        self.resolver = resolver
+        self.engines = engines
+        self.telemetry = telemetry
+        self.keys = keys
+        self.quotas = quotas or Quotas(settings.tenants, program_idle_s=settings.scheduler.program_idle_s)
+        if driver.hands is None:
+            driver.hands = engines
+        engines.tells(driver.tell, driver.now)
+        self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
+        ledger = Ledger(journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock)
+        self.relay = Relay(
+            settings=settings,
+            driver=driver,
+            resolver=resolver,
+            engines=engines,
+            monitor=self.monitor,
+            ledger=ledger,
+            keys=keys,
+            quotas=self.quotas,
+            clock=clock,
+        )
+        self.clock = clock
+        self.started_at = clock()
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._services = Services(self)
+        self._rest: Starlette = self._services.application()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if scope["method"] == "POST":
+                path = scope["path"]
+                if path.startswith("/p/"):
+                    path = split_path(path)[1]
+                protocol = PATHS.get(path)
+                if protocol is not None:
+                    query = scope["query_string"]
+                    target = f"{path}?{query.decode('latin-1')}" if query else path
+                    await self.relay.serve(scope, receive, send, protocol=protocol, path=target)
+                    return
+            await self._rest(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    # -- its life
+
+    async def start(self) -> None:
+        """Take the configured engines in and wait a moment for their first answers."""
+        for engine in self.settings.engines:
+            if self.engines.get(engine.id) is None:
+                await self.engines.add(engine)
+        if not await self.monitor.ready(READY_S):
+            log.warning("not every engine has answered yet; the gateway starts without them")
+        self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
+
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """Refuse what is new and wait for what is under way; False when some of it did not end in time."""
+        self.relay.draining = True
+        limit_s = self.settings.gateway.drain_timeout_s if timeout_s is None else timeout_s
+        until = self.driver.now() + limit_s
+        while self.relay.open and self.driver.now() < until:  # noqa: ASYNC110 - requests come and go, no event does
+            await asyncio.sleep(0.05)
+        return not self.relay.open
+
+    async def stop(self) -> None:
+        """Drain, then close everything."""
+        if not await self.drain():
+            log.warning(
+                "%d requests were still under way when the time to drain was over", len(self.relay.open)
+            )
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeping
+        await self.monitor.stop()
+        await self.driver.stop()
+        await self.engines.stop()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            log.exception("the gateway could not start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _keep_house(self) -> None:
+        """Now and then: forget programs that have been idle for too long."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            with contextlib.suppress(Exception):
+                for program in self.resolver.expire(self.driver.now()):
+                    self.engines.prefixes.forget(program)
+
+
+def build_app(
+    *,
+    settings: Settings,
+    driver: Driver,
+    resolver: Resolver,
+    engines: Engines,
+    journal: Journal,
+    telemetry: Telemetry,
+    keys: Keys,
+) -> Gateway:
+    """The gateway, ready to be served; its lifespan starts and stops the engines."""
+    return Gateway(
+        settings=settings,
+        driver=driver,
+        resolver=resolver,
+        engines=engines,
+        journal=journal,
+        telemetry=telemetry,
+        keys=keys,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """The gateway started, and stopped at the end."""
+    await gateway.start()
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()

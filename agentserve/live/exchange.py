@@ -1,0 +1,173 @@
+"""One client's request for a step, from its arrival to its record: what is known of it, and how to answer it.
+
+Rule: state and ASGI plumbing only; the relay decides what happens when. Whoever wants it stopped, be it the client
+that left or the scheduler that lost the engine, cancels the exchange's own task, and the exchange says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from agentserve.core import decisions as do
+from agentserve.core.identity import Resolved
+from agentserve.errors import AgentServeError, BadRequest, TooLarge
+from agentserve.live import shapes
+from agentserve.live.auth import Principal
+from agentserve.live.wire import Call
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# A server that can say at once that the client left puts a function here: it takes the callback to be called.
+LEFT_EXTENSION = "agentserve.left"
+
+
+class StreamCut(AgentServeError):
+    """The reply broke after it had begun and cannot be ended in an orderly way: the connection is closed."""
+
+
+class Exchange:
+    """One request."""
+
+    __slots__ = (
+        "aborted", "arrived_at", "attempts", "body", "call", "decision", "dispatched_at", "ended", "engine",
+        "first_byte_at", "headers", "left", "principal", "protocol", "queue_s", "raw", "reasons", "receive", "resolved",
+        "scope", "send", "started", "started_clock", "step", "task", "tokens_counted", "upstream_path", "watcher",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.protocol = protocol
+        self.upstream_path = path
+        self.step = ""
+        self.headers: dict[str, str] = {}
+        self.raw = b""
+        self.body: dict[str, Any] = {}
+        self.principal: Principal | None = None
+        self.call: Call | None = None
+        self.resolved: Resolved | None = None
+        self.decision: do.Dispatch | None = None
+        self.engine = ""
+        self.attempts = 0
+        self.queue_s = 0.0
+        self.arrived_at = 0.0  # epoch
+        self.started_clock = 0.0  # monotonic, when we began to work on it
+        self.dispatched_at: float | None = None
+        self.first_byte_at: float | None = None
+        self.reasons: list[do.AnyDecision] = []  # everything that was decided about the step
+        self.started = False  # a byte of the answer went to the client
+        self.ended = False  # the answer is complete
+        self.left = False  # the client is gone
+        self.aborted = ""  # why the engine's side was stopped, if it was
+        self.tokens_counted = False
+        self.task: asyncio.Task[Any] | None = None
+        self.watcher: asyncio.Task[None] | None = None
+
+    # -- who stops it
+
+    def abort(self, reason: str) -> None:
+        """The scheduler or the operator stops the step upstream."""
+        if self.task is not None and not self.left and not self.aborted:
+            self.aborted = reason
+            self.task.cancel()
+
+    def client_left(self) -> None:
+        """The client closed its connection."""
+        if self.task is not None and not self.left:
+            self.left = True
+            self.task.cancel()
+
+    def watch_client(self) -> None:
+        """Be told when the client leaves; after the body was read."""
+        self.task = asyncio.current_task()
+        tell = self.scope.get("extensions", _EMPTY).get(LEFT_EXTENSION)
+        if tell is not None:
+            tell(self.client_left)
+        else:
+            self.watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.client_left()
+                return
+
+    def stop_watching(self) -> None:
+        """The answer is complete: what the client does now does not matter."""
+        self.task = None
+        if self.watcher is not None:
+            self.watcher.cancel()
+            self.watcher = None
+
+    # -- the request
+
+    def header_values(self) -> dict[str, str]:
+        """Header names and values as text; of a repeated header the first counts."""
+        found: dict[str, str] = {}
+        for name, value in self.scope["headers"]:
+            key = name.decode("latin-1")
+            if key not in found:
+                found[key] = value.decode("latin-1")
+        return found
+
+    async def read_body(self, bytes_max: int) -> bytes:
+        """The whole body, bounded."""
+        declared = self.headers.get("content-length")
+        if declared is not None and declared.isdigit() and int(declared) > bytes_max:
+            raise _too_large(bytes_max)
+        message = await self.receive()
+        if not message.get("more_body", False):
+            body = message.get("body", b"")
+            if message["type"] == "http.disconnect":
+                self.left = True
+                raise BadRequest("the client left before its request was whole")
+            if len(body) > bytes_max:
+                raise _too_large(bytes_max)
+            return bytes(body)
+        parts = [message.get("body", b"")]
+        size = len(parts[0])
+        while message.get("more_body", False):
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.left = True
+                raise BadRequest("the client left before its request was whole")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+        return b"".join(parts)
+
+    # -- the answer
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The head of the answer."""
+        self.started = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes, *, more: bool) -> None:
+        """A piece of the answer; back-pressure makes this wait."""
+        self.ended = not more
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def refuse(self, error: Exception, extra: list[tuple[bytes, bytes]]) -> int:
+        """Answer with an error, in the protocol's shape; returns the status."""
+        status, headers, body = shapes.refusal(self.protocol, error)
+        await self.start(status, headers + extra)
+        await self.write(body, more=False)
+        return status
+
+
+_EMPTY: dict[str, Any] = {}
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(
+        f"the request body is over the limit of {bytes_max} bytes",
+        remedy="send less context, or raise limits.body_bytes_max",
+    )

@@ -1,0 +1,225 @@
+"""What became of a step, for everybody who wants to know: the scheduler's event, the journal's row, the metrics.
+
+Rule: called once at the end of each step, after the client has its bytes or instead of them. It waits for nothing and
+keeps little: each program's last end, and how many tokens a character is worth to each model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from agentserve.core import events as ev
+from agentserve.core.forecast import classify
+from agentserve.core.identity import Outcome
+from agentserve.core.ids import StepId
+from agentserve.errors import Overloaded
+from agentserve.live.exchange import Exchange
+from agentserve.live.quotas import Quotas
+from agentserve.live.wire import Call, Reply
+from agentserve.live.wire.call import CHARS_PER_TOKEN
+from agentserve.ports import Journal, StepRecord, Telemetry
+
+PROGRAMS_REMEMBERED_MAX = 100_000
+MODELS_SCALED_MAX = 1_000
+SCALE_GAIN = 0.1
+SCALE_RANGE = (1.0, 16.0)  # characters a token
+
+
+class Ledger:
+    """Keeps the books of finished steps."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        telemetry: Telemetry,
+        quotas: Quotas,
+        now: Callable[[], float],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal = journal
+        self._telemetry = telemetry
+        self._quotas = quotas
+        self._now = now
+        self._clock = clock
+        self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
+        self._chars_per_token: dict[str, float] = {}
+
+    # -- estimates
+
+    def prompt_tokens(self, call: Call) -> int:
+        """About how long the prompt is, by what this model's prompts turned out to be."""
+        if call.prompt_tokens_exact:
+            return call.prompt_tokens_exact
+        return max(1, round(call.prompt_chars / self._scale(call.model)))
+
+    def segments(self, call: Call) -> tuple[ev.Segment, ...]:
+        """The prompt's leading pieces, in tokens."""
+        scale = self._scale(call.model)
+        return tuple([ev.Segment(part.hash, max(1, round(part.chars / scale))) for part in call.prefix])
+
+    def _scale(self, model: str) -> float:
+        return self._chars_per_token.get(model, CHARS_PER_TOKEN)
+
+    def _learn_scale(self, call: Call, prompt_tokens: int) -> None:
+        if prompt_tokens < 16 or call.prompt_chars < 64 or len(self._chars_per_token) >= MODELS_SCALED_MAX:
+            return
+        seen = min(max(call.prompt_chars / prompt_tokens, SCALE_RANGE[0]), SCALE_RANGE[1])
+        old = self._scale(call.model)
+        self._chars_per_token[call.model] = old + SCALE_GAIN * (seen - old)
+
+    # -- ends
+
+    def finished(self, x: Exchange, status: int, reply: Reply, outcome: Outcome) -> ev.StepFinished:
+        """The reply is whole; what the scheduler is to be told."""
+        call, resolved = x.call, x.resolved
+        assert call is not None
+        assert resolved is not None
+        usage = reply.usage
+        if usage is not None:
+            prompt_tokens, output_tokens, cached = (
+                usage.prompt_tokens,
+                usage.output_tokens,
+                usage.cached_tokens,
+            )
+            self._learn_scale(call, prompt_tokens)
+        else:
+            prompt_tokens, output_tokens, cached = (
+                self.prompt_tokens(call),
+                reply.output_tokens_estimate,
+                None,
+            )
+        final = outcome.ended or outcome.final or call.extensions.final
+        record = self._record(x, status, "finished" if reply.error is None else "failed")
+        record.error = reply.error or ""
+        record.prompt_tokens, record.output_tokens, record.cached_tokens = (
+            prompt_tokens,
+            output_tokens,
+            cached,
+        )
+        record.finish_reason = reply.finish
+        record.tools = tuple([tool.name for tool in outcome.tools])
+        self._close(x, record, tokens=prompt_tokens + output_tokens)
+        return ev.StepFinished(
+            step=StepId(x.step),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached,
+            tools=pending_tools(reply, outcome) if outcome.tools else (),
+            turn_done=outcome.turn_done,
+            final=final,
+        )
+
+    def failed(self, x: Exchange, status: int, error: str) -> None:
+        """The engine, or we, failed the step."""
+        record = self._record(x, status, "failed")
+        record.error = error[:500]
+        self._close(x, record, tokens=0)
+
+    def gone(self, x: Exchange) -> None:
+        """The client left."""
+        self._close(x, self._record(x, 499, "gone"), tokens=0)
+
+    def rejected(self, x: Exchange, error: Overloaded) -> None:
+        """The scheduler refused the step."""
+        record = self._record(x, error.status, "rejected")
+        record.error = error.message
+        self._close(x, record, tokens=0)
+
+    def refused(self, x: Exchange, status: int, error: Exception) -> None:
+        """A request got an error as its answer; steps that were scheduled have a record besides."""
+        self._telemetry.count("refusals", status=str(status), reason=getattr(error, "code", "engine_error"))
+
+    def retried(self, x: Exchange, error: Exception) -> None:
+        """The step goes elsewhere."""
+        self._telemetry.count("retries", engine=x.engine)
+
+    def fell_back(self, what: str) -> None:
+        """A part of ours failed and the request went on without it."""
+        self._telemetry.count("fallbacks", reason=what)
+
+    # -- records
+
+    def _record(self, x: Exchange, status: int, outcome: str) -> StepRecord:
+        call, resolved, decision = x.call, x.resolved, x.decision
+        assert call is not None
+        assert resolved is not None
+        before = self._ended.get(resolved.program_id)
+        overhead_s = (x.dispatched_at or x.arrived_at) - x.arrived_at - x.queue_s
+        return StepRecord(
+            step=x.step,
+            program=resolved.program_id,
+            tenant=resolved.tenant,
+            protocol=x.protocol,
+            model=call.model,
+            arrived_at=x.arrived_at,
+            dispatched_at=x.dispatched_at,
+            first_byte_at=x.first_byte_at,
+            ended_at=self._clock(),
+            engine=x.engine or None,
+            status=status,
+            outcome=outcome,
+            index=resolved.step_index,
+            parent=resolved.parent_id,
+            workflow=call.extensions.workflow,
+            node=call.extensions.node,
+            role=resolved.role_fingerprint,
+            identity_source=resolved.source,
+            identity_confidence=resolved.confidence,
+            relation=resolved.relation,
+            streamed=call.stream,
+            expected_cached_tokens=decision.expected_cached_tokens if decision is not None else 0,
+            reason=decision.reason if decision is not None else "",
+            detail=decision.detail if decision is not None else "",
+            overhead_s=max(overhead_s, 0.0),
+            traceparent=x.headers.get("traceparent"),
+            gap_s=max(x.arrived_at - before[0], 0.0) if before is not None else None,
+            gap_tools=before[1] if before is not None else (),
+            decisions=tuple(x.reasons),
+        )
+
+    def _close(self, x: Exchange, record: StepRecord, *, tokens: int) -> None:
+        if x.tokens_counted:
+            x.tokens_counted = False
+            self._quotas.step_over(record.tenant, record.program, tokens, self._now())
+        ended = self._ended
+        ended[record.program] = (record.ended_at or 0.0, record.tools)
+        ended.move_to_end(record.program)
+        if len(ended) > PROGRAMS_REMEMBERED_MAX:
+            ended.popitem(last=False)
+        self._telemetry.step_done(record)
+        self._journal.step(row_of(record))
+
+
+def row_of(record: StepRecord) -> Mapping[str, Any]:
+    """The record as the journal takes it."""
+    return {name: getattr(record, name) for name in _FIELDS}
+
+
+_FIELDS = tuple(field.name for field in fields(StepRecord))
+
+
+def pending_tools(reply: Reply, outcome: Outcome) -> tuple[ev.PendingTool, ...]:
+    """The tool calls that are now open, described for the forecast."""
+    arguments = {tool.id: tool.arguments for tool in reply.tools}
+    found = []
+    for tool in outcome.tools:
+        call = classify(tool.name, arguments.get(tool.id, ""))
+        found.append(
+            ev.PendingTool(
+                id=tool.id,
+                name=call.name,
+                argument_class=call.argument_class,
+                exact_hash=call.exact_hash,
+                pipes=call.pipes,
+                chain=call.chain,
+                timeout_s=call.timeout_s,
+                background=call.background,
+                kind=call.kind,
+            )
+        )
+    return tuple(found)

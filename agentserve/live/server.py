@@ -1,0 +1,475 @@
+"""The listening side: HTTP/1.1 for one connection, handed to uvicorn as its protocol class.
+
+Rule: what is not plain, well-framed HTTP/1.1 is refused and the connection closed; nothing ambiguous is passed on. A
+request reaches the application when it is whole, so that no handler waits for a slow client. uvicorn keeps the
+sockets, the signals and the lifespan; here is only what costs time on every request.
+
+To the application this is ordinary ASGI, plus one extension: a function to be told at once that the client left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from agentserve.live.exchange import LEFT_EXTENSION, StreamCut
+
+log = logging.getLogger("agentserve.http")
+
+HEADERS_MAX = 128
+PIPELINE_MAX = 16  # requests that may wait behind the one being answered
+REQUEST_S = 30.0  # from the first byte of a request to its last
+IDLE_S = 75.0  # between two requests
+WRITE_HIGH_BYTES = 256 * 1024
+STALL_S = 60.0  # a client that takes nothing of its answer for so long is cut off
+TICK_S = 1.0
+TICK_S_MAX = 15.0
+
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
+    for status in HTTPStatus
+}
+_SINGLE = frozenset({b"content-length", b"host", b"authorization", b"transfer-encoding", b"content-type"})
+
+
+class Refused(Exception):
+    """The bytes are not a request that we take."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Request:
+    """One request of a connection, and its answer."""
+
+    __slots__ = (
+        "body", "chunked", "connection", "done", "headers", "keep_alive", "left", "length", "method", "on_left",
+        "path", "pending_head", "query", "raw_path", "read", "started", "waiter",
+    )  # fmt: skip
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self.connection = connection
+        self.method = ""
+        self.path = ""
+        self.raw_path = b""
+        self.query = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.read = False
+        self.keep_alive = True
+        self.on_left: Callable[[], None] | None = None
+        self.left = False
+        self.waiter: asyncio.Future[None] | None = None
+        self.pending_head: bytes | None = None  # kept until the first piece of the body is there
+        self.chunked = False
+        self.length = -1  # body bytes still owed to the declared length
+        self.started = False
+        self.done = False
+
+    def scope(self) -> dict[str, Any]:
+        """What ASGI calls a scope."""
+        connection = self.connection
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": connection.client,
+            "server": connection.server,
+            "state": connection.app_state,
+            "extensions": {LEFT_EXTENSION: self.tell_left},
+        }
+
+    def tell_left(self, callback: Callable[[], None]) -> None:
+        """Call this back when the client leaves before its answer is whole."""
+        self.on_left = callback
+        if self.left:
+            callback()
+
+    def client_left(self) -> None:
+        """The connection is gone."""
+        self.left = True
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        if self.on_left is not None and not self.done:
+            self.on_left()
+
+    # -- ASGI
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if not self.read:
+            self.read = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        if not self.left and not self.done:
+            self.waiter = self.connection.loop.create_future()
+            await self.waiter
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if self.left:
+            return
+        if message["type"] == "http.response.body":
+            self._send_body(message.get("body", b""), message.get("more_body", False))
+            if self.connection.paused is not None and not self.done:
+                await self.connection.paused
+        elif message["type"] == "http.response.start":
+            self._send_head(message["status"], message.get("headers", ()))
+
+    def _send_head(self, status: int, headers: Any) -> None:
+        if self.started:
+            raise RuntimeError("the answer has begun already")
+        self.started = True
+        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        length = -1
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection" and value == b"close":
+                self.keep_alive = False
+                continue
+            parts.append(b"%b: %b\r\n" % (name, value))
+        for name, value in self.connection.state.default_headers:
+            parts.append(b"%b: %b\r\n" % (name, value))
+        if self.method == "HEAD" or status in (204, 304):
+            self.length = 0
+        elif length >= 0:
+            self.length = length
+        else:
+            self.chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        head = b"".join(parts)
+        if head.count(b"\r") != head.count(b"\n") or head.count(b"\n") != len(parts) + (not self.keep_alive):
+            raise RuntimeError("a header of the answer holds a line break")
+        self.pending_head = head
+
+    def _send_body(self, data: bytes, more: bool) -> None:
+        if not self.started or self.done:
+            raise RuntimeError("a body without a head, or after the end")
+        head, self.pending_head = self.pending_head, None
+        if self.chunked:
+            if data:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            if not more:
+                data += b"0\r\n\r\n"
+        elif self.method != "HEAD":
+            self.length -= len(data)
+            if self.length < 0:
+                raise StreamCut("the answer is longer than it said")
+        if head is not None:
+            data = head + data
+        transport = self.connection.transport
+        if data and transport is not None:
+            transport.write(data)
+        if not more:
+            if self.length > 0 and not self.chunked:
+                raise StreamCut("the answer is shorter than it said")
+            self.done = True
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client's connection."""
+
+    # set by `limited`
+    header_bytes_max = 64 * 1024
+    body_bytes_max = 32 * 1024 * 1024
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.state = server_state
+        self.app_state = app_state
+        self.transport: asyncio.Transport | None = None
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
+        self.paused: asyncio.Future[None] | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Request | None = None
+        self._queue: deque[Request] = deque()
+        self._closing = False
+        self._reading = True
+        self._since = 0.0  # when this request, or the idleness, began
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused_at = 0.0
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_done = False
+        self._in_message = False
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self.state.connections.add(self)  # type: ignore[arg-type]
+        peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, (tuple, list)) else None
+        self.server = (str(here[0]), int(here[1])) if isinstance(here, (tuple, list)) else None
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(TICK_S_MAX, self._tick)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state.connections.discard(self)
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.resume_writing()
+        if self._current is not None:
+            self._current.client_left()
+        self._queue.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if not self._head_done and self._head_bytes > self.header_bytes_max:
+                raise Refused(431, "the request's headers are too large")
+        except Refused as refused:
+            self._refuse(refused)
+        except httptools.HttpParserUpgrade:
+            self._refuse(Refused(400, "this server does not switch protocols"))
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(
+                cause if isinstance(cause, Refused) else Refused(400, "the request is not valid HTTP")
+            )
+        except httptools.HttpParserError as error:
+            self._refuse(Refused(400, f"the request is not valid HTTP: {error}"))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        if self.paused is None:
+            self.paused = self.loop.create_future()
+            self._paused_at = self.loop.time()
+
+    def resume_writing(self) -> None:
+        if self.paused is not None:
+            if not self.paused.done():
+                self.paused.set_result(None)
+            self.paused = None
+
+    def shutdown(self) -> None:
+        """uvicorn is shutting down: finish what is under way, take nothing more."""
+        if self._current is None and self.transport is not None:
+            self.transport.close()
+        elif self._current is not None:
+            self._current.keep_alive = False
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
+        self._since = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # trailers are read and dropped
+        if len(self._headers) >= HEADERS_MAX:
+            raise Refused(431, f"more than {HEADERS_MAX} headers")
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        if len(self._url) + sum([len(n) + len(v) + 4 for n, v in self._headers]) > self.header_bytes_max:
+            raise Refused(431, "the request's headers are too large")
+        self._check_framing()
+
+    def _check_framing(self) -> None:
+        """Refuse what another hop might read differently."""
+        seen = set()
+        expects = False
+        for name, value in self._headers:
+            if name in _SINGLE:
+                if name in seen:
+                    raise Refused(400, f"the header {name.decode('latin-1')} stands twice")
+                seen.add(name)
+            if b"\n" in value or b"\r" in value or b"\0" in value:
+                raise Refused(400, "a header value holds a line break")
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise Refused(501, "no transfer encoding but chunked is taken")
+            if name == b"content-length":
+                if not value.isdigit():
+                    raise Refused(400, "the content length is not a number")
+                if int(value) > self.body_bytes_max:
+                    raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
+            if name == b"expect":
+                expects = value.lower() == b"100-continue"
+        if b"transfer-encoding" in seen and b"content-length" in seen:
+            raise Refused(400, "both a content length and a transfer encoding")
+        if self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise Refused(505, "only HTTP/1.1 is spoken here")
+        if expects and self.transport is not None and self._current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._body_bytes > self.body_bytes_max:
+            raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
+
+    def on_message_complete(self) -> None:
+        request = Request(self)
+        parsed = httptools.parse_url(self._url)
+        raw_path: bytes = parsed.path or b"/"
+        request.method = self._parser.get_method().decode("ascii")
+        request.raw_path = raw_path
+        request.path = (
+            raw_path.decode("latin-1") if b"%" not in raw_path else unquote(raw_path.decode("latin-1"))
+        )
+        request.query = parsed.query or b""
+        request.headers = self._headers
+        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        self._fresh()
+        if self._current is None:
+            self._answer(request)
+        elif len(self._queue) < PIPELINE_MAX:
+            self._queue.append(request)
+            self._pause_reading()
+        else:
+            raise Refused(429, "too many requests are pipelined")
+
+    # -- answering
+
+    def _answer(self, request: Request) -> None:
+        self._current = request
+        task = self.loop.create_task(self._run(request))
+        self.state.tasks.add(task)
+        task.add_done_callback(self.state.tasks.discard)
+
+    async def _run(self, request: Request) -> None:
+        try:
+            await self.app(request.scope(), request.receive, request.send)
+        except StreamCut as error:
+            log.info("an answer was cut: %s", error)
+            self._abort()
+        except Exception:
+            log.exception("the application failed on %s %s", request.method, request.path)
+            if request.started or request.left:
+                self._abort()
+            else:
+                self._say(500, "the gateway failed on this request")
+        finally:
+            self._answered(request)
+
+    def _answered(self, request: Request) -> None:
+        self._current = None
+        self.state.total_requests += 1
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if not request.done:
+            self._abort()
+        elif not request.keep_alive or self._closing:
+            transport.close()
+        else:
+            self._since = self.loop.time()
+            if self._queue:
+                self._answer(self._queue.popleft())
+            if not self._queue and not self._reading:
+                self._reading = True
+                transport.resume_reading()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Say why and close: after such bytes nothing that follows can be trusted."""
+        self._closing = True
+        if self._current is None:
+            self._say(refused.status, refused.message)
+        else:
+            self._current.keep_alive = False
+            self._queue.clear()
+
+    def _say(self, status: int, message: str) -> None:
+        text = (
+            b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
+            % message.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
+        )
+        if self.transport is not None:
+            self.transport.write(
+                (STATUS_LINES.get(status) or STATUS_LINES[400])
+                + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+                % (len(text), text)
+            )
+            self.transport.close()
+
+    def _abort(self) -> None:
+        self._closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _pause_reading(self) -> None:
+        if self._reading and self.transport is not None:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _tick(self) -> None:
+        """One timer a connection: it looks now and then whether somebody is too slow."""
+        self._timer = None
+        if self._closing or self.transport is None:
+            return
+        if self.paused is not None and self.loop.time() - self._paused_at > STALL_S:
+            log.info("a client that does not read was cut off")
+            self._abort()
+            return
+        waits = self._current is None
+        limit_s = REQUEST_S if self._in_message or self._since == 0.0 else IDLE_S
+        late_s = self.loop.time() - self._since - limit_s
+        if waits and late_s >= 0:
+            if self._in_message:
+                self._refuse(Refused(408, "the request did not arrive in time"))
+            else:
+                self.transport.close()
+            return
+        self._timer = self.loop.call_later(min(max(-late_s, TICK_S), TICK_S_MAX), self._tick)
+
+
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+
+def limited(*, header_bytes_max: int, body_bytes_max: int) -> type[HttpConnection]:
+    """The protocol class with these limits, for `uvicorn.Config(http=…)`."""
+    return type(
+        "LimitedHttpConnection",
+        (HttpConnection,),
+        {"header_bytes_max": header_bytes_max, "body_bytes_max": body_bytes_max},
+    )

@@ -1,0 +1,167 @@
+"""Everything that is not the hot path: health, drain, metrics, models; programs and admin are mounted beside.
+
+Rule: small handlers over the gateway's own objects; errors take the shape of the path that was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentserve.errors import AgentServeError, BadRequest, NotFound
+from agentserve.live import shapes
+from agentserve.live.auth import ADMIN, CALL, Principal, authorise
+
+if TYPE_CHECKING:
+    from agentserve.live.app import Gateway
+
+Handler = Callable[[Request], Awaitable[Response]]
+BODY_BYTES_MAX = 1024 * 1024
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A value as JSON."""
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+async def json_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
+    """The request's JSON, bounded."""
+    body = await request.body()
+    if len(body) > bytes_max:
+        raise BadRequest(f"the request body is over the limit of {bytes_max} bytes")
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadRequest(f"the request body is not valid JSON: {error}") from error
+
+
+class Services:
+    """The routes beside the hot path."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def application(self) -> Starlette:
+        """The Starlette application of all of them."""
+        return Starlette(
+            routes=[
+                Route("/healthz", self.health),
+                Route("/readyz", self.ready),
+                Route("/drain", self.drain, methods=["POST"]),
+                Route("/metrics", self.metrics),
+                Route("/v1/models", self.models),
+                Route("/p/{program}/v1/models", self.models),
+                Route("/v1/models/{model:path}", self.model),
+            ],
+            exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},
+        )
+
+    def authorise(self, request: Request, scope: str) -> Principal:
+        """Who is calling."""
+        headers = dict(request.headers.items())
+        return authorise(self._gateway.keys, headers, scope, self._gateway.clock())
+
+    async def health(self, request: Request) -> Response:
+        """Alive: the loop turns."""
+        gateway = self._gateway
+        return json_response({"status": "ok", "scheduler": "ok" if gateway.driver.healthy else "fallback"})
+
+    async def ready(self, request: Request) -> Response:
+        """Ready: an engine can take steps, and we are not on our way out."""
+        gateway = self._gateway
+        engines = {e.id: "draining" if e.draining else "up" if e.up else "down" for e in gateway.engines}
+        if gateway.relay.draining:
+            return json_response({"status": "draining", "engines": engines}, 503)
+        ready = "up" in engines.values()
+        return json_response(
+            {"status": "ready" if ready else "no engine", "engines": engines}, 200 if ready else 503
+        )
+
+    async def drain(self, request: Request) -> Response:
+        """Take nothing new; what is under way finishes."""
+        self.authorise(request, ADMIN)
+        self._gateway.relay.draining = True
+        return json_response({"status": "draining", "open": len(self._gateway.relay.open)}, 202)
+
+    async def metrics(self, request: Request) -> Response:
+        """The metrics as text, where the telemetry keeps any."""
+        render = getattr(self._gateway.telemetry, "render", None)
+        if render is None:
+            raise NotFound("metrics are switched off", remedy="set telemetry.metrics = true")
+        content_type, text = render(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
+
+    async def models(self, request: Request) -> Response:
+        """What all engines serve."""
+        self.authorise(request, CALL)
+        listed = list(self._models().values())
+        if "anthropic-version" in request.headers:
+            ids = [model["id"] for model in listed]
+            return json_response(
+                {
+                    "data": [_anthropic_model(model) for model in listed],
+                    "has_more": False,
+                    "first_id": ids[0] if ids else None,
+                    "last_id": ids[-1] if ids else None,
+                }
+            )
+        return json_response({"object": "list", "data": listed})
+
+    async def model(self, request: Request) -> Response:
+        """One of them."""
+        self.authorise(request, CALL)
+        name = request.path_params["model"]
+        found = self._models().get(name)
+        if found is None:
+            raise NotFound(f"the model {name!r} is not served here", remedy="GET /v1/models lists what is")
+        return json_response(_anthropic_model(found) if "anthropic-version" in request.headers else found)
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        created = int(self._gateway.started_at)
+        found: dict[str, dict[str, Any]] = {}
+        for engine in self._gateway.engines:
+            length = engine.capabilities.context_tokens_max if engine.capabilities is not None else None
+            for name in engine.models:
+                entry = found.setdefault(
+                    name, {"id": name, "object": "model", "created": created, "owned_by": "agentserve"}
+                )
+                if length is not None:
+                    entry["max_model_len"] = min(entry.get("max_model_len", length), length)
+        return found
+
+
+def _anthropic_model(model: dict[str, Any]) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    created = datetime.fromtimestamp(model["created"], UTC).isoformat().replace("+00:00", "Z")
+    return {"type": "model", "id": model["id"], "display_name": model["id"], "created_at": created}
+
+
+def _protocol(request: Request) -> str:
+    return "messages" if "/messages" in request.url.path or "anthropic-version" in request.headers else "chat"
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status, headers, body = shapes.refusal(_protocol(request), error)
+    return Response(body, status_code=status, headers={n.decode(): v.decode() for n, v in headers})
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return await _refused(request, error)
+
+
+async def _http_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return await _refused(request, NotFound(f"nothing is served at {request.url.path}"))
+    body = shapes.error_json(_protocol(request), error.status_code, str(error.detail))
+    response = json_response(body, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
