@@ -16,6 +16,8 @@ POLICIES: dict[str, tuple[str, str]] = {
     "agentserve": ("agentserve.core.policies.working_set", "WorkingSet"),
     "fifo": ("agentserve.core.policies.literature.fifo", "Fifo"),
     "affinity": ("agentserve.core.policies.literature.affinity", "Affinity"),
+    "prefix": ("agentserve.core.policies.literature.prefix", "Prefix"),
+    "continuum": ("agentserve.core.policies.literature.continuum", "Continuum"),
 }
 
 
