@@ -1,0 +1,328 @@
+"""Forecasts how much of a program is still to come: steps, output tokens and seconds, as distributions.
+
+One rule: a program is compared with finished ones as they looked at the same point, never with how they ended.
+It knows programs only by the numbers of `progress`, and learns which of those matter from the programs it saw.
+
+Two views are mixed. Neighbours: what was left of the finished programs that looked most like this one. Ladder:
+what was left of programs of the same workflow and role at this step. How much each is heard is learned from how
+well each foretold the programs that ended since.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from cachetools import LRUCache
+
+from agentserve.core.forecast.calls import joined, text_hash
+from agentserve.core.forecast.grid import STEPS, TOKENS, Grid
+from agentserve.core.forecast.ladder import Ladder, Rung
+from agentserve.core.forecast.neighbours import MILESTONES, Neighbours, Sample
+from agentserve.core.forecast.progress import FEATURES, Progress, StepFacts
+from agentserve.core.forecast.survival import Survival
+
+PROGRAMS_MAX = 131_072
+MADE_MAX = 4_096
+_KEYS_MAX = 8_192
+_VERSION = 1
+
+WORK_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
+
+_RUNGS = (Rung(half_life=200, strength=2), Rung(half_life=60, strength=6), Rung(half_life=40, strength=4))
+# (bandwidth, share of the distance that goes by measured relevance) of each way to look at neighbours
+_VIEWS = ((0.12, 0.0), (0.13, 0.5))
+_LADDER = len(_VIEWS)
+_LEARNING_RATE, _FORGETTING = 0.5, 0.98
+# As much weight as this many perfect neighbours goes to all samples alike, so that a stranger gets the average.
+_ANYONE = 0.5
+_BLUR_BINS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What is left of one quantity: a forecast made a little while ago, less what was spent since."""
+
+    forecast: Survival
+    spent: float = 0.0
+
+    def quantile(self, q: float) -> float:
+        """What is left with probability `q` is no more than this."""
+        return max(0.0, self.forecast.quantile(q) - self.spent)
+
+    def mean(self) -> float:
+        """The expected amount left, nothing counted beyond the grid."""
+        return self.forecast.mean_remaining(self.spent, self.forecast.grid.high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remaining:
+    """What is still to come of a program."""
+
+    steps: Left
+    tokens: Left
+    seconds: Left
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A running program."""
+
+    progress: Progress
+    kinds: tuple[int, int, int]
+    looks: list[
+        tuple[int, tuple[float, ...], int, float]
+    ]  # milestone, features, tokens and seconds until then
+    made: tuple[int, Survival, Survival, Survival] | None = None  # forecasts of the look they were made at
+
+
+class RemainingForecaster:
+    """`step` after each finished step, `predict` whenever asked, `finish` when the program is over."""
+
+    def __init__(self, *, programs_max: int = PROGRAMS_MAX) -> None:
+        self._programs_max = programs_max
+        self._open: dict[tuple[str, str], _Open] = {}
+        # What was forecast at the last milestone, for the programs asked about lately.
+        self._made: LRUCache[tuple[str, str], tuple[int, Survival, Survival, Survival]] = LRUCache(MADE_MAX)
+        self._neighbours = Neighbours(FEATURES)
+        self._ladders = tuple(
+            Ladder(grid, _RUNGS, keys_max=_KEYS_MAX) for grid in (STEPS, TOKENS, WORK_SECONDS)
+        )
+        self._scores = [0.0] * (len(_VIEWS) + 1)
+        self._turn = 0
+
+    # -- following programs -------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        *,
+        tenant: str,
+        program: str,
+        workflow: str | None = None,
+        role: int = 0,
+        tools_offered: int = 0,
+        system_tokens: int = 0,
+        steps_declared: float = 0.0,
+    ) -> None:
+        """A program begins; calling again for an open one only corrects what was declared."""
+        opened = self._open.get((tenant, program))
+        if opened is None:
+            while len(self._open) >= self._programs_max:
+                del self._open[next(iter(self._open))]
+            progress = Progress(tools_offered=tools_offered, system_tokens=system_tokens)
+            opened = _Open(progress=progress, kinds=(0, 0, 0), looks=[])
+            self._open[tenant, program] = opened
+        opened.kinds = (role, text_hash(workflow or ""), text_hash(tenant))
+        opened.progress.steps_declared = steps_declared or opened.progress.steps_declared
+
+    def step(self, *, tenant: str, program: str, facts: StepFacts) -> None:
+        """One step of a program ended."""
+        opened = self._open.get((tenant, program))
+        if opened is None:
+            self.begin(tenant=tenant, program=program)
+            opened = self._open[tenant, program]
+        progress = opened.progress
+        progress.add(facts)
+        milestone = _milestone(progress.steps)
+        if MILESTONES[milestone] == progress.steps:
+            look = (milestone, progress.features(), progress.output_tokens, progress.ended_s)
+            opened.looks.append(look)
+
+    def finish(self, *, tenant: str, program: str) -> None:
+        """The program ended: learn from it."""
+        opened = self._open.pop((tenant, program), None)
+        if opened is None or not opened.looks:
+            return
+        progress = opened.progress
+        samples = [
+            (
+                milestone,
+                Sample(
+                    features=tuple(features),
+                    kinds=opened.kinds,
+                    steps=progress.steps - MILESTONES[milestone],
+                    tokens=float(progress.output_tokens - tokens),
+                    seconds=progress.ended_s - seconds,
+                ),
+            )
+            for milestone, features, tokens, seconds in opened.looks
+        ]
+        self._judge(*samples[self._turn % len(samples)])
+        self._turn += 1
+        self._neighbours.add(samples)
+        for milestone, sample in samples:
+            keys = _ladder_keys(sample.kinds, milestone)
+            for ladder, value in zip(
+                self._ladders, (sample.steps, sample.tokens, sample.seconds), strict=True
+            ):
+                ladder.learn(keys, value)
+
+    def forget(self, *, tenant: str, program: str) -> None:
+        """Drop a program without learning from it."""
+        self._open.pop((tenant, program), None)
+
+    # -- asking -------------------------------------------------------------------------------------------
+
+    def predict(self, *, tenant: str, program: str, continues: bool = False) -> Remaining | None:
+        """What is left after the last step that was told; None before the first.
+
+        `continues`: at least one more step is certain, for instance because a tool call is out.
+        """
+        opened = self._open.get((tenant, program))
+        if opened is None or not opened.looks:
+            return None
+        milestone, features, tokens, seconds = opened.looks[-1]
+        made = self._made.get((tenant, program))
+        if made is None or made[0] != milestone:
+            made = self._made[tenant, program] = (
+                milestone,
+                *self._forecasts(milestone, features, opened.kinds),
+            )
+        _, steps, of_tokens, of_seconds = made
+        progress = opened.progress
+        done = float(progress.steps - MILESTONES[milestone])
+        at_least = done + 0.7 if continues else done
+        return Remaining(
+            steps=Left(forecast=_beyond(steps, at_least), spent=done),
+            tokens=_left(of_tokens, float(progress.output_tokens - tokens)),
+            seconds=_left(of_seconds, progress.ended_s - seconds),
+        )
+
+    def _forecasts(
+        self, milestone: int, features: Sequence[float], kinds: tuple[int, int, int]
+    ) -> tuple[Survival, Survival, Survival]:
+        samples = self._neighbours.near(milestone)
+        shares = self._shares()
+        views = self._views(samples, features, kinds)
+        keys = _ladder_keys(kinds, milestone)
+        made = []
+        for ladder, quantity in zip(self._ladders, ("steps", "tokens", "seconds"), strict=True):
+            masses = [shares[_LADDER] * m for m in ladder.masses(keys)]
+            if samples:
+                bins = [ladder.grid.index(getattr(sample, quantity)) for sample in samples]
+                for share, weights in zip(shares, views, strict=False):
+                    seen = _blurred(ladder.grid.bins, bins, weights)
+                    masses = [m + share * x for m, x in zip(masses, seen, strict=True)]
+            made.append(Survival(ladder.grid, masses))
+        return made[0], made[1], made[2]
+
+    def _views(
+        self, samples: Sequence[Sample], features: Sequence[float], kinds: tuple[int, int, int]
+    ) -> list[list[float]]:
+        """The weight of each sample, by each way of looking; each view's weights add to one."""
+        views = []
+        for bandwidth, judged in _VIEWS:
+            distances = self._neighbours.distances(samples, features, kinds, judged=judged)
+            rate = -1.0 / bandwidth
+            weights = [math.exp(rate * d) for d in distances]
+            floor = _ANYONE / max(1, len(samples))
+            scale = 1.0 / (sum(weights) + _ANYONE)
+            views.append([(w + floor) * scale for w in weights])
+        return views
+
+    def _shares(self) -> list[float]:
+        top = max(self._scores)
+        raw = [math.exp(score - top) for score in self._scores]
+        scale = 1.0 / sum(raw)
+        return [x * scale for x in raw]
+
+    def _judge(self, milestone: int, sample: Sample) -> None:
+        """Compare the views on one look at a program that has just ended."""
+        samples = self._neighbours.near(milestone)
+        if len(samples) < 8:
+            return
+        at = STEPS.index(sample.steps)
+        bins = [STEPS.index(s.steps) for s in samples]
+        ladder = self._ladders[0].masses(_ladder_keys(sample.kinds, milestone))[at]
+        foretold = [
+            _blurred(STEPS.bins, bins, weights)[at]
+            for weights in self._views(samples, sample.features, sample.kinds)
+        ]
+        for i, probability in enumerate((*foretold, ladder)):
+            self._scores[i] = self._scores[i] * _FORGETTING + _LEARNING_RATE * math.log(probability + 1e-4)
+
+    # -- sharing ------------------------------------------------------------------------------------------
+
+    def merge(self, other: RemainingForecaster) -> None:
+        """Add what another forecaster learned from finished programs."""
+        self._neighbours.merge(other._neighbours)
+        for mine, theirs in zip(self._ladders, other._ladders, strict=True):
+            mine.merge(theirs)
+        self._scores = [(a + b) / 2 for a, b in zip(self._scores, other._scores, strict=True)]
+
+    def to_bytes(self) -> bytes:
+        """What was learned from finished programs; open ones are not included."""
+        return msgspec.msgpack.encode(
+            _Dumped(
+                version=_VERSION,
+                samples=list(self._neighbours.items()),
+                programs=self._neighbours.programs,
+                ladders=[ladder.dump() for ladder in self._ladders],
+                scores=self._scores,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, programs_max: int = PROGRAMS_MAX) -> RemainingForecaster:
+        """The inverse of `to_bytes`; raises ValueError on anything that is not its output."""
+        dumped = msgspec.msgpack.decode(data, type=_Dumped)
+        if dumped.version != _VERSION or len(dumped.ladders) != 3 or len(dumped.scores) != len(_VIEWS) + 1:
+            raise ValueError(f"forecasts of remaining work of version {dumped.version} cannot be read here")
+        made = cls(programs_max=programs_max)
+        made._neighbours.load(dumped.samples, dumped.programs)
+        for ladder, rungs in zip(made._ladders, dumped.ladders, strict=True):
+            ladder.load(rungs)
+        made._scores = dumped.scores
+        return made
+
+
+class _Dumped(msgspec.Struct, kw_only=True):
+    version: int
+    samples: list[tuple[int, Sample]]
+    programs: int
+    ladders: list[dict[int, bytes]]
+    scores: list[float]
+
+
+def _milestone(steps: int) -> int:
+    """The last milestone at or before a step."""
+    last = 0
+    for i, milestone in enumerate(MILESTONES):
+        if milestone > steps:
+            break
+        last = i
+    return last
+
+
+def _ladder_keys(kinds: tuple[int, int, int], milestone: int) -> tuple[int, int, int]:
+    role, workflow, tenant = kinds
+    same = joined(joined(role, workflow), milestone)
+    return milestone, same, joined(same, tenant)
+
+
+def _blurred(bins: int, at: Sequence[int], weights: Sequence[float]) -> list[float]:
+    """Weighted outcomes on the grid, each spread evenly over the few bins around it."""
+    out = [0.0] * (bins + 2 * _BLUR_BINS)
+    part = 1.0 / (2 * _BLUR_BINS + 1)
+    counted = [0.0] * bins
+    for place, weight in zip(at, weights, strict=True):
+        counted[place] += weight
+    for place, weight in enumerate(counted):
+        if weight:
+            for i in range(place, place + 2 * _BLUR_BINS + 1):
+                out[i] += weight * part
+    inner = out[_BLUR_BINS : _BLUR_BINS + bins]
+    inner[0] += sum(out[:_BLUR_BINS])
+    inner[-1] += sum(out[_BLUR_BINS + bins :])
+    return inner
+
+
+def _beyond(forecast: Survival, at_least: float) -> Survival:
+    return Survival(forecast.grid, forecast.masses, elapsed_s=at_least) if at_least > 0 else forecast
+
+
+def _left(forecast: Survival, spent: float) -> Left:
+    return Left(forecast=_beyond(forecast, spent), spent=spent)
