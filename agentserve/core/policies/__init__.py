@@ -17,6 +17,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "fifo": ("agentserve.core.policies.literature.fifo", "Fifo"),
     "affinity": ("agentserve.core.policies.literature.affinity", "Affinity"),
     "prefix": ("agentserve.core.policies.literature.prefix", "Prefix"),
+    "thunderagent": ("agentserve.core.policies.literature.thunderagent", "ThunderAgent"),
     "continuum": ("agentserve.core.policies.literature.continuum", "Continuum"),
 }
 

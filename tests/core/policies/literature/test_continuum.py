@@ -1,0 +1,113 @@
+"""Continuum: the time to live, and the order pinned before unpinned, by program."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+from agentserve.core.policies.literature.continuum import Durations, Turns, best_ttl
+
+TOOL = (ev.PendingTool(id="c", name="bash"),)
+
+
+@given(st.lists(st.floats(0.01, 50.0), min_size=1, max_size=30), st.floats(0.0, 60.0))
+def test_the_ttl_is_the_best_of_zero_and_the_observed_durations(
+    durations: list[float], worth_s: float
+) -> None:
+    def gain(tau: float) -> float:
+        return sum(d <= tau for d in durations) / len(durations) * worth_s - tau
+
+    chosen = best_ttl(sorted(durations), worth_s)
+    assert chosen == 0.0 or chosen in durations
+    assert gain(chosen) == pytest.approx(max([0.0, *map(gain, durations)]))
+
+
+def test_eta_is_minus_the_correlation_of_turns_done_and_left() -> None:
+    turns = Turns()
+    lengths = [random.Random(7).randint(1, 30) for _ in range(50)]
+    pairs = [(k, n - k) for n in lengths for k in range(1, n + 1)]
+    for n in lengths:
+        turns.add(n)
+    mean = [sum(p[i] for p in pairs) / len(pairs) for i in (0, 1)]
+    product = sum((x - mean[0]) * (y - mean[1]) for x, y in pairs)
+    spread = [math.sqrt(sum((p[i] - mean[i]) ** 2 for p in pairs)) for i in (0, 1)]
+    assert turns.eta(100) == pytest.approx(-product / (spread[0] * spread[1]))
+    assert Turns().eta(100) == 1.0
+    equal = Turns()
+    for _ in range(20):
+        equal.add(10)
+    assert equal.eta(100) == pytest.approx(1.0), "equal lengths: what is done says exactly what is left"
+
+
+def test_only_the_latest_durations_count() -> None:
+    known = Durations()
+    for i in range(1000):
+        known.add(float(i))
+    assert known.seen == 1000
+    assert known.ordered == [float(i) for i in range(488, 1000)]
+
+
+def test_a_cold_start_pins_for_the_logarithm_of_what_a_pin_is_worth(desk: Any) -> None:
+    d = desk("continuum")  # prefill is 1,000 tokens a second: 4,000 tokens are worth 4 s
+    d.arrive("a", tokens=3990)
+    pin = next(x for x in d.finish("a", tokens=3990, output=10, tools=TOOL) if isinstance(x, do.Pin))
+    assert pin.until - d.now == pytest.approx(math.log(4.0))
+    d.arrive("b", tokens=500)
+    assert not any(isinstance(x, do.Pin) for x in d.finish("b", tokens=500, tools=TOOL)), (
+        "worth half a second"
+    )
+
+
+def test_a_known_tool_is_pinned_for_its_own_duration(desk: Any) -> None:
+    d = desk("continuum", samples_min=3)
+    d.arrive("a", tokens=3000)
+    for turn in range(8):
+        d.finish("a", turn, tokens=3000, tools=TOOL)
+        d.arrive("a", turn + 1, tokens=3000, after=2.0)
+    pin = next(x for x in d.finish("a", 8, tokens=3000, tools=TOOL) if isinstance(x, do.Pin))
+    assert pin.until - d.now == pytest.approx(2.0)
+
+
+def test_a_pin_holds_room_until_it_expires(desk: Any) -> None:
+    d = desk("continuum", wait_s=10.0)  # ln(10 + 6) = 2.8 s
+    d.arrive("a", tokens=6000)
+    d.arrive("x", tokens=1000)
+    d.finish("a", tokens=6000, tools=TOOL, after=0.0)
+    d.arrive("b", tokens=4000)
+    assert d.sent("b") is None
+    out = d.timer()
+    assert any(isinstance(x, do.Unpin) and x.reason == "expired" for x in out)
+    assert d.sent("b") == "e0"
+
+
+def test_the_pinned_go_before_the_unpinned_and_programs_by_arrival(desk: Any) -> None:
+    d = desk("continuum", wait_s=10.0)
+    d.arrive("old", tokens=1000)
+    d.arrive("a", tokens=4000, after=1.0)
+    d.arrive("x", tokens=4000)
+    d.finish("a", tokens=4000, tools=TOOL)
+    d.finish("old", tokens=1000, after=0.0)  # no tool, worth 11 s: pinned too
+    d.arrive("fresh", tokens=6000)
+    d.arrive("a", 1, tokens=5200)
+    assert d.sent("a", 1) is None, "it has grown and does not fit beside x and the pin of old"
+    d.finish("x", tokens=4000, final=True, after=0.1)
+    assert d.sent("a", 1) == "e0"
+    assert d.sent("fresh") is None
+
+
+def test_when_nothing_runs_the_latest_program_is_unpinned(desk: Any) -> None:
+    d = desk("continuum", wait_s=100.0)
+    for name in "ab":
+        d.arrive(name, tokens=3000, after=1.0)
+    for name in "ab":
+        d.finish(name, tokens=3000, tools=TOOL, after=0.0)
+    out = d.arrive("c", tokens=5000)
+    assert [x.program for x in out if isinstance(x, do.Unpin)] == ["b"]
+    assert d.sent("c") == "e0"
