@@ -103,6 +103,8 @@ def _by_name(case: Case, named: Named) -> Verdict:
 def _along(case: Case, found: Found, named: Named, sure: Sure) -> Verdict:
     """The call shares a prefix with what its program said before."""
     program, tip = found.program, found.tip
+    if _aside(case, program, named) and not case.retries(tip):
+        return Verdict(relation="auxiliary", sure=sure, program=program)
     if found.how == "again":
         if case.retries(tip) or case.repeats(tip):
             return Verdict(relation="retry", sure=sure, program=program, tip=tip)
@@ -124,10 +126,9 @@ def _beside(case: Case, program: Program, named: Named, sure: Sure, *, aside: bo
         return Verdict(relation="compaction", sure=sure, program=program)
     if rewritten := _rewritten(case, program, sure):
         return rewritten
-    same_role = case.evidence.system == program.main_system
-    toolless = program.main_tools and not case.evidence.tools_offered
-    if toolless and not same_role and named.tier in ("harness", "generic"):
+    if _aside(case, program, named):
         return Verdict(relation="auxiliary", sure=sure, program=program)
+    same_role = case.evidence.system == program.main_system
     shorter = main.state != "flying" and len(case.seeking.items) < main.depth
     if same_role and shorter and (program.summarising or named.tier in ("harness", "generic")):
         return Verdict(relation="compaction", sure=sure, program=program)
@@ -136,6 +137,18 @@ def _beside(case: Case, program: Program, named: Named, sure: Sure, *, aside: bo
         if spawned is not None:
             return _child(spawned, (sure[0], BY_SPAWN[1]))
     return Verdict(relation="continues", sure=sure, program=program)
+
+
+def _aside(case: Case, program: Program, named: Named) -> bool:
+    """Another voice without tools, in a session whose own steps offer tools: a title, a suggestion, a topic check.
+    Where a program was named on purpose, every call under that name is one of its steps."""
+    return (
+        named.tier in ("harness", "generic")
+        and named.call_class is None
+        and program.main_tools
+        and not case.evidence.tools_offered
+        and case.evidence.system != program.main_system
+    )
 
 
 def _rewritten(case: Case, program: Program, sure: Sure) -> Verdict | None:
