@@ -159,10 +159,28 @@ def _durations_of(value: str | None) -> tuple[tuple[str, float], ...]:
     return tuple(found)
 
 
+def _rows_by_place() -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Which rows a header or a body field may prove: most requests hold none of either, and no row is then read."""
+    headers: dict[str, list[int]] = {}
+    fields: dict[str, list[int]] = {}
+    for index, row in enumerate(NAMINGS):
+        for place in row.program:
+            if place.startswith("body:"):
+                fields.setdefault(place[5:], []).append(index)
+            else:
+                headers.setdefault(place.partition("#")[0], []).append(index)
+    return headers, fields
+
+
+_BY_HEADER, _BY_FIELD = _rows_by_place()
+
+
 def identify(evidence: CallEvidence) -> Named | None:
     """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
-    for row in NAMINGS:
-        if (named := named_by(row, evidence)) is not None:
+    rows = {index for name in _BY_HEADER.keys() & evidence.headers.keys() for index in _BY_HEADER[name]}
+    rows.update(index for name in _BY_FIELD.keys() & evidence.named.keys() for index in _BY_FIELD[name])
+    for index in sorted(rows):
+        if (named := named_by(NAMINGS[index], evidence)) is not None:
             return named
     return _vendor_session(evidence) or _baggage(evidence) or _trace(evidence)
 

@@ -5,12 +5,13 @@ call = reader.read(path, headers, body)                a Call, or None when the 
 replies = ReplyReader(call.protocol, streamed=True)    one per step; feed() every chunk, then finish()
 """
 
+from agentserve.live.wire.bodies import read_reply
 from agentserve.live.wire.call import PATHS, Call, CallReader, PrefixPart, Protocol, split_path
 from agentserve.live.wire.canon import Canon
 from agentserve.live.wire.extensions import Extensions, printable_id
 from agentserve.live.wire.reply import Reply, ReplyTool, Usage
 from agentserve.live.wire.sse import SseSplitter
-from agentserve.live.wire.streams import ReplyReader, read_reply
+from agentserve.live.wire.streams import ReplyReader
 
 __all__ = [
     "PATHS",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
-from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, text_of, utf8
+from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8
 from agentserve.live.wire.extensions import Extensions, extensions_of, named_in, person_of, printable_id
 from agentserve.live.wire.prints import prints_of
 
@@ -166,8 +166,9 @@ class CallReader:
         """Characters and digest of the tools' definitions, as they stand in the prompt."""
         if not offered:
             return 0, 0
-        raw = self.canon.raw([{k: v for k, v in t.items() if k != "cache_control"} if isinstance(t, dict) else t
-                              for t in offered])  # fmt: skip
+        if any(isinstance(tool, dict) and "cache_control" in tool for tool in offered):
+            offered = [steady(tool) if isinstance(tool, dict) else tool for tool in offered]
+        raw = self.canon.raw(offered)
         return len(raw), self.canon.bytes_digest(raw)
 
     def _prefix(

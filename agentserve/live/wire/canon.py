@@ -42,6 +42,7 @@ _CALL_TYPES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _CALL_ITEMS = frozenset(
     {"function_call", "custom_tool_call", "local_shell_call", "computer_call", "mcp_call"}
 )
+_PLAIN_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 _ROLLING_KEYS = frozenset({"cache_control", "id", "status", "annotations", "logprobs", "phase"})
 _OBSERVATIONS = (
     "observation:", "[observation", "<returncode>", "<output>", "<tool_response>", "<tool_result>", "tool result:",
@@ -293,7 +294,10 @@ class Canon:
         """The canonical item, or None when the message is no part of the conversation (system, noise, not a dict)."""
         if not isinstance(message, dict):
             return None
-        key = self._key(message)
+        try:
+            key = self._key(message)
+        except TypeError:  # something that cannot be hashed where a name should be
+            key = repr(message)[: 1 << 16]
         item = self._items.get(key)
         if item is None:
             try:
@@ -304,11 +308,13 @@ class Canon:
         return None if item is _NOTHING else item
 
     def _key(self, message: dict[str, Any]) -> Any:
+        """A cheap fingerprint of the message as it was sent; the usual shapes need no encoding."""
         content = message.get("content")
-        if isinstance(content, str) and len(message) <= 3:
-            rest = [value for name, value in message.items() if name != "content"]
-            if all(isinstance(value, str) for value in rest):
-                return hash((content, *message.keys(), *rest)), len(content)
+        if (isinstance(content, str) or content is None) and len(message) <= 3:
+            calls = message.get("tool_calls")
+            rest = _call_key(calls) if calls is not None else message.get("tool_call_id", "")
+            if rest is not None and _PLAIN_KEYS.issuperset(message):
+                return hash((message.get("role"), content, rest))
         try:
             raw = _encode_raw(message)
         except (TypeError, ValueError, UnicodeError, RecursionError):
@@ -347,6 +353,16 @@ class Canon:
             known = int.from_bytes(state.digest(), "little") % PRIME
             self._digests.put(key, known)
         return known
+
+
+def _call_key(calls: Any) -> tuple[Any, ...] | None:
+    """The tool calls of a chat message as something hashable; None when they have another shape."""
+    try:
+        return tuple(
+            [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        )
+    except (KeyError, TypeError):
+        return None
 
 
 def _masked(system: str) -> bytes:

@@ -11,17 +11,14 @@ from typing import Any
 import msgspec
 
 from agentserve.core.identity.evidence import Item
+from agentserve.live.wire.bodies import UNREADABLE, decode_any, read_reply, responses_head, responses_output
 from agentserve.live.wire.call import Protocol
-from agentserve.live.wire.canon import Canon, assistant_item, clean, text_of
-from agentserve.live.wire.prints import trace_of
-from agentserve.live.wire.reply import Reply, ReplyTool, Usage, finish_of, usage_of
+from agentserve.live.wire.canon import Canon
+from agentserve.live.wire.draft import TOOL_CALLS_MAX, Draft, string
+from agentserve.live.wire.reply import Reply, usage_of
 from agentserve.live.wire.sse import SseSplitter
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
-TEXT_CHARS_MAX = 4 * 1024 * 1024  # of a reply's own text and arguments; beyond it the echo cannot be hashed
-TOOL_CALLS_MAX = 512
-
-_UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError)
 
 
 class _Function(msgspec.Struct):
@@ -77,109 +74,20 @@ class _AnthropicEvent(msgspec.Struct):
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_anthropic = msgspec.json.Decoder(_AnthropicEvent).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
-class _Draft:
-    """A reply in the making, the same for all protocols."""
-
-    __slots__ = (
-        "calls",
-        "chars",
-        "error",
-        "finish",
-        "model",
-        "response_id",
-        "texts",
-        "usage",
-        "usage_raw",
-        "whole",
-    )
-
-    def __init__(self) -> None:
-        self.response_id: str | None = None
-        self.model: str | None = None
-        self.finish = ""
-        self.usage: Usage | None = None
-        self.usage_raw: dict[str, Any] = {}
-        self.texts: list[str] = []
-        self.calls: dict[int, list[Any]] = {}  # index -> [id, name, pieces of its arguments]
-        self.chars = 0
-        self.whole = False
-        self.error: str | None = None
-
-    def text(self, text: Any) -> None:
-        if not isinstance(text, str):
-            text = text_of(text)
-        self.chars += len(text)
-        if self.chars <= TEXT_CHARS_MAX:
-            self.texts.append(text)
-
-    def call(self, index: int, call_id: Any, name: Any, arguments: Any) -> None:
-        """A piece of a tool call; what is not text is left out, except arguments that came decoded."""
-        call = self.calls.get(index)
-        if call is None:
-            if len(self.calls) >= TOOL_CALLS_MAX:
-                return
-            call = self.calls[index] = ["", "", []]
-        if isinstance(call_id, str) and not call[0]:
-            call[0] = call_id
-        if isinstance(name, str) and not call[1]:
-            call[1] = name
-        if isinstance(arguments, (dict, list)):
-            arguments = msgspec.json.encode(arguments).decode()
-        if isinstance(arguments, str) and arguments:
-            self.chars += len(arguments)
-            if self.chars <= TEXT_CHARS_MAX:
-                call[2].append(arguments)
-
-    def ends(self, reason: Any) -> None:
-        if (word := finish_of(reason)) != "":
-            self.finish = word
-
-    def failed(self, error: Any) -> None:
-        message = error.get("message", error.get("type")) if isinstance(error, dict) else error
-        self.error = str(message)[:200]
-        self.finish = "error"
-
-    def reply(self, *, items: tuple[Item, ...] | None = None) -> Reply:
-        tools = tuple(
-            ReplyTool(id=str(call_id), name=str(name), arguments="".join(pieces))
-            for _, (call_id, name, pieces) in sorted(self.calls.items())
-        )
-        text = "".join(self.texts)
-        if items is None:
-            items = (
-                (assistant_item(text, [(t.id, t.name, t.arguments) for t in tools]),) if text or tools else ()
-            )
-        if self.chars > TEXT_CHARS_MAX:
-            items = ()  # what was dropped cannot be hashed, so there is no echo to wait for
-        return Reply(
-            response_id=self.response_id,
-            model=self.model,
-            finish=self.finish,
-            usage=self.usage,
-            tools=tools,
-            items=items,
-            output_chars=self.chars,
-            whole=self.whole,
-            error=self.error,
-            trace=trace_of(clean(text, assistant=True)) if text else None,
-        )
-
-
-def _chat_event(draft: _Draft, data: bytes) -> None:
+def _chat_event(draft: Draft, data: bytes) -> None:
     if data == b"[DONE]":
         draft.whole = True
         return
     try:
         chunk = _decode_chunk(data)
-    except _UNREADABLE:
+    except UNREADABLE:
         return
     if chunk.error is not None:
         draft.failed(chunk.error)
-    draft.response_id = draft.response_id or _string(chunk.id)
-    draft.model = draft.model or _string(chunk.model)
+    draft.response_id = draft.response_id or string(chunk.id)
+    draft.model = draft.model or string(chunk.model)
     if chunk.usage is not None and (usage := usage_of(chunk.usage)) is not None:
         draft.usage = usage
     for choice in chunk.choices or ():
@@ -201,19 +109,19 @@ def _chat_event(draft: _Draft, data: bytes) -> None:
             draft.call(index, tool.id, function.name, function.arguments)
 
 
-def _completions_event(draft: _Draft, data: bytes) -> None:
+def _completions_event(draft: Draft, data: bytes) -> None:
     draft.chars += 4  # about a token an event; the text itself is not looked at
     if b'"usage":null' in data and b'"finish_reason":null' in data:
         return
     _chat_event(draft, data)
 
 
-def _messages_event(draft: _Draft, data: bytes) -> None:
+def _messages_event(draft: Draft, data: bytes) -> None:
     if b"thinking_delta" in data[:160] or b"signature_delta" in data[:160]:
         return
     try:
         event = _decode_anthropic(data)
-    except _UNREADABLE:
+    except UNREADABLE:
         return
     kind, delta = event.type, event.delta
     if kind == "content_block_delta" and delta is not None:
@@ -227,8 +135,8 @@ def _messages_event(draft: _Draft, data: bytes) -> None:
         elif block.text:
             draft.text(block.text)
     elif kind == "message_start" and isinstance(event.message, dict):
-        draft.response_id = _string(event.message.get("id"))
-        draft.model = _string(event.message.get("model"))
+        draft.response_id = string(event.message.get("id"))
+        draft.model = string(event.message.get("model"))
         _merge_usage(draft, event.message.get("usage"))
     elif kind == "message_delta":
         _merge_usage(draft, event.usage)
@@ -240,15 +148,11 @@ def _messages_event(draft: _Draft, data: bytes) -> None:
         draft.failed(event.error)
 
 
-def _merge_usage(draft: _Draft, usage: Any) -> None:
+def _merge_usage(draft: Draft, usage: Any) -> None:
     """The first event counts the input, the last one the output; a later figure replaces an earlier one."""
     if isinstance(usage, dict):
         draft.usage_raw.update({key: value for key, value in usage.items() if value is not None})
         draft.usage = usage_of(draft.usage_raw)
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 class _ResponsesStream:
@@ -259,13 +163,13 @@ class _ResponsesStream:
     def __init__(self) -> None:
         self._items: list[Any] = []
 
-    def event(self, draft: _Draft, data: bytes) -> None:
+    def event(self, draft: Draft, data: bytes) -> None:
         head = data[:96]
         if b".delta" in head or b".in_progress" in head or b".added" in head:
             return
         try:
-            event = _decode_any(data)
-        except _UNREADABLE:
+            event = decode_any(data)
+        except UNREADABLE:
             return
         if not isinstance(event, dict):
             return
@@ -274,41 +178,17 @@ class _ResponsesStream:
             self._items.append(event.get("item"))
         elif kind in ("response.completed", "response.incomplete", "response.failed", "response.cancelled"):
             if isinstance(body := event.get("response"), dict):
-                _responses_head(draft, body)
+                responses_head(draft, body)
                 if isinstance(output := body.get("output"), list) and output:
                     self._items = output[:TOOL_CALLS_MAX]
             draft.whole = True
         elif kind == "response.created" and isinstance(body := event.get("response"), dict):
-            draft.response_id, draft.model = _string(body.get("id")), _string(body.get("model"))
+            draft.response_id, draft.model = string(body.get("id")), string(body.get("model"))
         elif kind == "error":
             draft.failed(event.get("error", event))
 
-    def items(self, draft: _Draft, canon: Canon) -> tuple[Item, ...]:
-        return _responses_output(draft, self._items, canon)
-
-
-def _responses_head(draft: _Draft, body: dict[str, Any]) -> None:
-    draft.response_id = _string(body.get("id")) or draft.response_id
-    draft.model = _string(body.get("model")) or draft.model
-    draft.usage = usage_of(body.get("usage"))
-    reason = body.get("incomplete_details")
-    draft.ends(reason.get("reason") if isinstance(reason, dict) else body.get("status"))
-    if body.get("error"):
-        draft.failed(body["error"])
-
-
-def _responses_output(draft: _Draft, output: list[Any], canon: Canon) -> tuple[Item, ...]:
-    for index, item in enumerate(output):
-        if not isinstance(item, dict):
-            continue
-        if item.get("type") == "message":
-            draft.text(text_of(item.get("content")))
-        elif isinstance(item.get("type"), str) and item["type"].endswith("_call"):
-            arguments = item.get("arguments", item.get("input", item.get("action")))
-            draft.call(index, item.get("call_id", item.get("id")), item.get("name", item["type"]), arguments)
-    if draft.calls and draft.finish == "stop":
-        draft.finish = "tool_calls"
-    return tuple(canon.items(output))
+    def items(self, draft: Draft, canon: Canon) -> tuple[Item, ...]:
+        return responses_output(draft, self._items, canon)
 
 
 class ReplyReader:
@@ -330,7 +210,7 @@ class ReplyReader:
         self._protocol: Protocol = protocol
         self._streamed = streamed
         self._canon = canon or Canon(items_max=64)
-        self._draft = _Draft()
+        self._draft = Draft()
         self._splitter = SseSplitter()
         self._responses = _ResponsesStream()
         self._event = {
@@ -364,64 +244,3 @@ class ReplyReader:
         if self._protocol == "completions":
             return self._draft.reply(items=())
         return self._draft.reply()
-
-
-def read_reply(protocol: Protocol, body: bytes, *, canon: Canon | None = None) -> Reply:
-    """A reply that came in one piece."""
-    try:
-        decoded = _decode_any(body)
-    except _UNREADABLE:
-        decoded = None
-    if not isinstance(decoded, dict):
-        return Reply(whole=False, error="the reply is not a JSON object")
-    draft = _Draft()
-    draft.whole = True
-    draft.response_id, draft.model = _string(decoded.get("id")), _string(decoded.get("model"))
-    draft.usage = usage_of(decoded.get("usage"))
-    if decoded.get("error"):
-        draft.failed(decoded["error"])
-    if protocol == "responses":
-        _responses_head(draft, decoded)
-        output = decoded.get("output")
-        items = _responses_output(
-            draft, output if isinstance(output, list) else [], canon or Canon(items_max=64)
-        )
-        return draft.reply(items=items)
-    if protocol == "messages":
-        _messages_body(draft, decoded)
-        return draft.reply()
-    _chat_body(draft, decoded)
-    return draft.reply(items=() if protocol in ("completions", "embeddings") else None)
-
-
-def _messages_body(draft: _Draft, body: dict[str, Any]) -> None:
-    draft.ends(body.get("stop_reason"))
-    content = body.get("content")
-    for index, block in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(block, dict):
-            continue
-        if block.get("type") == "tool_use":
-            draft.call(index, block.get("id"), block.get("name"), block.get("input"))
-        elif block.get("type") == "text":
-            draft.text(block.get("text"))
-
-
-def _chat_body(draft: _Draft, body: dict[str, Any]) -> None:
-    choices = body.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(first, dict):
-        return
-    draft.ends(first.get("finish_reason"))
-    message = first.get("message")
-    if not isinstance(message, dict):
-        if isinstance(text := first.get("text"), str):
-            draft.chars += len(text)
-        return
-    draft.text(message.get("content"))
-    draft.text(message.get("refusal"))
-    calls = message.get("tool_calls")
-    for index, call in enumerate(calls if isinstance(calls, list) else ()):
-        inner = call.get("function", call.get("custom")) if isinstance(call, dict) else None
-        if isinstance(inner, dict):
-            arguments = inner.get("arguments", inner.get("input"))
-            draft.call(index, call.get("id"), inner.get("name"), arguments)
