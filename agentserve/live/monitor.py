@@ -85,9 +85,15 @@ class Monitor:
     # -- from traffic
 
     def failed(self, engine: Engine, reason: str) -> None:
-        """A step failed there for a reason that is the engine's. A probe looks at once."""
+        """A step failed there for a reason that is the engine's."""
         engine.failures += 1
+        self.suspect(engine)
         self._count_failure(engine, reason)
+
+    def suspect(self, engine: Engine) -> None:
+        """Look at it at once; until that was done it gets no new steps, so that a retry goes elsewhere."""
+        if engine.up and any(other is not engine and other.up for other in self._engines):
+            self._tell(ev.EngineReported(engine=engine.id, draining=True))
         urgent = self._urgent.get(engine.id)
         if urgent is not None:
             urgent.set()

@@ -180,6 +180,7 @@ class Relay:
             self._resolver.failed(resolved, now)
             raise
         x.tokens_counted = True
+        now = self._driver.now()
         ticket = self._driver.submit(self._arrival(x, prompt_tokens))
         x.reasons = ticket.reasons
         told = False
@@ -319,6 +320,7 @@ class Relay:
         reply = await engine.upstream.send("POST", outgoing.path, headers, payload, deadlines=self._deadlines)
         try:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
+                self._monitor.suspect(engine)
                 return EngineUnreachable(f"engine {engine.id} answered {reply.status}", engine=engine.id)
             await self._relay(x, engine, reply, tap)
         finally:

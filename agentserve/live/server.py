@@ -31,6 +31,7 @@ REQUEST_S = 30.0  # from the first byte of a request to its last
 IDLE_S = 75.0  # between two requests
 WRITE_HIGH_BYTES = 256 * 1024
 STALL_S = 60.0  # a client that takes nothing of its answer for so long is cut off
+LINGER_S = 0.5
 TICK_S = 1.0
 TICK_S_MAX = 15.0
 
@@ -430,7 +431,9 @@ class HttpConnection(asyncio.Protocol):
                 + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
                 % (len(text), text)
             )
-            self.transport.close()
+            # a socket closed with unread bytes is reset, and the client would never read why
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
 
     def _abort(self) -> None:
         self._closing = True

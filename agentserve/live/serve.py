@@ -1,0 +1,74 @@
+"""Runs the gateway on a socket: uvicorn for sockets, signals and lifespan, our own protocol class on each connection.
+
+Rule: on SIGTERM nothing that has begun is cut while there is time: the listener closes, new requests on open
+connections are refused with a hint, streams finish up to the drain limit, and only then does everything close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+
+import uvicorn
+
+from agentserve.live.app import Gateway
+from agentserve.live.auth import OpenKeys, check_openness
+from agentserve.live.server import limited
+
+BACKLOG = 4096
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server, which lets the gateway drain before it closes."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.relay.draining = True
+        await super().shutdown(sockets)
+
+    def port(self) -> int:
+        """Where it listens, once it has started."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+def server_for(gateway: Gateway, *, host: str | None = None, port: int | None = None) -> GatewayServer:
+    """A server of the gateway. Refuses to serve strangers without keys."""
+    settings = gateway.settings
+    host = settings.gateway.host if host is None else host
+    check_openness(host, open_mode=isinstance(gateway.keys, OpenKeys), allow_open=settings.gateway.allow_open)
+    config = uvicorn.Config(
+        gateway,
+        host=host,
+        port=settings.gateway.port if port is None else port,
+        http=limited(
+            header_bytes_max=settings.limits.header_bytes_max, body_bytes_max=settings.limits.body_bytes_max
+        ),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, math.ceil(settings.gateway.drain_timeout_s)),
+    )
+    return GatewayServer(config, gateway)
+
+
+async def serve(gateway: Gateway, *, host: str | None = None, port: int | None = None) -> None:
+    """Serve until a signal says to stop, then drain."""
+    await server_for(gateway, host=host, port=port).serve()
+
+
+async def started(server: GatewayServer, *, timeout_s: float = 10.0) -> asyncio.Task[None]:
+    """Run the server in this loop without its signal handlers; returns once it listens. For tests and demos."""
+    task = asyncio.get_running_loop().create_task(server._serve())
+    async with asyncio.timeout(timeout_s):
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+    if task.done():
+        task.result()
+    return task
