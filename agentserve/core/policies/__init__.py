@@ -18,6 +18,9 @@ POLICIES: dict[str, tuple[str, str]] = {
     "affinity": ("agentserve.core.policies.literature.affinity", "Affinity"),
     "prefix": ("agentserve.core.policies.literature.prefix", "Prefix"),
     "thunderagent": ("agentserve.core.policies.literature.thunderagent", "ThunderAgent"),
+    "plas": ("agentserve.core.policies.literature.plas", "Plas"),
+    "atlas": ("agentserve.core.policies.literature.atlas", "Atlas"),
+    "vtc": ("agentserve.core.policies.literature.vtc", "Vtc"),
     "continuum": ("agentserve.core.policies.literature.continuum", "Continuum"),
 }
 

@@ -6,9 +6,9 @@ Rule: a key is static until it is put anew; smaller goes first, ties by arrival 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from agentserve.core.ids import StepId
+from agentserve.core.ids import StepId, TenantId
 from agentserve.core.program import Step
 
 CLASS_SPAN = 100_000  # engine priorities between two classes of a key
@@ -58,6 +58,41 @@ class Line:
 
     def __contains__(self, step: Step) -> bool:
         return step.id in self._entries
+
+
+class LineByTenant(Line):
+    """A line for each tenant; whose head goes next is asked anew each time, of `rank`: the least goes."""
+
+    __slots__ = ("_lines", "_rank")
+
+    def __init__(self, rank: Callable[[TenantId, Step], float]) -> None:
+        super().__init__()
+        self._rank = rank
+        self._lines: dict[TenantId, Line] = {}
+
+    def put(self, step: Step, key: Key) -> None:
+        self._entries[step.id] = (key, step)
+        line = self._lines.get(step.program.tenant)
+        if line is None:
+            line = self._lines[step.program.tenant] = Line()
+        line.put(step, key)
+
+    def drop(self, step: Step) -> None:
+        super().drop(step)
+        line = self._lines[step.program.tenant]
+        line.drop(step)
+        if not line:
+            del self._lines[step.program.tenant]
+
+    def head(self) -> Step | None:
+        heads = [(t, step) for t, line in self._lines.items() if (step := line.head()) is not None]
+        if not heads:
+            return None
+        return min(heads, key=lambda h: (self._rank(*h), h[0]))[1]
+
+    def tenants(self) -> Iterable[TenantId]:
+        """Those with steps waiting."""
+        return self._lines.keys()
 
 
 def stamp(key: Key) -> int:

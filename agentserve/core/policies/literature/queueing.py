@@ -107,6 +107,10 @@ class Queueing(Policy):
         """Whose reservation is revoked when nothing else can move."""
         return max(idle, key=lambda p: (p.created_at, p.id))
 
+    def new_line(self) -> Line:
+        """What steps stand in."""
+        return Line()
+
     def next_step(self, line: Line, now: float) -> Step | None:
         """Who of a line goes next."""
         return line.head()
@@ -302,7 +306,7 @@ class Queueing(Policy):
     def _enter(self, step: Step, name: LineName, key: Key) -> None:
         line = self._lines.get(name)
         if line is None:
-            line = self._lines[name] = Line()
+            line = self._lines[name] = self.new_line()
         line.put(step, key)
         self._line_of[step.id] = name
 
@@ -358,10 +362,11 @@ class Queueing(Policy):
         return bay
 
     def _go(self, step: Step, bay: Bay, now: float) -> None:
-        self._lines[self._line_of.pop(step.id)].drop(step)
+        line = self._lines[self._line_of.pop(step.id)]
+        key = line.key_of(step)
+        line.drop(step)
         self._assign(step.program, bay.engine)
         self.going(step, bay.engine, now)
-        key = self.key(step, now)
         self.release(step.program)
         tokens, _ = self._need(step, bay)
         self._charges[step.id] = self._charge(bay, step.program.prefix, tokens)

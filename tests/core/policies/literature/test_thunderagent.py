@@ -38,13 +38,13 @@ def test_acting_programs_are_paused_before_reasoning_ones_and_the_smallest_first
 
 def test_a_marked_program_is_paused_when_its_step_ends(desk: Any) -> None:
     d = desk("thunderagent")
-    grow(d, {"a": 6000, "b": 4000, "c": 3000})
+    grow(d, {"a": 6000, "b": 3500, "c": 1000})
     d.timer()
     assert marked(d) == {"c"}
     assert paused(d) == set()
-    d.finish("c", 1, tokens=3000)
+    d.finish("c", 1, tokens=1000)
     assert paused(d) == {"c"}
-    d.arrive("c", 2, tokens=3200)
+    d.arrive("c", 2, tokens=1200)
     assert d.sent("c", 2) is None
 
 
@@ -53,22 +53,24 @@ def test_the_marking_bug_marks_every_reasoning_program_there_is(
     desk: Any, bug: bool, leaving: set[str]
 ) -> None:
     d = desk("thunderagent", marking_bug=bug)
-    grow(d, {"a": 6000, "b": 4000, "c": 3000})
+    grow(d, {"a": 6000, "b": 3500, "c": 1000})
     d.timer()
     assert marked(d) == leaving
 
 
 def test_reasoning_programs_are_restored_before_acting_ones_on_any_engine(desk: Any) -> None:
     d = desk("thunderagent")
-    grow(d, {"a": 6000, "b": 4000, "c": 3000, "d": 2000})
+    grow(d, {"a": 6000, "b": 3500, "c": 900, "d": 500})
     d.timer()
     assert marked(d) == {"c", "d"}
-    d.finish("d", 1, tokens=2000)
-    d.finish("c", 1, tokens=3000)
-    d.arrive("c", 2, tokens=3100)
-    d.finish("a", 1, tokens=6000, final=True)
+    d.finish("d", 1, tokens=500)
+    d.finish("c", 1, tokens=900)
+    d.arrive("c", 2, tokens=1000)
+    d.finish("b", 1, tokens=3500)
+    d.arrive("b", 2, tokens=2700)
     d.timer()
-    assert d.sent("c", 2) == "e0"
+    assert d.sent("c", 2) == "e0", "1,100 tokens are free: enough for c, and d would leave too little"
+    assert paused(d) == {"d"}
     d.tell(ev.EngineBack(engine="e1"))
     d.tell(ev.EngineReported(engine="e1", kv_tokens=10_000))
     d.arrive("e", tokens=9000)
