@@ -12,14 +12,15 @@ EVENT_BYTES_MAX = 8 * 1024 * 1024
 class SseSplitter:
     """Feed bytes, take the `data` of each event that they complete."""
 
-    __slots__ = ("_bytes", "_data", "_rest", "dropped", "events_max_bytes")
+    __slots__ = ("_bytes", "_data", "_data_bytes", "_most", "_rest", "dropped")
 
     def __init__(self, *, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
-        self.events_max_bytes = event_bytes_max
+        self._most = event_bytes_max
         self.dropped = 0
         self._rest: list[bytes] = []  # of a line that has no end yet
         self._bytes = 0
         self._data: list[bytes] = []  # lines of an event that has no end yet
+        self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that this chunk ends, in order."""
@@ -44,10 +45,17 @@ class SseSplitter:
         found: list[bytes] = []
         for line in lines:
             if line[:5] == b"data:":
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-            elif not line and self._data:
-                found.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                self._data.clear()
+                self._data_bytes += len(line)
+                if self._data_bytes > self._most:
+                    self.dropped += bool(self._data)
+                    self._data.clear()
+                else:
+                    self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line:
+                if self._data:
+                    found.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                    self._data.clear()
+                self._data_bytes = 0
         return found
 
     def finish(self) -> list[bytes]:
@@ -58,7 +66,7 @@ class SseSplitter:
         if not rest:
             return
         self._bytes += len(rest)
-        if self._bytes > self.events_max_bytes:
+        if self._bytes > self._most:
             self._rest.clear()
             self._bytes = 0
             self.dropped += 1
