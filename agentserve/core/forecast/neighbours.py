@@ -7,7 +7,6 @@ steps' worth of them. It does not know what the features mean: which of them mat
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ _REFIT = 4  # features measured anew for each finished program, once there are m
 _REFIT_ALL_BELOW = 48  # programs
 _STEP_WEIGHT = 0.125
 # Another role, workflow or tenant makes a program less alike, by as much as this distance.
-_STRANGER = (0.05, 0.08, 0.02)
+_STRANGER = (0.02, 0.05, 0.02)
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -164,7 +163,3 @@ def _measured(values: Sequence[float], outcomes: Sequence[float], programs: floa
     chance = (sum(c > 0 for c in counts) - 1) / max(programs, 1.0)
     relevance = max(0.0, between / total - chance) if total > 0 else 0.0
     return _Scale(mean=mean, per_sd=1.0 / math.sqrt(variance), relevance=relevance)
-
-
-def as_features(values: array[float]) -> tuple[float, ...]:
-    return tuple(values)

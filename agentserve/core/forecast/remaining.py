@@ -34,7 +34,7 @@ WORK_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
 
 _RUNGS = (Rung(half_life=200, strength=2), Rung(half_life=60, strength=6), Rung(half_life=40, strength=4))
 # (bandwidth, share of the distance that goes by measured relevance) of each way to look at neighbours
-_VIEWS = ((0.12, 0.0), (0.13, 0.5))
+_VIEWS = ((0.12, 0.0), (0.18, 0.5))
 _LADDER = len(_VIEWS)
 _LEARNING_RATE, _FORGETTING = 0.5, 0.98
 # As much weight as this many perfect neighbours goes to all samples alike, so that a stranger gets the average.
@@ -86,7 +86,9 @@ class RemainingForecaster:
         self._programs_max = programs_max
         self._open: dict[tuple[str, str], _Open] = {}
         # What was forecast at the last milestone, for the programs asked about lately.
-        self._made: LRUCache[tuple[str, str], tuple[int, Survival, Survival, Survival]] = LRUCache(MADE_MAX)
+        self._made: LRUCache[tuple[str, str], tuple[int, Survival, Survival, Survival]] = LRUCache(
+            maxsize=MADE_MAX
+        )
         self._neighbours = Neighbours(FEATURES)
         self._ladders = tuple(
             Ladder(grid, _RUNGS, keys_max=_KEYS_MAX) for grid in (STEPS, TOKENS, WORK_SECONDS)

@@ -1,0 +1,90 @@
+"""Forecasts how many tokens a step will write, from what steps like it wrote.
+
+One rule: a forecast never exceeds the limit that the client set, because the engine stops there. It does not read
+prompts; a step is known by its role, its limit, its program, and what the last step of the program was.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from agentserve.core.forecast.calls import joined, text_hash
+from agentserve.core.forecast.grid import TOKENS
+from agentserve.core.forecast.ladder import Ladder, Rung
+from agentserve.core.forecast.survival import Survival
+
+KEYS_MAX = 65_536
+_VERSION = 1
+_RUNGS = (
+    Rung(half_life=500, strength=2),  # all steps
+    Rung(half_life=200, strength=6),  # of this role and workflow
+    Rung(half_life=100, strength=8),  # of this tenant, with such a limit
+    Rung(half_life=20, strength=8),  # of this program
+)
+
+
+class OutputForecaster:
+    """`predict` before a step, `observe` after it."""
+
+    def __init__(self, *, keys_max: int = KEYS_MAX) -> None:
+        self._ladder = Ladder(TOKENS, _RUNGS, keys_max=keys_max)
+
+    def predict(
+        self,
+        *,
+        tenant: str,
+        workflow: str | None = None,
+        role: int = 0,
+        tokens_max: int | None = None,
+        program: str | None = None,
+        written: int = 0,
+    ) -> Survival:
+        """How many tokens the step will have written in all; `written` so far."""
+        masses = self._ladder.masses(_keys(tenant, workflow, role, tokens_max, program))
+        if tokens_max is not None and tokens_max < TOKENS.high:
+            limit = TOKENS.index(tokens_max)
+            masses[limit] += sum(masses[limit + 1 :])
+            masses[limit + 1 :] = [0.0] * (TOKENS.bins - limit - 1)
+        return Survival(TOKENS, masses, elapsed_s=float(written))
+
+    def observe(
+        self,
+        *,
+        tenant: str,
+        tokens: int,
+        workflow: str | None = None,
+        role: int = 0,
+        tokens_max: int | None = None,
+        program: str | None = None,
+        truncated: bool = False,
+    ) -> None:
+        """A step wrote `tokens`; `truncated` if it was stopped there by its limit or its client."""
+        self._ladder.learn(
+            _keys(tenant, workflow, role, tokens_max, program), float(max(tokens, 1)), censored=truncated
+        )
+
+    def merge(self, other: OutputForecaster) -> None:
+        self._ladder.merge(other._ladder)
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode((_VERSION, self._ladder.dump()))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, keys_max: int = KEYS_MAX) -> OutputForecaster:
+        """The inverse of `to_bytes`; raises ValueError on anything that is not its output."""
+        version, ladder = msgspec.msgpack.decode(data, type=tuple[int, dict[int, bytes]])
+        if version != _VERSION:
+            raise ValueError(f"output forecasts of version {version} cannot be read here")
+        made = cls(keys_max=keys_max)
+        made._ladder.load(ladder)
+        return made
+
+
+def _keys(
+    tenant: str, workflow: str | None, role: int, tokens_max: int | None, program: str | None
+) -> tuple[int, ...]:
+    kind = joined(role, text_hash(workflow or ""))
+    limit = 0 if tokens_max is None else tokens_max.bit_length()
+    asked = joined(joined(kind, text_hash(tenant)), limit)
+    keys = (1, kind, asked)
+    return keys if program is None else (*keys, joined(joined(asked, text_hash(program)), 1))

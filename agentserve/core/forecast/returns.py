@@ -1,0 +1,134 @@
+"""Forecasts when a program comes back after a step: tool time and client overhead together, as a server sees it.
+
+One rule: a gap is what lies between the end of a reply and the next request of the same program, whatever the
+client did in it. It does not know why a gap was long; waits for people are a kind of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from agentserve.core.forecast.calls import CallShape, joined, text_hash
+from agentserve.core.forecast.grid import HUMAN_SECONDS, TOOL_SECONDS
+from agentserve.core.forecast.ladder import Ladder, Rung
+from agentserve.core.forecast.survival import Survival
+from agentserve.core.forecast.tools import KEYS_MAX, ToolForecaster
+
+After = Literal["calls", "turn", "tool_end"]
+
+_KEYS_MAX = 4_096
+_VERSION = 1
+# People: what is known of all of them, of this workflow's, of this tenant's. Deeper keys foretold worse.
+_TURN_RUNGS = (
+    Rung(half_life=200, strength=2),
+    Rung(half_life=100, strength=8),
+    Rung(half_life=100, strength=8),
+)
+# Clients: the pause between the end of a tool, where it was announced, and the next request.
+_CLIENT_RUNGS = (
+    Rung(half_life=200, strength=2),
+    Rung(half_life=50, strength=4),
+    Rung(half_life=20, strength=4),
+)
+
+
+class ReturnForecaster:
+    """`predict` when a gap begins, `observe` when it ends (or, censored, when the program was given up)."""
+
+    def __init__(self, *, keys_max: int = KEYS_MAX) -> None:
+        self.gaps = ToolForecaster(keys_max=keys_max)  # keyed by the dominant call of each gap
+        self._turns = Ladder(HUMAN_SECONDS, _TURN_RUNGS, keys_max=_KEYS_MAX)
+        self._clients = Ladder(TOOL_SECONDS, _CLIENT_RUNGS, keys_max=_KEYS_MAX)
+
+    def predict(
+        self,
+        *,
+        tenant: str,
+        program: str | None,
+        calls: Sequence[CallShape] = (),
+        workflow: str | None = None,
+        elapsed_s: float = 0.0,
+    ) -> Survival:
+        """When the program's next request comes, after a step that asked for `calls`; after a turn if for none."""
+        if not calls:
+            return self._turns.forecast(_turn_keys(tenant, workflow), elapsed=elapsed_s)
+        return self.gaps.predict(tenant=tenant, program=program, calls=calls, elapsed_s=elapsed_s)
+
+    def predict_after_tool(
+        self, *, tenant: str, workflow: str | None = None, elapsed_s: float = 0.0
+    ) -> Survival:
+        """When the next request comes, once the last tool was announced to have ended."""
+        return self._clients.forecast(_turn_keys(tenant, workflow), elapsed=elapsed_s)
+
+    def observe(
+        self,
+        *,
+        tenant: str,
+        program: str | None,
+        calls: Sequence[CallShape] = (),
+        workflow: str | None = None,
+        seconds: float,
+        censored: bool = False,
+    ) -> None:
+        """A gap ended after `seconds`; `censored` if the program was given up then and has not come back."""
+        if not calls:
+            self._turns.learn(_turn_keys(tenant, workflow), seconds, censored=censored)
+            return
+        at = self.gaps.dominant(tenant=tenant, program=program, calls=calls)
+        self.gaps.observe(
+            tenant=tenant,
+            program=program,
+            call=calls[at],
+            seconds=seconds,
+            censored=censored,
+            group=(at, len(calls)),
+        )
+
+    def observe_after_tool(self, *, tenant: str, workflow: str | None = None, seconds: float) -> None:
+        """The next request came `seconds` after the announced end of the last tool."""
+        self._clients.learn(_turn_keys(tenant, workflow), seconds)
+
+    def forget_program(self, program: str, *, tenant: str) -> None:
+        self.gaps.forget_program(program, tenant=tenant)
+
+    def merge(self, other: ReturnForecaster) -> None:
+        self.gaps.merge(other.gaps)
+        self._turns.merge(other._turns)
+        self._clients.merge(other._clients)
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode(
+            _Dumped(
+                version=_VERSION,
+                gaps=self.gaps.to_bytes(),
+                turns=self._turns.dump(),
+                clients=self._clients.dump(),
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, keys_max: int = KEYS_MAX) -> ReturnForecaster:
+        """The inverse of `to_bytes`; raises ValueError on anything that is not its output."""
+        dumped = msgspec.msgpack.decode(data, type=_Dumped)
+        if dumped.version != _VERSION:
+            raise ValueError(f"return forecasts of version {dumped.version} cannot be read here")
+        made = cls(keys_max=keys_max)
+        made.gaps = ToolForecaster.from_bytes(dumped.gaps, keys_max=keys_max)
+        made._turns.load(dumped.turns)
+        made._clients.load(dumped.clients)
+        return made
+
+
+class _Dumped(msgspec.Struct, kw_only=True):
+    version: int
+    gaps: bytes
+    turns: dict[int, bytes]
+    clients: dict[int, bytes]
+
+
+def _turn_keys(tenant: str, workflow: str | None) -> tuple[int, int, int]:
+    kind = text_hash(workflow or "")
+    return 0, kind, joined(kind, text_hash(tenant))
