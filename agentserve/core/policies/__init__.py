@@ -21,6 +21,8 @@ POLICIES: dict[str, tuple[str, str]] = {
     "plas": ("agentserve.core.policies.literature.plas", "Plas"),
     "atlas": ("agentserve.core.policies.literature.atlas", "Atlas"),
     "vtc": ("agentserve.core.policies.literature.vtc", "Vtc"),
+    "uwfq": ("agentserve.core.policies.literature.uwfq", "Uwfq"),
+    "justitia": ("agentserve.core.policies.literature.justitia", "Justitia"),
     "continuum": ("agentserve.core.policies.literature.continuum", "Continuum"),
 }
 
