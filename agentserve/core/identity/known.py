@@ -69,8 +69,8 @@ class Program:
 
     __slots__ = (
         "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "openers",
-        "parent", "person", "responses", "roles", "root", "source", "started_at", "steps", "summarising", "tenant",
-        "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window",
+        "parent", "person", "responses", "rewrites", "roles", "root", "source", "started_at", "steps", "summarising",
+        "tenant", "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window",
     )  # fmt: skip
 
     def __init__(self, tenant: Tenant, name: str, *, parent: str | None, source: str, now: float) -> None:
@@ -91,6 +91,7 @@ class Program:
         self.main_system = 0
         self.main_tools = False
         self.summarising = False  # the last step of the main conversation offered no tools any more
+        self.rewrites = False  # its client sends replies back in words of its own
         self.text_tools = False  # its tools' results come as users' texts
         self.flying = 0
         self.ended = False

@@ -61,29 +61,41 @@ def trailing(items: Sequence[Item]) -> list[Item]:
 
 def find(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Found | None:
     """The longest known prefix of the call, in the scope's programs or in all of the tenant's."""
-    whole: Found | None = None
     count = len(seeking.items)
-    for at in range(count, -1 if seeking.delta else 0, -1):
+    whole = _whole(tenant, seeking, scope) if count else None
+    if whole is not None and whole.tip is not None and whole.tip.state == "failed":
+        return whole
+    for at in range(count - 1 if count else 0, -1 if seeking.delta else 0, -1):
         value = seeking.hash_at(at)
         tips = tenant.ready.get(value)
         tip = _choose(tenant, tips, seeking, scope) if tips else None
         if tip is not None:
-            if at == count and tip.after != value:
-                whole = whole or Found(program=tip.program, tip=tip, at=at, how="again")
-                continue
-            return Found(
-                program=tip.program, tip=tip, at=at, how="reply" if tip.after == value else "request"
-            )
-        if whole is None and (owners := tenant.known.get(value)) is not None:
+            how: How = "reply" if tip.after == value else "request"
+            # The whole call is known, but perhaps from a twin: then a conversation that waits further back goes on.
+            # That it stands at no more than the same request tells little, unless replies come back rewritten.
+            if whole is None or how == "reply" or whole.program.rewrites:
+                return Found(program=tip.program, tip=tip, at=at, how=how)
+        elif whole is None and (owners := tenant.known.get(value)) is not None:
             owner = first_of(owners, scope)
-            if owner is None:
-                continue
-            if at < count:
+            if owner is not None:
                 return Found(program=owner, tip=None, at=at, how="moved")
-            # The whole call is known, but perhaps from a twin: a conversation that waits further back comes first.
-            flying = next((t for t in owner.tips if t.state == "flying" and t.before == value), None)
-            whole = Found(program=owner, tip=flying, at=at, how="again" if flying is not None else "moved")
     return whole
+
+
+def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | None:
+    """The whole call as one seen before: a retry, another sample, or a twin's."""
+    count = len(seeking.items)
+    value = seeking.hash_at(count)
+    tips = tenant.ready.get(value, {})
+    here = [tip for tip in islice(tips, CANDIDATES_MAX) if scope is None or tip.program.root is scope]
+    tip = next((tip for tip in here if tip.state == "failed"), here[0] if here else None)
+    if tip is not None:
+        return Found(program=tip.program, tip=tip, at=count, how="again")
+    owner = first_of(tenant.known.get(value, ()), scope)
+    if owner is None:
+        return None
+    flying = next((tip for tip in owner.tips if tip.state == "flying" and tip.before == value), None)
+    return Found(program=owner, tip=flying, at=count, how="again" if flying is not None else "moved")
 
 
 def _choose(tenant: Tenant, tips: dict[Tip, None], seeking: Seeking, scope: Program | None) -> Tip | None:

@@ -55,6 +55,7 @@ class ProgramRecord(msgspec.Struct, array_like=True):
     main_tools: bool
     summarising: bool
     text_tools: bool
+    rewrites: bool
     tips: list[TipRecord]
     marks: dict[int, bool]
     calls: dict[str, str]
@@ -89,6 +90,7 @@ def to_bytes(program: Program) -> bytes:
             main_tools=program.main_tools,
             summarising=program.summarising,
             text_tools=program.text_tools,
+            rewrites=program.rewrites,
             tips=[_tip_record(program, tip) for tip in program.tips if not tip.auxiliary],
             marks=program.marks,
             calls=program.calls,
@@ -129,7 +131,7 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
     program = Program(home, record.name, parent=record.parent, source=record.source, now=record.started_at)
     for plain in (
         "person", "last_at", "steps", "turn", "turn_name", "turn_done", "window", "main_system", "main_tools",
-        "summarising", "text_tools",
+        "summarising", "text_tools", "rewrites",
     ):  # fmt: skip
         setattr(program, plain, getattr(record, plain))
     home.add(program)

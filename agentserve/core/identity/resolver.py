@@ -156,6 +156,8 @@ class Resolver:
             tip = home.new_tip(program, role=evidence.role)
             program.flying += 1
         elif tip.state != "flying":
+            if relation == "continues" and tip.after is not None and tip.depth < len(seeking.items):
+                program.rewrites = tip.after not in seeking.chain and not seeking.delta
             home.unready(tip)
             program.flying += 1
         tip.state = "flying"
