@@ -73,9 +73,8 @@ class _Open:
 
     progress: Progress
     kinds: tuple[int, int, int]
-    looks: list[
-        tuple[int, tuple[float, ...], int, float]
-    ]  # milestone, features, tokens and seconds until then
+    # At each milestone passed: its index, the features, and the tokens and seconds until then.
+    looks: list[tuple[int, array[float], int, float]]
     made: tuple[int, Survival, Survival, Survival] | None = None  # forecasts of the look they were made at
 
 

@@ -87,33 +87,38 @@ class ToolForecaster:
         """When the last of `calls`, all emitted by one step, will have returned.
 
         Parallel calls are forecast by the dominant one: calls of one step are too much alike for the product of
-        their distributions to hold. A person who is asked dominates every machine.
+        their distributions to hold.
         """
         if not calls:
             raise ValueError("a forecast needs at least one call")
-        for call in calls:
-            if call.kind in ("human", "permission"):
-                return self._humans.forecast(_human_keys(tenant, call), elapsed=elapsed_s)
-        if len(calls) == 1:
-            return Survival(self._grid, self._masses(tenant, program, calls[0], (0, 1)), elapsed_s=elapsed_s)
-        return max(
-            (
-                Survival(
-                    self._grid, self._masses(tenant, program, call, (at, len(calls))), elapsed_s=elapsed_s
-                )
-                for at, call in enumerate(calls)
-            ),
-            key=_reach,
-        )
+        forecasts = [
+            self.predict_one(
+                tenant=tenant, program=program, call=call, group=(at, len(calls)), elapsed_s=elapsed_s
+            )
+            for at, call in enumerate(calls)
+        ]
+        return forecasts[0] if len(forecasts) == 1 else max(forecasts, key=_reach)
+
+    def predict_one(
+        self,
+        *,
+        tenant: str,
+        program: str | None,
+        call: CallShape,
+        group: tuple[int, int] = (0, 1),
+        elapsed_s: float = 0.0,
+    ) -> Survival:
+        """When one call will have returned; `group` is its position among the calls of its step, and their number."""
+        if call.kind in ("human", "permission"):
+            return self._humans.forecast(_human_keys(tenant, call), elapsed=elapsed_s)
+        return Survival(self._grid, self._masses(tenant, program, call, group), elapsed_s=elapsed_s)
 
     def dominant(self, *, tenant: str, program: str | None, calls: Sequence[CallShape]) -> int:
         """Which of the parallel `calls` is expected to return last."""
         if len(calls) == 1:
             return 0
         reaches = [
-            math.inf
-            if call.kind in ("human", "permission")
-            else _reach(Survival(self._grid, self._masses(tenant, program, call, (at, len(calls)))))
+            _reach(self.predict_one(tenant=tenant, program=program, call=call, group=(at, len(calls))))
             for at, call in enumerate(calls)
         ]
         return reaches.index(max(reaches))
@@ -349,8 +354,11 @@ class _Dumped(msgspec.Struct, kw_only=True):
 
 
 def _reach(forecast: Survival) -> float:
-    """What makes one of several parallel calls the dominant one: how late it may well be."""
-    return forecast.quantile(0.75)
+    """What makes one of several parallel calls the dominant one: how late it may well be.
+
+    A person who is asked dominates every machine.
+    """
+    return math.inf if forecast.grid is HUMAN_SECONDS else forecast.quantile(0.75)
 
 
 def _shrunk(node: Histogram[float] | None, at: int, strength: float, above: float) -> float:
