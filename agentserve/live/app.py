@@ -10,22 +10,30 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from agentserve.config import Settings
-from agentserve.core.identity import Resolver
+from agentserve.config import Settings, TenantSettings
+from agentserve.core import events as ev
+from agentserve.core.board import Share
+from agentserve.core.identity import Resolver, unscoped
+from agentserve.core.ids import ProgramId, TenantId
+from agentserve.live import views
 from agentserve.live.auth import Keys
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
+from agentserve.live.feed import Feed
 from agentserve.live.monitor import Monitor, ProbeSettings
 from agentserve.live.outcome import Ledger
 from agentserve.live.quotas import Quotas
 from agentserve.live.relay import Relay
 from agentserve.live.services import Services
 from agentserve.live.wire import PATHS, split_path
+from agentserve.live.workflows import Workflows
 from agentserve.ports import Journal, Telemetry
 
 log = logging.getLogger("agentserve.gateway")
@@ -76,6 +84,11 @@ class Gateway:
         )
         self.clock = clock
         self.started_at = clock()
+        self.workflows = Workflows(journal)
+        self.feed = Feed(clock=clock)
+        driver.listen(self.feed.heard)
+        for tenant in settings.tenants:
+            self.set_tenant(tenant)
         self._housekeeping: asyncio.Task[None] | None = None
         self._services = Services(self)
         self._rest: Starlette = self._services.application()
@@ -96,6 +109,31 @@ class Gateway:
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
 
+    # -- programs
+
+    def new_program_name(self) -> str:
+        """A name for a program whose client did not choose one."""
+        return f"run-{uuid.uuid4().hex[:20]}"
+
+    def end_program(self, program: ProgramId, reason: str) -> bool:
+        """The program is over; what is kept for it may go. False when it was not known."""
+        known = self.resolver.ended(program, self.driver.now())
+        self.driver.tell(ev.ProgramEnded(program=program, reason=reason))
+        self.quotas.program_over(unscoped(program)[0], program)
+        self.engines.prefixes.forget(program)
+        return known
+
+    def program_view(self, program: ProgramId) -> dict[str, Any] | None:
+        """A live program, as an operator or its owner may see it."""
+        return views.program(self.driver.scheduler.board.programs.get(program), self.driver.now())
+
+    def set_tenant(self, tenant: TenantSettings) -> None:
+        """A tenant's limits and share, from now on."""
+        self.quotas.set(tenant)
+        self.driver.scheduler.board.shares[TenantId(tenant.id)] = Share(
+            weight=tenant.weight, priority_max=tenant.priority_max, pin_share_max=tenant.pin_share_max
+        )
+
     # -- its life
 
     async def start(self) -> None:
@@ -106,6 +144,11 @@ class Gateway:
         if not await self.monitor.ready(READY_S):
             log.warning("not every engine has answered yet; the gateway starts without them")
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
+
+    def leave(self) -> None:
+        """On the way out: take nothing new, and end the streams that would never end."""
+        self.relay.draining = True
+        self.feed.close()
 
     async def drain(self, timeout_s: float | None = None) -> bool:
         """Refuse what is new and wait for what is under way; False when some of it did not end in time."""
@@ -118,6 +161,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Drain, then close everything."""
+        self.leave()
         if not await self.drain():
             log.warning(
                 "%d requests were still under way when the time to drain was over", len(self.relay.open)

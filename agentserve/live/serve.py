@@ -27,7 +27,7 @@ class GatewayServer(uvicorn.Server):
         self._gateway = gateway
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.relay.draining = True
+        self._gateway.leave()
         await super().shutdown(sockets)
 
     def port(self) -> int:
@@ -52,6 +52,7 @@ def server_for(gateway: Gateway, *, host: str | None = None, port: int | None = 
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # a client does not get to say where it comes from
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, math.ceil(settings.gateway.drain_timeout_s)),
     )

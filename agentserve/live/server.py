@@ -466,7 +466,8 @@ class HttpConnection(asyncio.Protocol):
         self._timer = self.loop.call_later(min(max(-late_s, TICK_S), TICK_S_MAX), self._tick)
 
 
-_ASGI = {"version": "3.0", "spec_version": "2.4"}
+# 2.3: applications are told of a client that left by `receive`, not by a failing `send`
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 def limited(*, header_bytes_max: int, body_bytes_max: int) -> type[HttpConnection]:

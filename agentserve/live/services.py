@@ -8,38 +8,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agentserve.errors import AgentServeError, BadRequest, NotFound
+from agentserve.errors import AgentServeError, NotFound
 from agentserve.live import shapes
+from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, Principal, authorise
+from agentserve.live.programs import Programs
+from agentserve.live.replies import json_response
 
 if TYPE_CHECKING:
     from agentserve.live.app import Gateway
 
 Handler = Callable[[Request], Awaitable[Response]]
-BODY_BYTES_MAX = 1024 * 1024
-
-
-def json_response(value: Any, status: int = 200) -> Response:
-    """A value as JSON."""
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
-
-
-async def json_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
-    """The request's JSON, bounded."""
-    body = await request.body()
-    if len(body) > bytes_max:
-        raise BadRequest(f"the request body is over the limit of {bytes_max} bytes")
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise BadRequest(f"the request body is not valid JSON: {error}") from error
 
 
 class Services:
@@ -59,6 +44,8 @@ class Services:
                 Route("/v1/models", self.models),
                 Route("/p/{program}/v1/models", self.models),
                 Route("/v1/models/{model:path}", self.model),
+                *Programs(self._gateway, self).routes(),
+                *Admin(self._gateway, self).routes(),
             ],
             exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},
         )

@@ -1,0 +1,326 @@
+"""The admin API, version 1: what runs, why, and the few things an operator changes at run time.
+
+Rule: every path needs the admin scope; paths only grow within a version. Handlers read the live records through
+`views` and the store through the query functions that they were given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from agentserve.config import EngineSettings, TenantSettings
+from agentserve.core.identity import unscoped
+from agentserve.errors import BadRequest, NotFound, Overloaded
+from agentserve.live import views
+from agentserve.live.auth import ADMIN
+from agentserve.live.programs import mapping, number, program_name
+from agentserve.live.replies import json_body, json_response
+from agentserve.live.wire import printable_id
+
+if TYPE_CHECKING:
+    from agentserve.live.app import Gateway
+    from agentserve.live.services import Services
+
+ROOT = "/admin/v1"
+LIST_MAX = 1_000
+KEEPALIVE_S = 15.0
+PRIORITIES = ("interactive", "standard", "batch")
+
+
+class Admin:
+    """Its handlers."""
+
+    def __init__(self, gateway: Gateway, services: Services) -> None:
+        self._gateway = gateway
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        """Where they are."""
+        return [
+            Route(f"{ROOT}/summary", self.summary),
+            Route(f"{ROOT}/programs", self.programs),
+            Route(f"{ROOT}/programs/{{key:path}}/decisions", self.decisions),
+            Route(f"{ROOT}/programs/{{key:path}}", self.program, methods=["GET"]),
+            Route(f"{ROOT}/programs/{{key:path}}", self.end_program, methods=["DELETE"]),
+            Route(f"{ROOT}/steps", self.steps),
+            Route(f"{ROOT}/pins", self.pins),
+            Route(f"{ROOT}/engines", self.engines, methods=["GET"]),
+            Route(f"{ROOT}/engines", self.add_engine, methods=["POST"]),
+            Route(f"{ROOT}/engines/{{engine}}", self.engine, methods=["GET"]),
+            Route(f"{ROOT}/engines/{{engine}}", self.remove_engine, methods=["DELETE"]),
+            Route(f"{ROOT}/engines/{{engine}}/drain", self.drain_engine, methods=["POST"]),
+            Route(f"{ROOT}/engines/{{engine}}/resume", self.resume_engine, methods=["POST"]),
+            Route(f"{ROOT}/tenants", self.tenants),
+            Route(f"{ROOT}/tenants/{{tenant}}", self.tenant, methods=["GET"]),
+            Route(f"{ROOT}/tenants/{{tenant}}", self.put_tenant, methods=["PUT"]),
+            Route(f"{ROOT}/workflows", self.workflows),
+            Route(f"{ROOT}/events", self.events),
+        ]
+
+    # -- reading
+
+    async def summary(self, request: Request) -> Response:
+        """The gateway at a glance."""
+        self._services.authorise(request, ADMIN)
+        gateway = self._gateway
+        return json_response(
+            views.summary(
+                self._board,
+                gateway.engines,
+                open_requests=len(gateway.relay.open),
+                healthy=gateway.driver.healthy,
+                draining=gateway.relay.draining,
+            )
+        )
+
+    async def programs(self, request: Request) -> Response:
+        """Live programs, the most recently active first."""
+        self._services.authorise(request, ADMIN)
+        tenant, limit = request.query_params.get("tenant"), limit_of(request)
+        now = self._gateway.driver.now()
+        found: list[dict[str, Any]] = []
+        for program in reversed(self._board.programs.values()):
+            if tenant is not None and unscoped(program.id)[0] != tenant:
+                continue
+            shown = views.program(program, now)
+            if shown is not None:
+                found.append(shown)
+            if len(found) >= limit:
+                break
+        return json_response({"data": found, "total": len(self._board.programs)})
+
+    async def program(self, request: Request) -> Response:
+        """One live program, by its key `tenant/name`."""
+        self._services.authorise(request, ADMIN)
+        found = self._gateway.program_view(request.path_params["key"])
+        if found is None:
+            raise NotFound(f"there is no live program {request.path_params['key']!r}")
+        return json_response(found)
+
+    async def end_program(self, request: Request) -> Response:
+        """Declare a program over."""
+        self._services.authorise(request, ADMIN)
+        known = self._gateway.end_program(request.path_params["key"], "told")
+        return json_response({"ended": known})
+
+    async def decisions(self, request: Request) -> Response:
+        """What happened to a program and what was decided, with reasons."""
+        self._services.authorise(request, ADMIN)
+        key = request.path_params["key"]
+        story = self._gateway.feed.story(key)
+        if not story and self._board.programs.get(key) is None:
+            raise NotFound(f"nothing is remembered of a program {key!r}")
+        return json_response({"program": key, "story": story})
+
+    async def steps(self, request: Request) -> Response:
+        """Open steps, the longest waiting first."""
+        self._services.authorise(request, ADMIN)
+        now, limit = self._gateway.driver.now(), limit_of(request)
+        steps = sorted(self._board.steps.values(), key=lambda s: (s.arrived_at, s.id))
+        return json_response({"data": [views.step(s, now) for s in steps[:limit]], "total": len(steps)})
+
+    async def pins(self, request: Request) -> Response:
+        """Programs in a gap whose KV is kept."""
+        self._services.authorise(request, ADMIN)
+        kept = views.pins(self._board)
+        return json_response({"data": kept[: limit_of(request)], "total": len(kept)})
+
+    async def workflows(self, request: Request) -> Response:
+        """Declared step graphs."""
+        self._services.authorise(request, ADMIN)
+        declared = self._gateway.workflows.of(request.query_params.get("tenant"))
+        return json_response(
+            {
+                "data": [
+                    {
+                        "tenant": one.tenant,
+                        "name": one.name,
+                        "nodes": len(one.graph.nodes),
+                        "edges": len(one.graph.edges),
+                        "steps_expected": one.whole.steps,
+                        "declared_at": one.at,
+                    }
+                    for one in declared
+                ]
+            }
+        )
+
+    async def events(self, request: Request) -> Response:
+        """A server-sent stream of what happens, from now on."""
+        self._services.authorise(request, ADMIN)
+        if self._gateway.feed.full:
+            raise Overloaded("too many watch already", remedy="close another stream", retry_after_s=10.0)
+        return StreamingResponse(
+            self._stream(request.query_params.get("tenant")),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store"},
+        )
+
+    async def _stream(self, tenant: str | None) -> AsyncIterator[bytes]:
+        yield b": watching\n\n"
+        watching = self._gateway.feed.watch(tenant=tenant)
+        waiting: asyncio.Task[Any] | None = None
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(anext(watching))
+                done, _ = await asyncio.wait([waiting], timeout=KEEPALIVE_S)
+                if not done:
+                    yield b": still here\n\n"
+                    continue
+                ended, waiting = waiting, None
+                try:
+                    entry = ended.result()
+                except StopAsyncIteration:
+                    return
+                yield b"event: %b\ndata: %b\n\n" % (
+                    entry["event"]["type"].encode(),
+                    msgspec.json.encode(entry),
+                )
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await waiting
+            await watching.aclose()
+
+    # -- engines
+
+    async def engines(self, request: Request) -> Response:
+        """All engines."""
+        self._services.authorise(request, ADMIN)
+        return json_response({"data": [views.engine(e, self._board) for e in self._gateway.engines]})
+
+    async def engine(self, request: Request) -> Response:
+        """One engine."""
+        self._services.authorise(request, ADMIN)
+        return json_response(views.engine(self._gateway.engines[request.path_params["engine"]], self._board))
+
+    async def add_engine(self, request: Request) -> Response:
+        """Take an engine in; it gets steps once it has answered."""
+        self._services.authorise(request, ADMIN)
+        said = mapping(await json_body(request))
+        engine = await self._gateway.engines.add(engine_settings(said))
+        return json_response(views.engine(engine, self._board), 201)
+
+    async def drain_engine(self, request: Request) -> Response:
+        """Give the engine nothing new."""
+        self._services.authorise(request, ADMIN)
+        engine = self._gateway.engines.drain(request.path_params["engine"])
+        return json_response(views.engine(engine, self._board))
+
+    async def resume_engine(self, request: Request) -> Response:
+        """Give the engine steps again."""
+        self._services.authorise(request, ADMIN)
+        engine = self._gateway.engines.drain(request.path_params["engine"], on=False)
+        return json_response(views.engine(engine, self._board))
+
+    async def remove_engine(self, request: Request) -> Response:
+        """Take the engine out; what runs there goes elsewhere or ends with an error."""
+        self._services.authorise(request, ADMIN)
+        await self._gateway.engines.remove(request.path_params["engine"])
+        return json_response({"removed": request.path_params["engine"]})
+
+    # -- tenants
+
+    async def tenants(self, request: Request) -> Response:
+        """Tenants with limits of their own."""
+        self._services.authorise(request, ADMIN)
+        return json_response({"data": [tenant_view(t) for t in self._gateway.quotas.tenants()]})
+
+    async def tenant(self, request: Request) -> Response:
+        """One tenant's limits."""
+        self._services.authorise(request, ADMIN)
+        return json_response(tenant_view(self._gateway.quotas.settings_of(request.path_params["tenant"])))
+
+    async def put_tenant(self, request: Request) -> Response:
+        """Replace a tenant's limits, until the gateway is restarted."""
+        self._services.authorise(request, ADMIN)
+        said = mapping(await json_body(request))
+        settings = tenant_settings(program_name(request.path_params["tenant"], "tenant"), said)
+        self._gateway.set_tenant(settings)
+        return json_response(tenant_view(settings))
+
+    @property
+    def _board(self) -> Any:
+        return self._gateway.driver.scheduler.board
+
+
+def limit_of(request: Request) -> int:
+    """How many rows the caller wants."""
+    given = request.query_params.get("limit", "100")
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= LIST_MAX:
+        raise BadRequest(f"a limit is a number from 1 to {LIST_MAX}", field="limit")
+    return int(given)
+
+
+def engine_settings(said: Mapping[str, Any]) -> EngineSettings:
+    """An engine as the API takes it."""
+    engine_id, url = printable_id(said.get("id")), said.get("url")
+    if engine_id is None:
+        raise BadRequest("an engine needs an id", field="id")
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not url.isprintable():
+        raise BadRequest("an engine's url begins with http:// or https://", field="url")
+    models = said.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(m, str) and m for m in models):
+        raise BadRequest("models is a list of names", field="models")
+    kv_tokens = said.get("kv_tokens")
+    if kv_tokens is not None and (
+        not isinstance(kv_tokens, int) or isinstance(kv_tokens, bool) or kv_tokens < 1
+    ):
+        raise BadRequest("kv_tokens is a whole number", field="kv_tokens")
+    kind = said.get("kind", "auto")
+    if not isinstance(kind, str):
+        raise BadRequest("kind is a text", field="kind")
+    return EngineSettings(id=engine_id, url=url, kind=kind, models=tuple(models), kv_tokens=kv_tokens)
+
+
+_WHOLE = (
+    "programs_max",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "program_tokens_max",
+    "program_steps_max",
+)
+
+
+def tenant_settings(tenant: str, said: Mapping[str, Any]) -> TenantSettings:
+    """A tenant's limits as the API takes them."""
+    whole: dict[str, int | None] = {}
+    for name in _WHOLE:
+        value = said.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise BadRequest("a whole number of 1 or more is expected", field=name)
+        whole[name] = value
+    weight = number(said.get("weight", 1.0), "weight")
+    share = number(said.get("pin_share_max", 1.0), "pin_share_max")
+    if not weight:
+        raise BadRequest("a weight is more than zero", field="weight")
+    if share is None or share > 1.0:
+        raise BadRequest("a share is from 0 to 1", field="pin_share_max")
+    priority_max = said.get("priority_max", "interactive")
+    if priority_max not in PRIORITIES:
+        raise BadRequest(f"a priority is one of {', '.join(PRIORITIES)}", field="priority_max")
+    if not isinstance(said.get("cache_salt", False), bool):
+        raise BadRequest("cache_salt is true or false", field="cache_salt")
+    return TenantSettings(
+        id=tenant,
+        weight=weight,
+        priority_max=priority_max,
+        pin_share_max=share,
+        cache_salt=said.get("cache_salt", False),
+        **whole,
+    )
+
+
+def tenant_view(settings: TenantSettings) -> dict[str, Any]:
+    """A tenant's limits as the API shows them."""
+    names = ("id", "weight", "priority_max", "pin_share_max", "cache_salt", *_WHOLE)
+    return {name: getattr(settings, name) for name in names}

@@ -1,0 +1,146 @@
+"""Live events for whoever watches: what the scheduler was told and decided, and the steps that ended.
+
+Rule: a watcher that does not keep up loses events and is told how many; nobody waits for it. Without a watcher this
+costs one comparison an event. It also remembers the recent decisions of each program, bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import msgspec
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+
+WATCHERS_MAX = 64
+QUEUE_MAX = 2_000
+PROGRAMS_MAX = 5_000
+STORY_MAX = 64  # entries a program
+
+Entry = dict[str, Any]
+
+
+class Feed:
+    """All watchers, and each program's recent story."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._watchers: set[Watcher] = set()
+        self._stories: OrderedDict[str, deque[tuple[float, ev.AnyEvent, list[do.AnyDecision]]]] = (
+            OrderedDict()
+        )
+        self._of_step: OrderedDict[str, str] = OrderedDict()
+
+    def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
+        """The driver's listener."""
+        at = self._clock()
+        program = self._program_of(event)
+        if program is not None:
+            self._remember(program, at, event, decisions)
+        for decision in decisions:
+            other = getattr(decision, "program", None) or self._of_step.get(getattr(decision, "step", ""))
+            if other is not None and other != program:
+                self._remember(other, at, event, [decision])
+        if self._watchers:
+            entry = {
+                "at": at,
+                "program": program,
+                "event": told(event),
+                "decisions": [told(d) for d in decisions],
+            }
+            for watcher in self._watchers:
+                watcher.put(entry)
+
+    def story(self, program: str) -> list[Entry]:
+        """How the program came to be where it is: what happened and what was decided, oldest first."""
+        return [
+            {"at": at, "event": told(event), "decisions": [told(d) for d in decisions]}
+            for at, event, decisions in self._stories.get(program, ())
+        ]
+
+    async def watch(self, *, tenant: str | None = None) -> AsyncGenerator[Entry, None]:
+        """Events from now on; only of one tenant's programs where that is given."""
+        watcher = Watcher(tenant)
+        self._watchers.add(watcher)
+        try:
+            while (entry := await watcher.next()) is not None:
+                yield entry
+        finally:
+            self._watchers.discard(watcher)
+
+    def close(self) -> None:
+        """End every stream."""
+        for watcher in self._watchers:
+            watcher.close()
+
+    @property
+    def full(self) -> bool:
+        """Are there as many watchers as may be?"""
+        return len(self._watchers) >= WATCHERS_MAX
+
+    def _program_of(self, event: ev.AnyEvent) -> str | None:
+        program: str | None = getattr(event, "program", None)
+        step: str | None = getattr(event, "step", None)
+        if program is not None:
+            if step is not None:
+                self._of_step[step] = program
+                if len(self._of_step) > PROGRAMS_MAX:
+                    self._of_step.popitem(last=False)
+            return program
+        return None if step is None else self._of_step.get(step)
+
+    def _remember(self, program: str, at: float, event: ev.AnyEvent, decisions: list[do.AnyDecision]) -> None:
+        story = self._stories.get(program)
+        if story is None:
+            story = self._stories[program] = deque(maxlen=STORY_MAX)
+            if len(self._stories) > PROGRAMS_MAX:
+                self._stories.popitem(last=False)
+        story.append((at, event, decisions))
+
+
+class Watcher:
+    """One open stream."""
+
+    def __init__(self, tenant: str | None) -> None:
+        self._prefix = None if tenant is None else f"{tenant}/"
+        self._queue: deque[Entry] = deque()
+        self._lost = 0
+        self._came = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """No more."""
+        self._closed = True
+        self._came.set()
+
+    def put(self, entry: Entry) -> None:
+        """Something happened."""
+        if self._prefix is not None and not (entry["program"] or "").startswith(self._prefix):
+            return
+        if len(self._queue) >= QUEUE_MAX:
+            self._lost += 1
+            return
+        self._queue.append(entry)
+        self._came.set()
+
+    async def next(self) -> Entry | None:
+        """The next entry, with how many were lost before it; None at the end."""
+        while not self._queue:
+            if self._closed:
+                return None
+            self._came.clear()
+            await self._came.wait()
+        entry = self._queue.popleft()
+        if self._lost:
+            entry = {**entry, "lost": self._lost}
+            self._lost = 0
+        return entry
+
+
+def told(value: ev.AnyEvent | do.AnyDecision) -> Any:
+    """An event or a decision as plain JSON values."""
+    return msgspec.to_builtins(value)

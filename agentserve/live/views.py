@@ -1,0 +1,119 @@
+"""What operators and owners see: programs, steps, pins and engines as plain values, read from the live records.
+
+Rule: reads only, shows no text of any prompt and no secret; times are given as seconds ago, since the scheduler's
+clock has no date.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentserve.core.board import Board
+from agentserve.core.identity import unscoped
+from agentserve.core.program import Program, Step
+from agentserve.live.engines import Engine, Engines
+
+
+def program(found: Program | None, now: float) -> dict[str, Any] | None:
+    """One live program."""
+    if found is None:
+        return None
+    tenant, name = unscoped(found.id)
+    state = "idle"
+    if found.open_steps:
+        waiting = all(step.engine is None for step in found.open_steps.values())
+        state = "waiting" if waiting else "running"
+    elif found.turn_done:
+        state = "turn_done"
+    return {
+        "id": name,
+        "key": found.id,
+        "tenant": tenant,
+        "state": state,
+        "workflow": found.workflow,
+        "parent_id": unscoped(found.parent)[1] if found.parent else None,
+        "priority": found.priority,
+        "age_s": round(now - found.created_at, 3),
+        "last_seen_s": round(now - found.last_seen_at, 3),
+        "deadline_in_s": round(found.deadline_at - now, 3) if found.deadline_at is not None else None,
+        "steps_done": found.steps_done,
+        "steps_open": len(found.open_steps),
+        "context_tokens": found.context_tokens,
+        "output_tokens": found.output_tokens_total,
+        "engine": found.home,
+        "kv_tokens": found.home_tokens,
+        "tools": [{"id": tool.id, "name": tool.name} for tool in (found.pending or {}).values()],
+        "returns_in_s": round(found.returns_at - now, 3) if found.returns_at is not None else None,
+    }
+
+
+def step(found: Step, now: float) -> dict[str, Any]:
+    """One open step."""
+    tenant, name = unscoped(found.program.id)
+    return {
+        "id": found.id,
+        "program": name,
+        "tenant": tenant,
+        "state": found.state.name.lower(),
+        "engine": found.engine,
+        "model": found.model,
+        "relation": found.relation,
+        "age_s": round(now - found.arrived_at, 3),
+        "prompt_tokens": found.prompt_tokens,
+        "expected_cached_tokens": found.expected_cached,
+        "retries": found.retries,
+    }
+
+
+def engine(found: Engine, board: Board) -> dict[str, Any]:
+    """One engine: what it says, what we think it holds, how it has answered."""
+    caps, load = found.capabilities, found.load
+    core = board.fleet.get(found.id)
+    return {
+        "id": found.id,
+        "url": found.adapter.url or found.settings.url,
+        "kind": caps.kind if caps is not None else found.settings.kind,
+        "version": caps.version if caps is not None else "",
+        "state": "draining" if found.draining else "up" if found.up else "down",
+        "breaker": str(found.breaker.state),
+        "trouble": found.breaker.reason,
+        "models": list(found.models),
+        "protocols": sorted(caps.protocols) if caps is not None else [],
+        "mechanisms": dict(caps.mechanisms) if caps is not None else {},
+        "kv_tokens": core.kv_tokens if core is not None and core.kv_known else None,
+        "kv_used_share": load.kv_used_share if load is not None else None,
+        "running": load.running if load is not None else None,
+        "waiting": load.waiting if load is not None else None,
+        "preemptions": load.preemptions if load is not None else None,
+        "steps_open": len(found.running),
+        "steps": found.steps,
+        "failures": found.failures,
+    }
+
+
+def pins(board: Board) -> list[dict[str, Any]]:
+    """Programs in a gap whose KV is thought to be kept: what a pin, of any mode, protects."""
+    kept = []
+    for found in board.programs.values():
+        if found.idle and found.home is not None and found.home_tokens:
+            tenant, name = unscoped(found.id)
+            kept.append(
+                {"program": name, "tenant": tenant, "engine": found.home, "tokens": found.home_tokens}
+            )
+    return kept
+
+
+def summary(
+    board: Board, engines: Engines, *, open_requests: int, healthy: bool, draining: bool
+) -> dict[str, Any]:
+    """The gateway at a glance."""
+    return {
+        "programs": len(board.programs),
+        "steps_waiting": len(board.waiting),
+        "steps_running": sum(len(e.running) for e in engines),
+        "requests_open": open_requests,
+        "engines_up": sum(e.up for e in engines),
+        "engines": len(engines),
+        "scheduler": "ok" if healthy else "fallback",
+        "draining": draining,
+    }

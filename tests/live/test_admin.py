@@ -1,0 +1,138 @@
+"""The admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from agentserve.live.auth import ADMIN, Caller, ListedKeys
+from tests.live.conftest import ScriptedEngine, Serve, raw, until
+
+
+async def test_every_path_needs_the_admin_scope(engine: ScriptedEngine, serve: Serve) -> None:
+    keys = ListedKeys.of(
+        {"as-c": Caller(tenant="a"), "as-x": Caller(tenant="ops", scopes=frozenset({ADMIN}))}
+    )
+    running = await serve(engine, keys=keys)
+    for path in ("summary", "programs", "steps", "pins", "engines", "tenants", "workflows", "events"):
+        assert (await running.client.get(f"/admin/v1/{path}")).status_code == 401
+        with_call = await running.client.get(f"/admin/v1/{path}", headers={"authorization": "Bearer as-c"})
+        assert with_call.status_code == 403
+    summary = await running.client.get("/admin/v1/summary", headers={"x-api-key": "as-x"})
+    assert summary.json()["engines_up"] == 1
+
+
+async def test_a_program_and_the_reasons_of_its_decisions_can_be_read(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    await running.client.post("/p/run-1/v1/chat/completions", json={"model": "m", "messages": []})
+    listed = (await running.client.get("/admin/v1/programs")).json()
+    assert [program["id"] for program in listed["data"]] == ["run-1"]
+    key = listed["data"][0]["key"]
+    assert (await running.client.get(f"/admin/v1/programs/{key}")).json()["steps_done"] == 1
+    story = (await running.client.get(f"/admin/v1/programs/{key}/decisions")).json()["story"]
+    assert story[0]["event"]["type"] == "StepArrived"
+    dispatch = story[0]["decisions"][0]
+    assert dispatch["type"] == "Dispatch"
+    assert dispatch["reason"]
+    assert (await running.client.get("/admin/v1/programs/nobody/decisions")).status_code == 404
+
+
+async def test_an_open_step_is_listed_with_its_engine(engine: ScriptedEngine, serve: Serve) -> None:
+    engine.script.append(raw(hang=True))
+    running = await serve(engine)
+    asking = asyncio.create_task(running.chat())
+    await until(lambda: engine.asked)
+    (step,) = (await running.client.get("/admin/v1/steps")).json()["data"]
+    assert (step["engine"], step["state"]) == ("e1", "dispatched")
+    asking.cancel()
+    await running.quiet()
+    assert (await running.client.get("/admin/v1/steps")).json()["total"] == 0
+
+
+async def test_engines_are_added_drained_and_removed_while_it_runs(
+    engine: ScriptedEngine, other: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    added = await running.client.post("/admin/v1/engines", json={"id": "late", "url": other.url})
+    assert added.status_code == 201
+    await until(lambda: running.gateway.engines["late"].up)
+    assert (await running.client.post("/admin/v1/engines/e1/drain")).json()["state"] == "draining"
+    for _ in range(3):
+        assert (await running.chat()).headers["x-agentserve-engine"] == "late"
+    assert (await running.client.post("/admin/v1/engines/e1/resume")).json()["state"] == "up"
+    assert (await running.client.delete("/admin/v1/engines/late")).status_code == 200
+    assert (await running.chat()).headers["x-agentserve-engine"] == "e1"
+    assert (await running.client.delete("/admin/v1/engines/late")).status_code == 404
+
+
+async def test_removing_an_engine_sends_its_unanswered_steps_elsewhere(
+    engine: ScriptedEngine, other: ScriptedEngine, serve: Serve
+) -> None:
+    engine.otherwise = raw(hang=True)
+    running = await serve(engine, other, policy="fifo")
+    asking = asyncio.create_task(running.chat())
+    await until(lambda: engine.asked)
+    await running.client.delete("/admin/v1/engines/e1")
+    reply = await asking
+    assert (reply.status_code, reply.headers["x-agentserve-engine"]) == (200, "e2")
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"url": "http://x"}, "id"),
+        ({"id": "a", "url": "file:///etc/passwd"}, "url"),
+        ({"id": "a", "url": "http://x\r\n"}, "url"),
+        ({"id": "e1", "url": "http://x"}, "id"),
+        ({"id": "a", "url": "http://x", "models": "m"}, "models"),
+        ({"id": "a", "url": "http://x", "kv_tokens": 0}, "kv_tokens"),
+    ],
+)
+async def test_a_wrong_engine_is_refused_by_field(
+    said: dict[str, Any], field: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    reply = await running.client.post("/admin/v1/engines", json=said)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, field)
+
+
+async def test_a_tenants_limits_are_replaced_and_hold_at_once(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    put = await running.client.put("/admin/v1/tenants/default", json={"requests_per_minute": 2, "weight": 3})
+    assert put.json()["requests_per_minute"] == 2
+    statuses = [(await running.chat()).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    wrong = await running.client.put("/admin/v1/tenants/default", json={"weight": 0})
+    assert wrong.json()["error"]["param"] == "weight"
+
+
+async def test_live_events_are_streamed_as_they_happen(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    async with running.client.stream("GET", "/admin/v1/events?tenant=default") as stream:
+        lines = stream.aiter_lines()
+        assert (await anext(lines)).startswith(":")
+        await running.chat()
+        seen = []
+        async for line in lines:
+            if line.startswith("data: "):
+                seen.append(json.loads(line[6:])["event"]["type"])
+            if seen and seen[-1] == "StepFinished":
+                break
+    assert seen[0] == "StepArrived"
+
+
+async def test_a_list_is_bounded_by_what_was_asked_and_by_a_limit(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    for i in range(3):
+        await running.client.post("/v1/programs", json={"id": f"p{i}"})
+    listed = (await running.client.get("/admin/v1/programs?limit=2")).json()
+    assert (len(listed["data"]), listed["total"]) == (2, 3)
+    for wrong in ("0", "-1", "x", "100000"):
+        assert (await running.client.get(f"/admin/v1/programs?limit={wrong}")).status_code == 400
