@@ -1,0 +1,162 @@
+"""One database by URL: SQLite in WAL mode, or PostgreSQL.
+
+Rule: the only place that knows drivers and dialects apart. Everything else writes SQLAlchemy Core.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Table, event, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from agentserve.errors import ConfigError, StoreError
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 60.0
+BUSY_TIMEOUT_MS = 10_000
+POOL_MAX = 5
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+
+
+class Database:
+    """Connections to one database. Make one per event loop; `close` it in the same loop."""
+
+    def __init__(self, url: str) -> None:
+        self.url = normalised(url)
+        self.dialect = self.url.get_backend_name()
+        self.engine: AsyncEngine = _engine(self.url)
+
+    @property
+    def embedded(self) -> bool:
+        """Is it a file of ours?"""
+        return self.dialect == "sqlite"
+
+    @property
+    def name(self) -> str:
+        """For messages: the URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def insert(self, table: Table) -> Any:
+        """An insert that can say what happens on conflict; both dialects spell it alike."""
+        return sqlite.insert(table) if self.embedded else postgresql.insert(table)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read from; what goes wrong is a `StoreError`."""
+        try:
+            async with self.engine.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise store_error(error, self.name) from error
+
+    async def answers(self) -> bool:
+        """Is it there?"""
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execute(select(1))
+        except (SQLAlchemyError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def size_bytes(self) -> int:
+        """How much room it takes."""
+        async with self.reading() as connection:
+            if self.embedded:
+                pages = await connection.scalar(text("PRAGMA page_count"))
+                free = await connection.scalar(text("PRAGMA freelist_count"))
+                size = await connection.scalar(text("PRAGMA page_size"))
+                return (int(pages or 0) - int(free or 0)) * int(size or 0)
+            return int(await connection.scalar(select(func.pg_database_size(func.current_database()))) or 0)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def normalised(url: str) -> URL:
+    """The URL with the driver that we use, or a `ConfigError` that says what a URL looks like."""
+    remedy = "write sqlite:///agentserve.db or postgresql://user:password@host/database"
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError("store.url is not a database URL", remedy=remedy) from error
+    driver = _DRIVERS.get(parsed.get_backend_name())
+    if driver is None:
+        raise ConfigError(f"store.url names {parsed.drivername!r}, which is not supported", remedy=remedy)
+    if driver.startswith("postgresql") and importlib.util.find_spec("asyncpg") is None:
+        raise ConfigError(
+            "store.url names PostgreSQL, whose driver is not installed",
+            remedy="pip install 'agentserve-gateway[postgres]'",
+        )
+    if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
+        raise ConfigError("store.url names no file", remedy=remedy)
+    return parsed.set(drivername=driver)
+
+
+def store_error(error: BaseException, name: str) -> StoreError:
+    """One line about what the database said."""
+    orig = getattr(error, "orig", None) or error
+    said = (str(orig).strip() or type(orig).__name__).splitlines()[0][:300]
+    if "no such table" in said or ("relation" in said and "does not exist" in said):
+        return StoreError(f"the database {name} has no tables of ours", remedy="run `agentserve db upgrade`")
+    return StoreError(
+        f"the database {name} failed: {said}", remedy="check that it runs and that store.url is right"
+    )
+
+
+def _engine(url: URL) -> AsyncEngine:
+    shared: dict[str, Any] = {
+        "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+        "json_deserializer": msgspec.json.decode,
+    }
+    if url.get_backend_name() == "sqlite":
+        parent = Path(url.database or ".").parent
+        if not parent.is_dir():
+            raise ConfigError(
+                f"the directory {parent} of store.url does not exist", remedy="create it or name another file"
+            )
+        engine = create_async_engine(url, pool_size=POOL_MAX, max_overflow=0, **shared)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        pool_size=POOL_MAX,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": COMMAND_TIMEOUT_S,
+            "server_settings": {"application_name": "agentserve"},
+        },
+        **shared,
+    )
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    """WAL lets readers and the writer work side by side; a committed batch outlives the process."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else it has no effect
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.close()

@@ -1,0 +1,317 @@
+"""The journal: what happened, written behind the requests by a thread of its own.
+
+    journal = WriteBehind(settings.store)
+    journal.start()
+    journal.event(event, now, decisions); journal.step(row); journal.fact("account", row)     # never wait, never raise
+    await journal.stop()
+
+Rule: the request's path appends to a bounded queue and does nothing else; folding rows, talking to the database and
+waiting for it happen in the thread. When the queue is full the oldest event goes first, then the oldest record, and
+each is counted. Order is that of the queue, for every program. What was taken from the queue is kept until the
+database has it, so that nothing that was not counted as lost is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentserve.config import StoreSettings
+from agentserve.core.decisions import AnyDecision
+from agentserve.core.events import AnyEvent
+from agentserve.errors import StoreError
+from agentserve.store import migrations
+from agentserve.store.database import Database, store_error
+from agentserve.store.folding import Fold, Folded, Record, Told
+from agentserve.store.retention import Sweeper
+from agentserve.store.writing import Writer
+
+log = logging.getLogger("agentserve.store")
+
+LATEST_MAX = 250_000  # facts of which only the newest counts
+RETRY_S_MAX = 5.0
+STOP_TIMEOUT_S = 10.0
+TRIES_BEFORE_APART = 3
+# Facts that replace what was said before, and the fields that name what they are about.
+LATEST: dict[str, tuple[str, ...]] = {
+    "chain": ("program",),
+    "account": ("tenant",),
+    "forecast": ("name",),
+    "graph": ("tenant", "name", "graph"),
+}
+DETAIL = "event"
+
+
+class WriteBehind:
+    """Implements `ports.Journal`."""
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        clock_offset_s: float = 0.0,
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
+        """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds."""
+        self.settings = settings
+        self.writer = f"{int(clock()):x}-{secrets.token_hex(6)}"
+        self.lost: Counter[tuple[str, str]] = Counter()  # (kind, why) -> rows
+        self.written: Counter[str] = Counter()
+        self.up = False
+        self.failure = ""  # what the database said last
+        self.size_bytes = 0  # of the database, when it was last looked at
+        self._clock = clock
+        self._fold = Fold(
+            clock_offset_s=clock_offset_s,
+            keep_prompts=settings.keep_prompts,
+            prompt_bytes_max=settings.prompt_bytes_max,
+            redact=redact,
+        )
+        self._detail: deque[Told] = deque()
+        self._records: deque[Record] = deque()
+        self._latest: dict[tuple[str, ...], Record] = {}
+        self._lock = threading.Lock()  # guards `_latest`
+        self._taken = 0  # rows in the batch that is being written
+        self._dropped = 0  # events lost since the last batch
+        self._clear_at = time.monotonic()
+        self._listeners: list[Callable[[str], None]] = []
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._stopping_at: float | None = None
+
+    # -- on the requests' path
+
+    def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
+        """The scheduler was told `event` at `now` and decided this."""
+        self._detail.append(Told(event, now, decisions))
+        if self.queued > self.settings.queue_rows_max:
+            self._overflow()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """A step ended."""
+        self._records.append(Record("step", row))
+        for listener in self._listeners:
+            listener(row["program"])
+        if self.queued > self.settings.queue_rows_max:
+            self._overflow()
+
+    def fact(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Anything else that is kept."""
+        names = LATEST.get(kind)
+        if names is None:
+            self._records.append(Record(kind, row))
+            if self.queued > self.settings.queue_rows_max:
+                self._overflow()
+            return
+        key = (kind, *[str(row[field]) for field in names])
+        with self._lock:
+            if len(self._latest) < LATEST_MAX or key in self._latest:
+                self._latest[key] = Record(kind, row)
+            else:
+                self.lost[kind, "overflow"] += 1
+
+    def on_step(self, listener: Callable[[str], None]) -> None:
+        """Be told of the program of each step that ends; the listener must only take a note."""
+        self._listeners.append(listener)
+
+    def _overflow(self) -> None:
+        """Too much waits: the oldest detail goes, then the oldest record."""
+        try:
+            self._detail.popleft()
+            self.lost[DETAIL, "overflow"] += 1
+            self._dropped += 1
+        except IndexError:
+            try:
+                record = self._records.popleft()
+                self.lost[record.kind, "overflow"] += 1
+            except IndexError:
+                return  # the writer was faster
+
+    # -- how it is doing
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait, those in the batch under way included."""
+        return len(self._detail) + len(self._records) + self._taken
+
+    @property
+    def lag_s(self) -> float:
+        """How old the oldest row that is not written yet can be at most."""
+        return time.monotonic() - self._clear_at if self.queued or self._latest else 0.0
+
+    @property
+    def lost_rows(self) -> int:
+        """Everything that was ever dropped."""
+        return sum(self.lost.values())
+
+    async def flushed(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+        """Wait until what was said up to now is written; False when it takes longer."""
+        said_at = time.monotonic()
+        until = said_at + timeout_s
+        while self._clear_at < said_at and time.monotonic() < until:
+            self._ring()
+            await asyncio.sleep(0.005)
+        return self._clear_at >= said_at
+
+    # -- its life
+
+    def start(self) -> None:
+        """Start the thread."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="agentserve-journal", daemon=True)
+            self._thread.start()
+
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Write what is left, for at most so long, and end the thread."""
+        if self._thread is None:
+            return
+        self._stopping_at = time.monotonic() + timeout_s
+        self._ring()
+        await asyncio.to_thread(self._thread.join, timeout_s + 1.0)
+        self._thread = None
+        left = self.queued + len(self._latest)
+        if left:
+            self.lost["row", "stopped"] += left
+            log.error("%d rows could not be written before the end: %s", left, self.failure or "no time left")
+
+    def _ring(self) -> None:
+        loop, wake = self._loop, self._wake
+        if loop is not None and wake is not None:
+            try:
+                loop.call_soon_threadsafe(wake.set)
+            except RuntimeError:
+                return  # it ended meanwhile
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._write_on())
+        except Exception as error:
+            self.up = False
+            self.failure = repr(error)
+            log.exception("the journal's thread ended; nothing is kept from now on")
+
+    async def _write_on(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        database = Database(self.settings.url)
+        sweeper = Sweeper(database, self.settings, clock=self._clock)
+        writer = Writer(database, self.writer)
+        number = 0
+        try:
+            if not await self._connected(database):
+                return
+            while True:
+                began_at = time.monotonic()
+                told, records = self._take()
+                if told or records:
+                    number += 1
+                    dropped, self._dropped = self._dropped, 0
+                    folded = self._fold.fold(told, records)
+                    if not await self._persist(database, writer, folded, number, dropped):
+                        return
+                    self.written[DETAIL] += len(told)
+                    for record in records:
+                        self.written[record.kind] += 1
+                    self._taken = 0
+                if not (self._detail or self._records or self._latest):
+                    self._clear_at = began_at
+                    if self._stopping_at is not None:
+                        return
+                    await sweeper.tick()
+                    self.size_bytes = sweeper.size_bytes
+                if max(len(self._detail), len(self._records)) < self.settings.batch_rows_max:
+                    await self._pause(self.settings.flush_interval_s)
+        finally:
+            await database.close()
+
+    def _take(self) -> tuple[list[Told], list[Record]]:
+        """The next batch, in order."""
+        limit = self.settings.batch_rows_max
+        told = [self._detail.popleft() for _ in range(min(limit, len(self._detail)))]
+        records = [self._records.popleft() for _ in range(min(limit, len(self._records)))]
+        self._taken = len(told) + len(records)
+        if self._latest:
+            with self._lock:
+                latest, self._latest = self._latest, {}
+            records += latest.values()
+        return told, records
+
+    async def _connected(self, database: Database) -> bool:
+        """Wait until the database is there and has our tables; False when the end came first."""
+        wait_s = 0.1
+        while True:
+            try:
+                await migrations.ready(database)
+            except StoreError as error:
+                self._away(str(error))
+            else:
+                self._back()
+                return True
+            if self._over():
+                return False
+            await self._pause(wait_s)
+            wait_s = min(wait_s * 2, RETRY_S_MAX)
+
+    async def _persist(
+        self, database: Database, writer: Writer, folded: Folded, number: int, dropped: int
+    ) -> bool:
+        """Write the batch, however long it takes; False when the end came first."""
+        wait_s = 0.1
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                if tries > TRIES_BEFORE_APART and await database.answers():
+                    self._refused(await writer.write_apart(folded, number, dropped, self._clock()))
+                else:
+                    await writer.write(folded, number, dropped, self._clock())
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                self._away(str(store_error(error, database.name)))
+            else:
+                self._back()
+                return True
+            if self._over():
+                return False
+            await self._pause(wait_s)
+            wait_s = min(wait_s * 2, RETRY_S_MAX)
+
+    def _refused(self, refused: Mapping[str, list[str]]) -> None:
+        for table, errors in refused.items():
+            self.lost[table, "refused"] += len(errors)
+            log.error("%d rows of %s were refused: %s", len(errors), table, errors[0])
+
+    def _away(self, why: str) -> None:
+        if self.up or self.failure != why:
+            log.error("the journal waits: %s", why)
+        self.up = False
+        self.failure = why
+
+    def _back(self) -> None:
+        if not self.up and self.failure:
+            log.warning("the database is back; %d rows wait to be written", self.queued)
+        self.up = True
+        self.failure = ""
+
+    def _over(self) -> bool:
+        return self._stopping_at is not None and time.monotonic() >= self._stopping_at
+
+    async def _pause(self, seconds: float) -> None:
+        assert self._wake is not None
+        if self._stopping_at is not None:
+            seconds = min(seconds, 0.1)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()

@@ -1,0 +1,73 @@
+"""Bringing a database to the schema of this version.
+
+Rule: a revision, once released, is never edited; a new one is added. The embedded SQLite is upgraded when it is opened,
+PostgreSQL when the operator says so with `agentserve db upgrade`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentserve.errors import StoreError
+from agentserve.store.database import Database, store_error
+
+
+def configuration() -> Config:
+    """Alembic's settings, without an ini file."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+def head() -> str:
+    """The newest revision."""
+    found = ScriptDirectory.from_config(configuration()).get_current_head()
+    assert found is not None
+    return found
+
+
+async def current(database: Database) -> str | None:
+    """The revision that the database has; None when it has no tables of ours."""
+
+    def ask(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with database.reading() as connection:
+        return await connection.run_sync(ask)
+
+
+async def upgrade(database: Database) -> tuple[str | None, str]:
+    """Bring it to the newest revision; the revisions before and after."""
+    before = await current(database)
+    if before == head():
+        return before, before
+
+    def run(connection: Connection) -> None:
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    try:
+        async with database.begin() as connection:
+            await connection.run_sync(run)
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        raise store_error(error, database.name) from error
+    return before, head()
+
+
+async def ready(database: Database) -> None:
+    """Make the embedded database; insist that another one was upgraded."""
+    if database.embedded:
+        await upgrade(database)
+        return
+    found = await current(database)
+    if found != head():
+        state = "has no tables of ours" if found is None else f"is at revision {found}, not {head()}"
+        raise StoreError(f"the database {database.name} {state}", remedy="run `agentserve db upgrade`")
