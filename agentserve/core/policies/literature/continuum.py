@@ -166,12 +166,6 @@ class Continuum(Queueing):
         if program.steps_done:
             self._turns.add(program.steps_done)
 
-    def revoke(self, program: Program, reason: str) -> None:
-        super().revoke(program, reason)
-        for step in program.open_steps.values():
-            if step.id in self._line_of:  # no longer pinned, so no longer in that class
-                self.rekey(step, step.arrived_at)
-
     def figures(self) -> dict[str, float]:
         return {
             **super().figures(),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 
-from agentserve.core.ids import StepId, TenantId
+from agentserve.core.fleet import Engine
+from agentserve.core.ids import EngineId, StepId, TenantId
 from agentserve.core.program import Step
 
 CLASS_SPAN = 100_000  # engine priorities between two classes of a key
@@ -46,6 +47,20 @@ class Line:
             heapq.heappop(self._heap)
         return None
 
+    def first(self, count: int) -> list[Step]:
+        """The first few, in order."""
+        taken: list[tuple[Key, float, StepId]] = []
+        while len(taken) < count and self.head() is not None:
+            taken.append(heapq.heappop(self._heap))
+        for entry in taken:
+            heapq.heappush(self._heap, entry)
+        return [self._entries[step_id][1] for _, _, step_id in taken]
+
+    def last_come(self) -> Step | None:
+        """Who joined last."""
+        entry = next(reversed(self._entries.values()), None)
+        return None if entry is None else entry[1]
+
     def key_of(self, step: Step) -> Key:
         return self._entries[step.id][0]
 
@@ -58,6 +73,35 @@ class Line:
 
     def __contains__(self, step: Step) -> bool:
         return step.id in self._entries
+
+
+class Owed:
+    """What each engine still has to do for the steps placed on it, in line or in flight, in whatever unit."""
+
+    __slots__ = ("_of_step", "_totals")
+
+    def __init__(self) -> None:
+        self._of_step: dict[StepId, tuple[EngineId, float]] = {}
+        self._totals: dict[EngineId, float] = {}
+
+    def put(self, step: Step, engine: Engine, amount: float) -> None:
+        """The step is this engine's now, and no other's."""
+        self.drop(step)
+        self._of_step[step.id] = (engine.id, amount)
+        self._totals[engine.id] = self._totals.get(engine.id, 0.0) + amount
+
+    def drop(self, step: Step) -> None:
+        engine, amount = self._of_step.pop(step.id, (None, 0.0))
+        if engine is not None:
+            self._totals[engine] = max(self._totals[engine] - amount, 0.0)
+
+    def of(self, engine: Engine, without: Step | None = None) -> float:
+        """All that is owed there, but for this step's part."""
+        total = self._totals.get(engine.id, 0.0)
+        if without is not None and without.id in self._of_step:
+            where, amount = self._of_step[without.id]
+            total -= amount if where == engine.id else 0.0
+        return max(total, 0.0)
 
 
 class LineByTenant(Line):

@@ -190,7 +190,7 @@ class Queueing(Policy):
             self._usable[engine.id] = usable
             if not usable[0]:
                 for program in list(bay.kept.values()):
-                    self.revoke(program, "engine_gone")
+                    self.revoke(program, "engine_gone", now)
             self._rejoin(now)
         self.pump(now)
 
@@ -258,13 +258,17 @@ class Queueing(Policy):
         own.kept = None
         return True
 
-    def revoke(self, program: Program, reason: str) -> None:
-        """Give it up before its time, and say so."""
+    def revoke(self, program: Program, reason: str, now: float) -> None:
+        """Give it up before its time, and say so. Steps that stood in line as its owner's stand there anew."""
         kept = self.own(program).kept
-        if kept is not None:
-            self.release(program)
-            self.counts["revoked"] += 1
-            self.board.unpin(program, kept.bay.engine, reason)
+        if kept is None:
+            return
+        self.release(program)
+        self.counts["revoked"] += 1
+        self.board.unpin(program, kept.bay.engine, reason)
+        for step in program.open_steps.values():
+            if step.id in self._line_of:
+                self.rekey(step, now)
 
     def fits(self, step: Step, bay: Bay) -> bool:
         """Whether the engine has room for the step beside what runs and what is reserved."""
@@ -358,7 +362,7 @@ class Queueing(Policy):
         while others and not self.fits(step, bay):
             unlucky = self.victim(others, now)
             others.remove(unlucky)
-            self.revoke(unlucky, "blocked")
+            self.revoke(unlucky, "blocked", now)
         return bay
 
     def _go(self, step: Step, bay: Bay, now: float) -> None:
