@@ -52,7 +52,7 @@ def test_it_goes_on_keeping_while_more_is_at_stake(desk: Any) -> None:
     d.arrive("b", tokens=3800, after=1.0)
     assert d.timer() == [], "b runs now and would be held up: six seconds instead of two"
     assert any(isinstance(x, do.Unpin) and x.reason == "expired" for x in d.timer())
-    assert d.now == pytest.approx(1.0 + 6.0)
+    assert d.now == pytest.approx(1.0 + 6.0, abs=0.01)
 
 
 @pytest.mark.parametrize(("gap_s", "kept"), [(1.0, 1.0), (50.0, 0.0)])
@@ -93,19 +93,16 @@ def test_a_log_normal_is_fitted_to_durations() -> None:
     assert known.p95_s() == pytest.approx(math.exp(mean + P95_Z * spread))
 
 
-@pytest.mark.parametrize(("others", "share"), [(1000, 1.0), (7750, 0.5)])
+@pytest.mark.parametrize(("others", "share"), [(1000, 1.0), (7800, 0.5 + 0.25), (8950, 0.5)])
 def test_the_ttl_shrinks_to_half_as_memory_fills(desk: Any, others: int, share: float) -> None:
     d = desk("saga", programs_min=0, foresight=Gaps())
-    d.arrive("a", tokens=800)
+    d.arrive("a", tokens=100)
     for turn in range(4):
-        d.finish("a", turn, tokens=800, tools=TOOL)
-        d.arrive("a", turn + 1, tokens=800, after=10.0)
-    d.arrive("b", tokens=others)
-    pin = pins(d.finish("a", 4, tokens=800, tools=TOOL))[0]
-    used = d.scheduler.policy.used(d.board.fleet["e0"])
-    assert (used > 0.9) == (share == 0.5) or used < 0.7
-    m = min(max((others + 200 - 7000) / 2000, 0.0), 1.0)
-    assert pin.until - d.now == pytest.approx(10.0 * (1 - 0.5 * m))
+        d.finish("a", turn, tokens=100, output=200, tools=TOOL)
+        d.arrive("a", turn + 1, tokens=100, after=10.0)
+    d.arrive("b", tokens=others)  # and 200 of output
+    pin = pins(d.finish("a", 4, tokens=100, output=200, tools=TOOL))[0]
+    assert pin.until - d.now == pytest.approx(10.0 * share)
 
 
 def test_it_pins_nothing_until_it_has_seen_programs_end(desk: Any) -> None:
@@ -143,21 +140,13 @@ def test_an_idle_engine_steals_the_head_of_the_longest_line(desk: Any) -> None:
 
 def test_the_tenant_that_uses_least_for_its_urgency_goes_next(desk: Any) -> None:
     d = desk("saga")
-    d.arrive("h0", tokens=4000, tenant="heavy")
-    d.arrive("h1", tokens=5000, tenant="heavy")
+    d.arrive("h0", tokens=3000, tenant="heavy")
+    d.arrive("x", tokens=6000, tenant="third")
     d.arrive("h2", tokens=5000, tenant="heavy")
     d.arrive("l0", tokens=5000, tenant="light", after=1.0)
-    d.finish("h0", tokens=4000, final=True)
-    d.finish("h1", tokens=5000, final=True)
-    assert d.sent("h2") or d.sent("l0")
-    d2 = desk("saga")
-    d2.arrive("h0", tokens=3000, tenant="heavy")
-    d2.arrive("x", tokens=6000, tenant="third")
-    d2.arrive("h2", tokens=5000, tenant="heavy")
-    d2.arrive("l0", tokens=5000, tenant="light", after=1.0)
-    d2.finish("x", tokens=6000, final=True)
-    assert d2.sent("l0") == "e0"
-    assert d2.sent("h2") is None
+    d.finish("x", tokens=6000, final=True)
+    assert d.sent("l0") == "e0"
+    assert d.sent("h2") is None
 
 
 # -- KVFlow
