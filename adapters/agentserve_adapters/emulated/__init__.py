@@ -1,0 +1,64 @@
+"""The emulated engine served as a vLLM server, and the adapter that hosts it in the gateway's own process."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import httpx
+
+from agentserve.errors import ConfigError
+from agentserve.ports import Asgi, Capabilities, EngineOptions
+from agentserve_adapters.emulated.server import EmulatedOptions, EmulatedServer
+from agentserve_adapters.vllm import VLLMAdapter
+
+__all__ = ["EmulatedAdapter", "EmulatedOptions", "EmulatedServer", "run_engine_server"]
+
+
+class EmulatedAdapter(VLLMAdapter):
+    """An engine in this process. It is asked what any vLLM server is asked, over its ASGI application."""
+
+    kind = "emulated"
+
+    def __init__(self, options: EngineOptions, **kwargs: Any) -> None:
+        known = {f.name for f in dataclasses.fields(EmulatedOptions)}
+        unknown = set(options.extra) - known
+        if unknown:
+            raise ConfigError(
+                f"the emulated engine has no option `{min(unknown)}`",
+                remedy=f"it knows {', '.join(sorted(known))}",
+            )
+        given = dict(options.extra)
+        if options.kv_tokens is not None:
+            given["kv_tokens"] = options.kv_tokens
+        self.server = EmulatedServer(EmulatedOptions(**given))
+        super().__init__(
+            dataclasses.replace(options, url=options.url or "http://emulated", extra={}),
+            transport=httpx.ASGITransport(app=self.server),
+            **kwargs,
+        )
+
+    @property
+    def app(self) -> Asgi | None:
+        return self.server
+
+    async def start(self) -> None:
+        await self.server.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self.server.stop()
+
+    async def probe(self) -> Capabilities:
+        return dataclasses.replace(await super().probe(), kind=self.kind)
+
+
+def run_engine_server(*, host: str, port: int, options: EmulatedOptions) -> int:
+    """Serve one emulated engine until interrupted."""
+    import uvicorn
+
+    uvicorn.run(
+        EmulatedServer(options), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5
+    )
+    return 0
