@@ -539,6 +539,7 @@ class EmulatedEngine:
             for sequence in self._running:
                 self._grow(sequence, window.count)
                 sequence.done += window.count - 1
+                stats.decoded_tokens += window.count - 1
                 sequence.target += window.count - 1
                 self._computed(sequence, window.count, window.end)
         over = [s for s in self._running if s.aborted or s.done >= s.request.output_tokens]
