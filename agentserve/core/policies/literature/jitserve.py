@@ -18,12 +18,11 @@ HexGen-Flow does; the pattern graphs of the paper are forecasts of steps left.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import StepId
-from agentserve.core.policies.literature.lines import Key, Line
+from agentserve.core.policies.literature.lines import Key, Line, Timers
 from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.program import Step
 
@@ -48,7 +47,7 @@ class JitServe(Queueing):
 
     def setup(self) -> None:
         super().setup()
-        self._turns: list[tuple[float, StepId]] = []  # when a step's class may change
+        self._turns = Timers()  # when a step's class may change
 
     def key(self, step: Step, now: float) -> Key:
         latest = self.latest_start(step)
@@ -82,20 +81,23 @@ class JitServe(Queueing):
         latest = self.latest_start(step)
         due = latest if latest >= now else max(latest, step.arrived_at) + self.params.patience_s
         if due >= now:
-            heapq.heappush(self._turns, (due + 1e-3, step.id))  # past the turn, not on it
+            self._turns.set(step.id, due + 1e-3)  # past the turn, not on it
+
+    def going(self, step: Step, engine: Engine, now: float) -> None:
+        self._turns.drop(step.id)
+
+    def over(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
+        self._turns.drop(step.id)
 
     def epoch(self, now: float) -> None:
-        while self._turns and self._turns[0][0] <= now:
-            _, step_id = heapq.heappop(self._turns)
-            step = self.board.waiting.get(step_id)
-            if step is not None and step_id in self._line_of:
+        while (due := self._turns.first()) is not None and due <= now:
+            step = self.board.waiting.get(StepId(self._turns.take()))
+            if step is not None and step.id in self._line_of:
                 self.rekey(step, now)
                 self._set_turn(step, now)
 
     def wake(self) -> float | None:
-        while self._turns and self._turns[0][1] not in self.board.waiting:
-            heapq.heappop(self._turns)
-        return self._turns[0][0] if self._turns else None
+        return self._turns.first()
 
     def next_step(self, line: Line, now: float) -> Step | None:
         head = line.head()

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import ProgramId
+from agentserve.core.policies.literature.lines import Timers
 from agentserve.core.policies.literature.queueing import KEEP_S_MAX, Bay, Queueing, QueueingParams
 from agentserve.core.program import Program, Step
 
@@ -51,7 +52,7 @@ class KvFlow(Queueing):
     def setup(self) -> None:
         super().setup()
         self._children: dict[ProgramId, dict[ProgramId, Program]] = {}
-        self._loads: list[tuple[float, ProgramId]] = []
+        self._loads = Timers()  # when to load a program's KV
         self._refresh_at: float | None = None
         self.counts.update(refreshed=0.0, loaded=0.0)
 
@@ -69,15 +70,17 @@ class KvFlow(Queueing):
             self._refresh_at = now + self.params.refresh_s
         if program.survival is not None:
             due_s = program.survival.quantile(0.5) - engine.prefill_s(program.context_tokens)
-            heapq.heappush(self._loads, (now + min(max(due_s, 0.0), KEEP_S_MAX), program.id))
+            self._loads.set(program.id, now + min(max(due_s, 0.0), KEEP_S_MAX))
         return KEEP_S_MAX
 
     def returned(self, step: Step, now: float) -> None:
         program = step.program
+        self._loads.drop(program.id)
         if program.parent is not None and not program.steps_done:
             self._children.setdefault(program.parent, {})[program.id] = program
 
     def left(self, program: Program, now: float) -> None:
+        self._loads.drop(program.id)
         self._children.pop(program.id, None)
         siblings = self._children.get(program.parent) if program.parent is not None else None
         if siblings is not None and program.parent is not None:
@@ -98,9 +101,8 @@ class KvFlow(Queueing):
         return super()._unblock(step, bays, now)
 
     def epoch(self, now: float) -> None:
-        while self._loads and self._loads[0][0] <= now:
-            _, program_id = heapq.heappop(self._loads)
-            self._load_ahead(self.board.programs.get(program_id), now)
+        while (due := self._loads.first()) is not None and due <= now:
+            self._load_ahead(self.board.programs.get(ProgramId(self._loads.take())), now)
         if self._refresh_at is not None and now >= self._refresh_at:
             kept = False
             for engine in self.board.fleet:
@@ -108,8 +110,7 @@ class KvFlow(Queueing):
             self._refresh_at = now + self.params.refresh_s if kept else None
 
     def wake(self) -> float | None:
-        times = [self._loads[0][0]] if self._loads else []
-        times += [self._refresh_at] if self._refresh_at is not None else []
+        times = [t for t in (self._loads.first(), self._refresh_at) if t is not None]
         return min(times, default=None)
 
     def _load_ahead(self, program: Program | None, now: float) -> None:

@@ -1,6 +1,7 @@
-"""Waiting steps in an order of their own.
+"""What queueing policies keep their steps in: lines by key, timers by name, and what each engine still owes.
 
-Rule: a key is static until it is put anew; smaller goes first, ties by arrival and then by id.
+Rule: a key is static until it is put anew; smaller goes first, ties by arrival and then by id. Every record here is
+bounded by what is alive: stale heap entries are swept.
 """
 
 from __future__ import annotations
@@ -73,6 +74,42 @@ class Line:
 
     def __contains__(self, step: Step) -> bool:
         return step.id in self._entries
+
+
+class Timers:
+    """One due time a name. What was dropped or set anew is skipped, and swept before it outgrows the rest."""
+
+    __slots__ = ("_due", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+
+    def set(self, name: str, due: float) -> None:
+        self._due[name] = due
+        heapq.heappush(self._heap, (due, name))
+        if len(self._heap) > 2 * len(self._due) + 64:
+            self._heap = [(at, n) for n, at in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def drop(self, name: str) -> None:
+        self._due.pop(name, None)
+
+    def first(self) -> float | None:
+        """The next due time."""
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def take(self) -> str:
+        """The name that is due first; its timer is gone."""
+        self.first()
+        name = heapq.heappop(self._heap)[1]
+        del self._due[name]
+        return name
+
+    def __len__(self) -> int:
+        return len(self._due)
 
 
 class Owed:

@@ -17,12 +17,11 @@ the quanta and the number of queues are not published; these are ours to tune. S
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import StepId
-from agentserve.core.policies.literature.lines import Key
+from agentserve.core.policies.literature.lines import Key, Timers
 from agentserve.core.policies.literature.queueing import Queueing, QueueingParams, Standing
 from agentserve.core.policies.policy import least_loaded
 from agentserve.core.program import Program, Step
@@ -65,7 +64,7 @@ class Plas(Queueing):
 
     def setup(self) -> None:
         super().setup()
-        self._starving: list[tuple[float, StepId]] = []  # when each waiting step has starved
+        self._starving = Timers()  # when each waiting step has starved
 
     def own(self, program: Program) -> Attained:
         if program.own is None:
@@ -106,21 +105,22 @@ class Plas(Queueing):
 
     def returned(self, step: Step, now: float) -> None:
         if self.level(self.attained_s(step)):
-            heapq.heappush(self._starving, (max(self._starves_at(step), now), step.id))
+            self._starving.set(step.id, max(self._starves_at(step), now))
 
     def going(self, step: Step, engine: Engine, now: float) -> None:
+        self._starving.drop(step.id)
         self.own(step.program).service.waited_s += now - step.arrived_at
 
     def over(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
+        self._starving.drop(step.id)
         if engine is not None and step.dispatched_at is not None:
             self.own(step.program).service.served_s += now - step.dispatched_at
 
     def epoch(self, now: float) -> None:
-        while self._starving and self._starving[0][0] <= now:
-            _, step_id = heapq.heappop(self._starving)
-            step = self.board.waiting.get(step_id)
-            if step is not None and step_id in self._line_of:
+        while (due := self._starving.first()) is not None and due <= now:
+            step = self.board.waiting.get(StepId(self._starving.take()))
+            if step is not None and step.id in self._line_of:
                 self.rekey(step, now)
 
     def wake(self) -> float | None:
-        return self._starving[0][0] if self._starving and self.board.waiting else None
+        return self._starving.first()

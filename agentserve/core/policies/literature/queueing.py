@@ -15,7 +15,6 @@ It must not know any one policy's constants.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import ClassVar
 from agentserve.core.events import Segment
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, ProgramId, StepId
-from agentserve.core.policies.literature.lines import Key, Line, stamp
+from agentserve.core.policies.literature.lines import Key, Line, Timers, stamp
 from agentserve.core.policies.policy import Policy
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
@@ -141,7 +140,7 @@ class Queueing(Policy):
         self._lines: dict[LineName, Line] = {}
         self._line_of: dict[StepId, LineName] = {}
         self._charges: dict[StepId, Charge] = {}
-        self._expiries: list[tuple[float, ProgramId]] = []
+        self._expiries = Timers()
         self._usable: dict[EngineId, tuple[bool, frozenset[str]]] = {}
         self.counts = dict.fromkeys(("kept", "returned", "expired", "revoked", "moved"), 0.0)
 
@@ -164,7 +163,7 @@ class Queueing(Policy):
         if program.idle and not program.ended:
             kept = self.own(program).kept
             if kept is not None:
-                heapq.heappush(self._expiries, (kept.until, program.id))  # its return did not happen
+                self._expiries.set(program.id, kept.until)  # its return did not happen
             elif finished and engine is not None:
                 self._keep(program, engine, now)
         self.pump(now)
@@ -195,9 +194,8 @@ class Queueing(Policy):
         self.pump(now)
 
     def tick(self, now: float) -> None:
-        while self._expiries and self._expiries[0][0] < now:
-            _, program_id = heapq.heappop(self._expiries)
-            program = self.board.programs.get(program_id)
+        while (due := self._expiries.first()) is not None and due < now:
+            program = self.board.programs.get(ProgramId(self._expiries.take()))
             if program is not None:
                 self._expire(program, now)
         self.epoch(now)
@@ -205,9 +203,9 @@ class Queueing(Policy):
 
     def deadline(self) -> float | None:
         times = [t for t in (self.wake(),) if t is not None]
-        if self._expiries:
-            # a reservation holds up to and with its last instant
-            times.append(math.nextafter(self._expiries[0][0], math.inf))
+        expires = self._expiries.first()
+        if expires is not None:
+            times.append(math.nextafter(expires, math.inf))  # a reservation holds with its last instant
         return min(times, default=None)
 
     # -- what a policy may use
@@ -255,6 +253,7 @@ class Queueing(Policy):
             return False
         self._uncharge(own.kept)
         del own.kept.bay.kept[program.id]
+        self._expiries.drop(program.id)
         own.kept = None
         return True
 
@@ -403,7 +402,7 @@ class Queueing(Policy):
         charge = self._charge(bay, program.prefix, tokens)
         own.kept = Kept(bay, charge.path, tokens, since=now, until=now + seconds)
         bay.kept[program.id] = program
-        heapq.heappush(self._expiries, (own.kept.until, program.id))
+        self._expiries.set(program.id, own.kept.until)
         self.counts["kept"] += 1
         self.board.pin(
             program,
@@ -422,7 +421,7 @@ class Queueing(Policy):
         more = min(self.still_kept(program, kept, now), kept.since + KEEP_S_MAX - now)
         if more > 0:
             kept.until = now + more
-            heapq.heappush(self._expiries, (kept.until, program.id))
+            self._expiries.set(program.id, kept.until)
             return
         self.release(program)
         self.counts["expired"] += 1
