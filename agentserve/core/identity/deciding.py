@@ -136,7 +136,7 @@ def _beside(case: Case, program: Program, named: Named, sure: Sure, *, aside: bo
         spawned, _ = opened_by(case.home, case.seeking, case.evidence, program.root)
         if spawned is not None:
             return _child(spawned, (sure[0], BY_SPAWN[1]))
-    return Verdict(relation="continues", sure=sure, program=program)
+    return Verdict(relation="fork" if program.busy else "continues", sure=sure, program=program)
 
 
 def _aside(case: Case, program: Program, named: Named) -> bool:
@@ -214,19 +214,15 @@ def _same_opening(case: Case, program: Program) -> Verdict | None:
         return None
     if program.main_tools and not evidence.tools_offered:
         return Verdict(relation="auxiliary", sure=BY_OPENER, program=program)
-    beside = program.main is not None and program.main.state == "flying"
-    return Verdict(relation="fork" if beside else "continues", sure=BY_OPENER, program=program)
+    return Verdict(relation="fork" if program.busy else "continues", sure=BY_OPENER, program=program)
 
 
 def _told(case: Case, program: Program) -> Verdict:
     """The call opens with what the program's model said: the next stage of a pipeline, or a summary."""
     main = program.main
-    cut = (
-        main is not None
-        and main.state != "flying"
-        and case.evidence.system == program.main_system
-        and len(case.seeking.items) < main.depth
-    )
+    if program.busy or main is None:
+        return Verdict(relation="fork" if program.busy else "continues", sure=BY_QUOTE, program=program)
+    cut = case.evidence.system == program.main_system and len(case.seeking.items) < main.depth
     return Verdict(relation="compaction" if cut else "continues", sure=BY_QUOTE, program=program)
 
 

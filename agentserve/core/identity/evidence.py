@@ -57,6 +57,7 @@ class Trace:
 
     whole: int
     windows: tuple[int, ...] = ()
+    short: bool = False  # of a sentence or two: only all of its windows together tell anything
 
     def inside(self, prints: frozenset[int]) -> bool:
         """Is the whole text contained in the one with these prints?"""

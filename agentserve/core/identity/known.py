@@ -21,11 +21,12 @@ TIPS_MAX = 24  # conversations of one program
 MARKS_MAX = 64  # hashes by which one program's past is found
 CALLS_MAX = 128  # tool calls of one program without a result
 TRACES_MAX = 24  # arguments and replies of one program that another call may open with
+REPLIES_TRACED_MAX = 6  # of which this many are replies
+TRACE_KEYS_MAX = 200_000  # of one tenant; beyond it the oldest texts are forgotten
 RESPONSES_MAX = 8  # response ids of one program that a call may refer to
 OPENERS_MAX = 64
 ROLES_MAX = 32
 OWNERS_MAX = 8  # programs remembered for one mark; a text that more of them share tells nothing
-KEYS_OF_TRACE_MAX = 12
 
 TipState = Literal["flying", "ready", "failed"]
 
@@ -50,18 +51,19 @@ class Tip:
 class Traced:
     """A text that may turn up in another call: an argument of an open call, or a reply."""
 
-    __slots__ = ("call_id", "program", "spawns", "trace")
+    __slots__ = ("call_id", "order", "program", "spawns", "trace")
 
     def __init__(self, program: Program, trace: Trace, *, call_id: str | None, spawns: bool) -> None:
         self.program = program
         self.trace = trace
         self.call_id = call_id  # None for a reply's own text
         self.spawns = spawns  # the tool is known to start agents
+        self.order = 0  # the newer, the higher
 
     def found_by(self) -> tuple[int, ...]:
         """Under which prints it is found: a reply by any of its windows, since only a part may be passed on."""
         windows = self.trace.windows
-        return (self.trace.whole, *(windows[:1] if self.call_id is not None else windows[:KEYS_OF_TRACE_MAX]))
+        return (self.trace.whole, *(windows[:1] if self.call_id is not None else windows))
 
 
 class Program:
@@ -103,11 +105,27 @@ class Program:
         self.openers: dict[int, None] = {}
         self.roles: dict[int, None] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Is a step of it in flight?"""
+        return any(tip.state == "flying" and not tip.auxiliary for tip in self.tips)
+
 
 class Tenant:
     """One tenant's programs and indexes. Nothing leads from here to another tenant's."""
 
-    __slots__ = ("calls", "id", "known", "programs", "ready", "responses", "seed", "traced")
+    __slots__ = (
+        "_order",
+        "_texts",
+        "calls",
+        "id",
+        "known",
+        "programs",
+        "ready",
+        "responses",
+        "seed",
+        "traced",
+    )
 
     def __init__(self, tenant_id: str) -> None:
         self.id = tenant_id
@@ -118,6 +136,8 @@ class Tenant:
         self.calls: dict[str, dict[Program, None]] = {}
         self.responses: dict[str, Program] = {}
         self.traced: dict[int, dict[Traced, None]] = {}
+        self._texts: dict[Traced, None] = {}  # all of them, the oldest first
+        self._order = 0
 
     # -- programs ---------------------------------------------------------------------------------------------
 
@@ -226,9 +246,17 @@ class Tenant:
     def trace(self, traced: Traced) -> None:
         """Remember a text that another call may open with."""
         program = traced.program
+        replies = [t for t in program.traced if t.call_id is None] if traced.call_id is None else []
+        if len(replies) >= REPLIES_TRACED_MAX:
+            self.untrace(replies[0])
         if len(program.traced) >= TRACES_MAX:
-            self._untrace(program.traced.pop(0))
+            self.untrace(program.traced[0])
+        while len(self.traced) >= TRACE_KEYS_MAX:
+            self.untrace(next(iter(self._texts)))
+        self._order += 1
+        traced.order = self._order
         program.traced.append(traced)
+        self._texts[traced] = None
         for key in traced.found_by():
             self.traced.setdefault(key, {})[traced] = None
 
@@ -238,6 +266,7 @@ class Tenant:
         traced.program.traced.remove(traced)
 
     def _untrace(self, traced: Traced) -> None:
+        self._texts.pop(traced, None)
         for key in traced.found_by():
             _drop(self.traced, key, traced)
 

@@ -18,6 +18,7 @@ from agentserve.core.identity.known import Program, Tenant, Tip, Traced, first_o
 How = Literal["reply", "request", "again", "moved"]
 
 CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
+PARTS_MIN = 2  # windows of a longer reply that must be found again
 PHRASES_MAX = 4  # different texts that may share a window of words before it counts as a phrase
 
 
@@ -138,7 +139,7 @@ def _hits(tenant: Tenant, evidence: CallEvidence) -> tuple[frozenset[int], dict[
         owners = tenant.traced.get(key)
         if owners is None:
             continue
-        some = list(islice(owners, CANDIDATES_MAX))
+        some = list(islice(reversed(owners), CANDIDATES_MAX))
         if len(some) > PHRASES_MAX and len({traced.trace.whole for traced in some}) > PHRASES_MAX:
             continue  # a phrase that many different texts share tells nothing
         for traced in some:
@@ -169,10 +170,11 @@ def opened_by(
             and (traced.spawns or opener not in program.openers)
         ):
             spawned = traced
-    if told is not None and hits[told] < min(2, len(told.trace.windows) or 1):
+    if told is not None and not told.trace.inside(prints) and (told.trace.short or hits[told] < PARTS_MIN):
         told = None
     return spawned, told
 
 
-def _fits(traced: Traced, opener: int, hits: dict[Traced, int]) -> tuple[bool, int]:
-    return opener not in traced.program.openers, hits[traced]
+def _fits(traced: Traced, opener: int, hits: dict[Traced, int]) -> tuple[bool, int, int]:
+    """Of equal replies one whose program has no such stage yet, and of those the newest."""
+    return opener not in traced.program.openers, hits[traced], traced.order

@@ -31,6 +31,7 @@ class TracedRecord(msgspec.Struct, array_like=True):
 
     whole: int
     windows: tuple[int, ...]
+    short: bool
     call_id: str | None
     spawns: bool
 
@@ -95,7 +96,13 @@ def to_bytes(program: Program) -> bytes:
             marks=program.marks,
             calls=program.calls,
             traced=[
-                TracedRecord(whole=t.trace.whole, windows=t.trace.windows, call_id=t.call_id, spawns=t.spawns)
+                TracedRecord(
+                    whole=t.trace.whole,
+                    windows=t.trace.windows,
+                    short=t.trace.short,
+                    call_id=t.call_id,
+                    spawns=t.spawns,
+                )
                 for t in program.traced
             ],
             responses=program.responses,
@@ -147,7 +154,7 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
     for call_id, tool in record.calls.items():
         home.open_call(program, call_id, tool)
     for text in record.traced:
-        trace = Trace(whole=text.whole, windows=text.windows)
+        trace = Trace(whole=text.whole, windows=text.windows, short=text.short)
         home.trace(Traced(program, trace, call_id=text.call_id, spawns=text.spawns))
     for response_id, after in record.responses.items():
         home.respond(program, response_id, after)

@@ -13,21 +13,34 @@ from zlib import crc32
 from agentserve.core.identity.evidence import Trace
 
 WINDOW_WORDS = 5
-WINDOWS_KEPT_MAX = 24
+SHORT_WINDOW_WORDS = 3  # of texts of a sentence or two, where every window counts
+SHORT_TEXT_WORDS = 24
+SHORT_PRINTS_CHARS_MAX = 8_192  # short windows are made of no more than this of each text
+WINDOWS_KEPT_MAX = 64
 TEXT_CHARS_MAX = 32_768  # of a longer text, its beginning and its end
 LINES_MAX = 512
 TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
+TRACEABLE_WORDS_MIN = 4
 
 
-def _windows(text: str, *, inner: bool) -> list[int]:
+def _window(words: list[str]) -> int:
+    return crc32(" ".join(words).encode("utf-8", "surrogatepass"))
+
+
+def _long_windows(words: list[str], *, inner: bool) -> list[int]:
     """`inner` leaves out the first and the last word, which may be glued to a quote where the text is embedded."""
-    words = text.split()
     first, last = (1, len(words) - WINDOW_WORDS) if inner else (0, len(words) - WINDOW_WORDS + 1)
     return [
-        crc32(" ".join(words[at : at + WINDOW_WORDS]).encode("utf-8", "surrogatepass"))
+        _window(words[at : at + WINDOW_WORDS])
         for at in range(first, last)
         if (len(words[at]) + ord(words[at][0])) % 3 == 0
     ]
+
+
+def _short_windows(words: list[str], *, inner: bool) -> list[int]:
+    size = SHORT_WINDOW_WORDS
+    first, last = (1, len(words) - size) if inner else (0, len(words) - size + 1)
+    return [_window(words[at : at + size]) for at in range(first, last)]
 
 
 def _clip(text: str) -> str:
@@ -42,11 +55,17 @@ def trace_of(text: str) -> Trace | None:
     text = text.strip()
     if len(text) < TRACEABLE_CHARS_MIN:
         return None
-    windows = _windows(_clip(text), inner=True)
+    words = _clip(text).split()
+    short = len(words) < SHORT_TEXT_WORDS
+    windows: list[int] = []
+    if not short:
+        windows = _long_windows(words, inner=True)
+    elif len(words) >= TRACEABLE_WORDS_MIN:
+        windows = _short_windows(words, inner=len(words) > TRACEABLE_WORDS_MIN + 1)
     if len(windows) > WINDOWS_KEPT_MAX:
         step = len(windows) / WINDOWS_KEPT_MAX
         windows = [windows[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
-    return Trace(whole=crc32(text.encode("utf-8", "surrogatepass")), windows=tuple(windows))
+    return Trace(whole=crc32(text.encode("utf-8", "surrogatepass")), windows=tuple(windows), short=short)
 
 
 def prints_of(texts: Iterable[str]) -> frozenset[int]:
@@ -64,5 +83,6 @@ def prints_of(texts: Iterable[str]) -> frozenset[int]:
             line = line.strip()
             if len(line) >= TRACEABLE_CHARS_MIN:
                 found.add(crc32(line.encode("utf-8", "surrogatepass")))
-        found.update(_windows(clipped, inner=False))
+        found.update(_long_windows(clipped.split(), inner=False))
+        found.update(_short_windows(clipped[:SHORT_PRINTS_CHARS_MAX].split(), inner=False))
     return frozenset(found)

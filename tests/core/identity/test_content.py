@@ -270,10 +270,48 @@ def test_a_pipeline_whose_stages_only_quote_each_other_is_one_program(wire: Wire
     prompt = f"Write the report that follows this outline:\n\n{outline}\n\nUse plain words."
     two = wire.send(chat({"role": "user", "content": prompt}, system="You write.", tools=False))
     assert (two.program_id, two.source, two.step_index) == (one.program_id, "content:quoted-reply", 1)
+    beside = wire.send(chat({"role": "user", "content": f"Count the words of this: {outline}"}, tools=False))
+    assert (beside.program_id, beside.relation) == (one.program_id, "fork")
     stranger = wire.send(
         chat({"role": "user", "content": "Write about the mountains, and use plain words please."})
     )
     assert stranger.program_id != one.program_id
+
+
+def test_a_short_reply_is_found_only_as_a_whole(wire: Wire) -> None:
+    one = wire.send(chat(ASK, tools=False))
+    wire.answer(one, "chat", "The ferry leaves the northern pier at noon.")
+    whole = {"role": "user", "content": "Check this: The ferry leaves the northern pier at noon. Is it so?"}
+    part = {"role": "user", "content": "We know that the ferry leaves the northern shore in the evening."}
+    assert wire.send(chat(part, system="You check.", tools=False)).program_id != one.program_id
+    assert wire.send(chat(whole, system="You check.", tools=False)).program_id == one.program_id
+
+
+def test_stages_of_equal_pipelines_are_spread_over_them(wire: Wire) -> None:
+    """Equal programs with equal replies: each gets each stage once, and the newest comes first."""
+    said = "The ferry leaves the northern pier at noon."
+    lots = [wire.send(chat(ASK, system="You plan.", tools=False)) for _ in range(3)]
+    for resolved in lots:
+        wire.answer(resolved, "chat", said)
+    for stage in ("style", "facts"):
+        words = {"role": "user", "content": f"Check the {stage} of this: {said}"}
+        stages = [wire.send(chat(words, system="You check.", tools=False)) for _ in range(3)]
+        assert {r.program_id for r in stages} == {r.program_id for r in lots}
+
+
+def test_a_phrase_that_many_replies_share_leads_nowhere(wire: Wire) -> None:
+    phrase = "please let me know if there is anything else that I can do for you today"
+    for at in range(8):
+        one = wire.send(
+            chat({"role": "user", "content": f"Question number {at} of a long list"}, tools=False)
+        )
+        wire.answer(
+            one,
+            "chat",
+            f"Answer {at}: {'so ' * at} it is {at * 7}, and with that {phrase}, dear {at} friend of ours.",
+        )
+    echo = {"role": "user", "content": f"Rewrite this sentence for me in a nicer way: {phrase}"}
+    assert wire.send(chat(echo, tools=False)).relation == "new"
 
 
 PROMPT_A = "Look through the harbour records of the last ten years and list every crane that was replaced."
@@ -488,11 +526,12 @@ def test_no_client_can_reach_another_tenants_program(wire: Wire) -> None:
 def test_a_name_given_on_purpose_keeps_separate_conversations_together(wire: Wire) -> None:
     named = {"x-agentserve-program-id": "run-1"}
     one = wire.send(chat(ASK, system="You plan.", tools=False), headers=named)
+    wire.answer(one, "chat", "A plan.")
     two = wire.send(
         chat({"role": "user", "content": "Another prompt."}, system="You write.", tools=False), headers=named
     )
     three = wire.send(chat({"role": "user", "content": "A third."}, system="You check."), headers=named)
-    assert [r.relation for r in (one, two, three)] == ["new", "continues", "continues"]
+    assert [r.relation for r in (one, two, three)] == ["new", "continues", "fork"]
     assert [r.step_index for r in (one, two, three)] == [0, 1, 2]
 
 
