@@ -72,11 +72,18 @@ def decide(case: Case) -> Verdict:
     named = case.named
     if named is None:
         return _by_content(case)
-    if named.tier == "weak":
-        # A trace id groups what content does not tell; where content is certain, a new trace is only a new turn.
-        found = find(case.home, case.seeking)
-        if found is not None and found.how == "reply":
-            return Verdict(relation="continues", sure=BY_REPLY, program=found.program, tip=found.tip)
+    return _by_weak_name(case, named) if named.tier == "weak" else _by_name(case, named)
+
+
+def _by_weak_name(case: Case, named: Named) -> Verdict:
+    """A trace id groups what content does not tell. Some applications begin a trace a turn, and some a request: so a
+    trace that is new names only what is new, and where content is certain it goes before a known one."""
+    if named.name not in case.home.programs:
+        verdict = _by_content(case)
+        return verdict if verdict.relation != "new" else _by_name(case, named)
+    found = find(case.home, case.seeking)
+    if found is not None and found.how == "reply":
+        return Verdict(relation="continues", sure=BY_REPLY, program=found.program, tip=found.tip)
     return _by_name(case, named)
 
 

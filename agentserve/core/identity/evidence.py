@@ -73,7 +73,9 @@ def no_prints() -> frozenset[int]:
 class CallEvidence:
     """A request, as the resolver sees it."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    headers: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # names in lower case; some are secret
     named: Mapping[str, str] = field(
         default_factory=dict
     )  # ids found in the body, by dotted path; `path` for the URL
@@ -84,7 +86,7 @@ class CallEvidence:
     person: int = 0  # digest of `user` or `safety_identifier`: who asks, never which program
     conversational: bool = True  # False for embeddings
     # Fingerprints of what the users wrote; made only when somebody asks, which is seldom.
-    prints: Callable[[], frozenset[int]] = no_prints
+    prints: Callable[[], frozenset[int]] = field(default=no_prints, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,7 @@ NAMINGS: tuple[Naming, ...] = (
         turn=("body:metadata.promptId",),
         tools_always=True,
     ),
+    Naming(name="open-webui", tier="harness", program=("x-openwebui-chat-id",)),
     # 3. Session ids that gateways, tracers and applications have agreed on, more or less.
     Naming(
         name="x-session-id",

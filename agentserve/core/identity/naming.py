@@ -20,6 +20,10 @@ CallClass = Literal["main", "subagent", "auxiliary", "compaction"]
 NAME_CHARS_MAX = 256
 DURATIONS_MAX = 64
 CONFIDENCE: Mapping[Tier, float] = {"explicit": 1.0, "harness": 0.98, "generic": 0.9, "weak": 0.6}
+# What clients send for want of a name; taken for one, it would make one program of all their calls.
+_NAMELESS = frozenset(
+    {"default", "none", "null", "nil", "undefined", "unknown", "anonymous", "test", "-", "0"}
+)
 _NO = frozenset({"", "0", "false", "no", "off"})
 
 
@@ -113,6 +117,8 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
     program = places.first(row.program)
     if program is None or not places.proves(row.proof):
         return None
+    if row.tier != "explicit" and program.lower() in _NAMELESS:
+        return None
     parent = places.first(row.parent)
     agent = places.first(row.agent)
     name = program
@@ -188,12 +194,11 @@ def identify(evidence: CallEvidence) -> Named | None:
 def _vendor_session(evidence: CallEvidence) -> Named | None:
     """Any `x-<name>-session-id`."""
     for header, value in evidence.headers.items():
-        if (
-            header.startswith("x-")
-            and header.endswith("-session-id")
-            and "parent" not in header
-            and (name := bounded_name(value))
-        ):
+        vendor = header.removeprefix("x-").removesuffix("-session-id")
+        if len(vendor) + 13 != len(header) or not vendor or "parent" in vendor:
+            continue
+        name = bounded_name(value)
+        if name is not None and name.lower() not in _NAMELESS:
             return Named(source="x-*-session-id", tier="generic", confidence=CONFIDENCE["generic"], name=name)
     return None
 

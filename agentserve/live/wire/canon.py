@@ -287,6 +287,7 @@ class Canon:
     """Canonical items, remembered: the same message in a later request costs one hash of its raw form."""
 
     def __init__(self, *, items_max: int = ITEMS_REMEMBERED_MAX) -> None:
+        self.canonicalised = 0  # messages that were not known yet
         self._items: Remembered[Item] = Remembered(items_max)
         self._digests: Remembered[int] = Remembered(4_096)
 
@@ -300,6 +301,7 @@ class Canon:
             key = repr(message)[: 1 << 16]
         item = self._items.get(key)
         if item is None:
+            self.canonicalised += 1
             try:
                 item = _canonical(message) or _NOTHING
             except (RecursionError, TypeError, ValueError, AttributeError):

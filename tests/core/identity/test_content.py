@@ -549,6 +549,33 @@ def test_a_trace_groups_what_content_does_not_and_yields_where_it_does(wire: Wir
     assert (later.program_id, later.source) == (one.program_id, "content:reply")
 
 
+def test_a_trace_a_request_does_not_split_a_program(wire: Wire) -> None:
+    """As when only the HTTP client is instrumented; here with replies that come back rewritten."""
+    first = wire.send(chat(ASK), headers={"traceparent": f"00-{'a' * 32}-00f067aa0ba902b7-01"})
+    wire.answer(first, "chat", "I will search.", [("call_1", "search", {"q": "x"})])
+    flat = {"role": "assistant", "content": "I will search. Calling tools: search"}
+    seen = {"role": "user", "content": "Observation: Berlin"}
+    second = wire.send(chat(ASK, flat, seen), headers={"traceparent": f"00-{'b' * 32}-00f067aa0ba902b7-01"})
+    assert (second.program_id, second.relation) == (first.program_id, "continues")
+    wire.fail(second)
+    again = wire.send(chat(ASK, flat, seen), headers={"traceparent": f"00-{'c' * 32}-00f067aa0ba902b7-01"})
+    assert (again.program_id, again.relation) == (first.program_id, "retry")
+
+
+def test_no_words_of_a_prompt_are_kept(wire: Wire) -> None:
+    secret = "the vault opens at seventeen past nine with the brass key of the harbour master"
+    ask = {"role": "user", "content": secret}
+    first = wire.send(chat(ask, system=f"System: {secret}"), headers={"authorization": f"Bearer {secret}"})
+    wire.answer(first, "chat", f"Echo: {secret}", [("call_1", "consult", {"question": secret})])
+    record = wire.resolver.record(first.program_id)
+    assert b"consult" in record
+    for word in ("vault", "seventeen", "brass"):
+        assert word.encode() not in record
+        assert word not in repr(first)
+    call = wire.reader.read("/v1/chat/completions", {"authorization": secret}, chat(ask, system=secret))
+    assert "vault" not in repr(call)
+
+
 def test_after_a_restart_a_running_agents_next_call_is_the_same_program(wire: Wire) -> None:
     first, echo = begin(wire)
     parent, _ = spawn(wire, PROMPT_A)

@@ -269,6 +269,7 @@ ROWS: list[tuple[str, str, dict[str, str], Json]] = [
     ("harness:openhands", "oh-1", {"x-litellm-session-id": "oh-1", "user-agent": "OpenHands/1.4"}, {}),
     ("harness:roo-code", "roo-1", {"x-roo-task-id": "roo-1", "user-agent": "RooCode/3"}, {}),
     ("harness:cline", "cl-1", {"x-task-id": "cl-1"}, {}),
+    ("harness:open-webui", "ow-1", {"x-openwebui-chat-id": "ow-1"}, {}),
     ("harness:qwen-code", "qw-1", {}, {"metadata": {"sessionId": "qw-1", "promptId": "qw-1########0"}}),
     ("generic:x-session-id", "s-1", {"x-session-id": "s-1"}, {}),
     ("generic:x-session-id", "s-2", {"x-session-affinity": "s-2"}, {}),
@@ -315,6 +316,13 @@ def test_people_and_constant_cache_keys_are_no_programs(wire: Wire) -> None:
 @pytest.mark.parametrize("value", ["", " ", "x" * 300, "a\nb", "tab\there"])
 def test_a_name_that_is_none_is_ignored(value: str) -> None:
     assert identify(CallEvidence(headers={"x-agentserve-program-id": value})) is None
+
+
+def test_a_placeholder_is_no_session(wire: Wire) -> None:
+    first = wire.send(chat(USER), headers={"x-session-id": "default"})
+    assert first.source == "content:new"
+    told = wire.send(chat(USER), headers={"x-agentserve-program-id": "default"})
+    assert told.source == "explicit:agentserve"
 
 
 @pytest.mark.parametrize(
