@@ -5,6 +5,7 @@ Rule: the only place that knows drivers and dialects apart. Everything else writ
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,11 @@ class Database:
         return self.dialect == "sqlite"
 
     @property
+    def absent(self) -> bool:
+        """Is it a file that is not there yet?"""
+        return self.embedded and not Path(self.url.database or "").is_file()
+
+    @property
     def name(self) -> str:
         """For messages: the URL without its password."""
         return self.url.render_as_string(hide_password=True)
@@ -64,10 +70,16 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read from; what goes wrong is a `StoreError`."""
         try:
-            async with self.engine.connect() as connection:
-                yield connection
+            connection = await self.engine.connect()
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             raise store_error(error, self.name) from error
+        try:
+            yield connection
+        except (SQLAlchemyError, TimeoutError) as error:
+            raise store_error(error, self.name) from error
+        finally:
+            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
+                await connection.close()
 
     async def answers(self) -> bool:
         """Is it there?"""
