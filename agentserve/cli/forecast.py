@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -341,11 +342,15 @@ def _show_programs(reports: Mapping[str, ProgramsReport]) -> None:
                 f"{n['mean_ln_error']:.3f}",
                 f"{n['median_ln_error']:.3f}",
                 f"{n['naive_mean_ln_error']:.3f}",
-                f"{100 * n['gain']:.1f}%",
+                _percent(n["gain"]),
                 covered,
             )
-        table.add_row("all", "", "", "", "", f"{100 * report.gain:.1f}%", "", style="bold")
+        table.add_row("all", "", "", "", "", _percent(report.gain), "", style="bold")
         console.print(table)
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f}%"
 
 
 def _say_malformed(malformed: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ by addition. Decay is by observation, not by time, and costs nothing: each newco
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from agentserve.core.forecast.grid import Grid, Smear
 
@@ -26,13 +26,32 @@ def add(masses: array[float], smear: Smear, growth: float) -> None:
     """Count one observation; all older ones lose weight by `growth` = 2 ** (1 / half-life)."""
     weight = masses[-1] * growth
     if weight > _WEIGHT_MAX:
-        for i in range(len(masses) - 1):
-            masses[i] /= weight
+        _scale_back(masses, weight)
         weight = 1.0
     masses[-1] = weight
     masses[-2] += weight
     for place, part in smear:
         masses[place] += weight * part
+
+
+def add_to_each(nodes: Iterable[tuple[array[float] | None, float]], smear: Smear) -> None:
+    """`add` to each of several histograms, given with their growths; written out because it is the hottest loop."""
+    for masses, growth in nodes:
+        if masses is None:
+            continue
+        weight = masses[-1] * growth
+        if weight > _WEIGHT_MAX:
+            _scale_back(masses, weight)
+            weight = 1.0
+        masses[-1] = weight
+        masses[-2] += weight
+        for place, part in smear:
+            masses[place] += weight * part
+
+
+def _scale_back(masses: array[float], weight: float) -> None:
+    for i in range(len(masses) - 1):
+        masses[i] /= weight
 
 
 def count(masses: array[float]) -> float:

@@ -39,7 +39,7 @@ _LADDER = len(_VIEWS)
 _LEARNING_RATE, _FORGETTING = 0.5, 0.98
 # As much weight as this many perfect neighbours goes to all samples alike, so that a stranger gets the average.
 _ANYONE = 0.5
-_BLUR_BINS = 3
+_BLUR_BINS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,7 +134,8 @@ class Survival:
         costs = [h + (1.0 - r) * (edge + miss) for h, r, edge in zip(held, returned, edges, strict=True)]
         # Between two edges the cap itself is the last candidate.
         back, spent = (returned[-1], held[-1]) if costs else (0.0, 0.0)
-        part = self.cdf(end) - back
+        start, (place, inside) = self._start(last), grid.position(end)
+        part = self.masses[last] * max(0.0, (inside - start) / (1.0 - start)) if place == last else 0.0
         left = max(grid.edges[last], origin)
         costs.append(spent + part * (0.5 * (left + end) - origin) + (1.0 - back - part) * (end + miss))
         least = min(costs)

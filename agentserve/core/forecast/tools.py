@@ -3,64 +3,39 @@
 One rule: constant memory a key and a bounded number of keys; nothing is kept of a call but counts. It must not
 know what any particular tool does: what it knows of a tool is what it measured, shrunk towards coarser keys.
 
-The model. A trunk of keys leads from all calls down to (tenant, tool, argument class, shape); below it stand the
-call's place among the parallel calls of its step, the program's own history at two speeds, and exact repeats.
-Each key holds a decayed histogram, and each step down adds its own counts to `strength` pseudo-counts of what
-stands above. Ways down that leave some keys out are chains of their own, mixed with weights that are learned per
-tool from how well each chain foretold. All of this is linear in the histograms, so that asking costs one weighted
-sum of eight of them, however many chains there are.
+A call is known by a ladder of keys, from all calls down to the exact repeat in the same program; `chains` says how
+what was counted under them is combined. Waits for people are counted apart, and declared durations are mixed in.
 """
 
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
 
 from agentserve.core.forecast.calls import CallShape, joined, text_hash
+from agentserve.core.forecast.chains import GROWTHS, Chains, Histogram
 from agentserve.core.forecast.grid import HUMAN_SECONDS, TOOL_SECONDS, spread
 from agentserve.core.forecast.hints import Hints
 from agentserve.core.forecast.ladder import Ladder, Rung
-from agentserve.core.forecast.masses import Table, add, empty
+from agentserve.core.forecast.masses import Table, add_to_each
 from agentserve.core.forecast.survival import Survival
 
 KEYS_MAX = 65_536
 PROGRAMS_MAX = 16_384
 PROGRAM_KEYS_MAX = 128
-TOOLS_MAX = 4_096
 _HUMAN_KEYS_MAX = 4_096
+_ALL_CALLS = 0  # the key that every call has
 _VERSION = 1
 
-_ALL, _TOOL, _ARGUMENT, _SHAPE, _PARALLEL, _SLOW, _FAST, _EXACT = range(8)
-_RUNGS = (
-    Rung(half_life=200, strength=1),  # all calls
-    Rung(half_life=100, strength=3),  # the tool
-    Rung(half_life=50, strength=6),  # and the class of its arguments
-    Rung(half_life=50, strength=6),  # and pipes, chain and timeout, of this tenant
-    Rung(half_life=50, strength=2),  # and the place among the calls of its step
-    Rung(half_life=20, strength=2),  # in this program
-    Rung(half_life=3, strength=2),  # in this program, lately
-    Rung(half_life=10, strength=3),  # the same call exactly
-)
-_GROWTHS = tuple(rung.growth for rung in _RUNGS)
-_STRENGTHS = tuple(float(rung.strength) for rung in _RUNGS)
 # People differ more than kinds of questions do, and deeper keys than these foretold worse.
 _HUMAN_RUNGS = (
     Rung(half_life=200, strength=2),
     Rung(half_life=100, strength=6),
     Rung(half_life=50, strength=8),
 )
-
-# A chain passes the rung of parallel calls or not, and ends above, at or below the program's own history.
-_CHAINS = 6
-_LEARNING_RATE, _FORGETTING = 0.2, 0.99
-_ANY_TOOL = 0  # under which the weights of all tools together are kept, for tools not seen before
-_NOTHING = empty(TOOL_SECONDS.bins)
-
-Histogram = array  # of floats
 
 
 class ToolForecaster:
@@ -71,7 +46,7 @@ class ToolForecaster:
         self._table = Table(self._grid, keys_max)
         self._programs: dict[tuple[str, str], Table] = {}
         self._programs_max = programs_max
-        self._weights: dict[int, list[float]] = {}
+        self._chains = Chains(self._grid.bins)
         self._humans = Ladder(HUMAN_SECONDS, _HUMAN_RUNGS, keys_max=_HUMAN_KEYS_MAX)
         self._hints = Hints(self._grid)
 
@@ -126,7 +101,8 @@ class ToolForecaster:
     def _masses(
         self, tenant: str, program: str | None, call: CallShape, group: tuple[int, int]
     ) -> list[float]:
-        learned = self._learned(self._nodes(tenant, program, call, group), text_hash(call.name))
+        tool, shape, nodes = self._nodes(tenant, program, call, group)
+        learned = self._chains.masses(nodes, tool=tool, shape=shape)
         hint = self._hint(tenant, program, call)
         if hint is None:
             return learned
@@ -136,53 +112,6 @@ class ToolForecaster:
             for own, told in zip(learned, self._hints.masses(*hint), strict=True)
         ]
 
-    def _learned(self, nodes: Sequence[Histogram[float] | None], tool: int) -> list[float]:
-        """The mixture of all chains: the weighted sum of the histograms that exist."""
-        keeps = [1.0] * 8
-        adds = [0.0] * 8
-        held: list[Histogram[float]] = [_NOTHING] * 8
-        for i, node in enumerate(nodes):
-            if node is not None:
-                strength = _STRENGTHS[i] * node[-1]
-                scale = 1.0 / (node[-2] + strength)
-                keeps[i], adds[i], held[i] = strength * scale, scale, node
-        above, own, exact, parallel_above, parallel_own, parallel_exact = self._shares(tool)
-        # From the bottom up: what each rung adds to the chains through it, and lets through of what is above.
-        ends_exact, ends_own = exact + parallel_exact, own + parallel_own
-        h = ends_exact * adds[_EXACT]
-        through = ends_own + ends_exact * keeps[_EXACT]
-        g = through * adds[_FAST]
-        f = through * keeps[_FAST] * adds[_SLOW]
-        past_own = keeps[_SLOW] * keeps[_FAST]
-        past_exact = past_own * keeps[_EXACT]
-        parallel = parallel_above + parallel_own * past_own + parallel_exact * past_exact
-        e = parallel * adds[_PARALLEL]
-        trunk = above + own * past_own + exact * past_exact + parallel * keeps[_PARALLEL]
-        d = trunk * adds[_SHAPE]
-        trunk *= keeps[_SHAPE]
-        c = trunk * adds[_ARGUMENT]
-        trunk *= keeps[_ARGUMENT]
-        b = trunk * adds[_TOOL]
-        trunk *= keeps[_TOOL]
-        a = trunk * adds[_ALL]
-        base = trunk * keeps[_ALL] / self._grid.bins
-        sums = [
-            base + a * p + b * q + c * r + d * s + e * t + f * u + g * v + h * w
-            for p, q, r, s, t, u, v, w in zip(*held, strict=True)
-        ]
-        del sums[-2:]  # a histogram's last two entries are its sum and its weight
-        return sums
-
-    def _shares(self, tool: int) -> Sequence[float]:
-        """The weight of each chain for a tool: the softmax of how well they foretold."""
-        scores = self._weights.get(tool) or self._weights.get(_ANY_TOOL)
-        if scores is None:
-            return (1.0 / _CHAINS,) * _CHAINS
-        top = max(scores)
-        raw = [math.exp(score - top) for score in scores]
-        scale = 1.0 / sum(raw)
-        return [share * scale for share in raw]
-
     def _nodes(
         self,
         tenant: str,
@@ -191,15 +120,15 @@ class ToolForecaster:
         group: tuple[int, int],
         *,
         create: bool = False,
-    ) -> list[Histogram[float] | None]:
-        """The histograms under all keys of a call, coarse to fine; missing ones are None unless `create`."""
+    ) -> tuple[int, int, list[Histogram[float] | None]]:
+        """The keys of a call's tool and shape, and its histograms by rung; missing ones are None unless `create`."""
         minutes = int(call.timeout_s // 60) if call.timeout_s else 0
-        name, argument, shape, parallel = _keys(
+        tool, argument, shape, parallel = _keys(
             tenant, call.name, call.argument_class, call.pipes, call.chain, minutes, group
         )
         find = self._table.at if create else self._table.get
         exact = None if call.exact_hash is None else find(joined(shape, call.exact_hash))
-        nodes = [find(_ANY_TOOL), find(name), find(argument), find(shape), find(parallel), None, None, exact]
+        slow = fast = None
         if program is not None:
             own = self._programs.get((tenant, program))
             if own is None and create:
@@ -207,9 +136,10 @@ class ToolForecaster:
                     del self._programs[next(iter(self._programs))]
                 own = self._programs[tenant, program] = Table(self._grid, PROGRAM_KEYS_MAX)
             if own is not None:
-                find = own.at if create else own.get
-                nodes[_SLOW], nodes[_FAST] = find(argument), find(argument ^ 1)
-        return nodes
+                find_own = own.at if create else own.get
+                slow, fast = find_own(argument), find_own(argument ^ 1)
+        nodes = [find(_ALL_CALLS), find(tool), find(argument), find(shape), find(parallel), slow, fast, exact]
+        return tool, shape, nodes
 
     # -- learning -----------------------------------------------------------------------------------------
 
@@ -232,42 +162,18 @@ class ToolForecaster:
         if call.kind in ("human", "permission"):
             self._humans.learn(_human_keys(tenant, call), seconds, censored=censored)
             return
-        tool = text_hash(call.name)
-        nodes = self._nodes(tenant, program, call, group, create=True)
+        tool, shape, nodes = self._nodes(tenant, program, call, group, create=True)
         if censored:
             # Redistributed to the right: it ended somewhere above, as likely as the forecast has it.
-            smear = spread(self._grid, self._learned(nodes, tool), seconds)
+            smear = spread(self._grid, self._chains.masses(nodes, tool=tool, shape=shape), seconds)
         else:
+            at = self._grid.index(seconds)
             hint = self._hint(tenant, program, call)
             if hint is not None:
-                learned = self._learned(nodes, tool)[self._grid.index(seconds)]
-                self._hints.learn(*hint, seconds, learned)
-            self._reweigh(tool, nodes, self._grid.index(seconds))
+                self._hints.learn(*hint, seconds, self._chains.masses(nodes, tool=tool, shape=shape)[at])
+            self._chains.learn(nodes, at, tool=tool, shape=shape)
             smear = self._grid.smear(seconds)
-        for node, growth in zip(nodes, _GROWTHS, strict=True):
-            if node is not None:
-                add(node, smear, growth)
-
-    def _reweigh(self, tool: int, nodes: Sequence[Histogram[float] | None], at: int) -> None:
-        """Move the weights of the chains towards those that gave the outcome's bin more probability."""
-        above = 1.0 / self._grid.bins
-        for rung in (_ALL, _TOOL, _ARGUMENT, _SHAPE):
-            above = _shrunk(nodes[rung], at, _STRENGTHS[rung], above)
-        foretold: list[float] = []
-        for start in (above, _shrunk(nodes[_PARALLEL], at, _STRENGTHS[_PARALLEL], above)):
-            own = _shrunk(nodes[_SLOW], at, _STRENGTHS[_SLOW], start)
-            own = _shrunk(nodes[_FAST], at, _STRENGTHS[_FAST], own)
-            foretold += (start, own, _shrunk(nodes[_EXACT], at, _STRENGTHS[_EXACT], own))
-        gains = [_LEARNING_RATE * math.log(probability + 1e-6) for probability in foretold]
-        for key in (tool, _ANY_TOOL):
-            scores = self._weights.get(key)
-            if scores is None:
-                while len(self._weights) >= TOOLS_MAX:
-                    del self._weights[next(k for k in self._weights if k != _ANY_TOOL)]
-                scores = self._weights.get(_ANY_TOOL, [0.0] * _CHAINS)
-            self._weights[key] = [
-                score * _FORGETTING + gain for score, gain in zip(scores, gains, strict=True)
-            ]
+        add_to_each(zip(nodes, GROWTHS, strict=True), smear)
 
     def forget_program(self, program: str, *, tenant: str) -> None:
         """Drop what was kept for one program; what it taught about tools stays."""
@@ -303,11 +209,7 @@ class ToolForecaster:
         self._table.merge(other._table)
         self._humans.merge(other._humans)
         self._hints.merge(other._hints)
-        for tool, scores in other._weights.items():
-            mine = self._weights.get(tool)
-            self._weights[tool] = (
-                list(scores) if mine is None else [(a + b) / 2 for a, b in zip(mine, scores, strict=True)]
-            )
+        self._chains.merge(other._chains)
 
     def to_bytes(self) -> bytes:
         """All that was learned, open programs included."""
@@ -318,7 +220,7 @@ class ToolForecaster:
                 bins=self._grid.bins,
                 table=self._table.dump(),
                 programs=programs,
-                weights=self._weights,
+                weights=self._chains.dump(),
                 humans=self._humans.dump(),
                 hinters=self._hints.dump(),
             )
@@ -337,7 +239,7 @@ class ToolForecaster:
         for tenant, program, own in dumped.programs[-made._programs_max :]:
             made._programs[tenant, program] = table = Table(made._grid, PROGRAM_KEYS_MAX)
             table.load(own)
-        made._weights = {k: w for k, w in dumped.weights.items() if len(w) == _CHAINS}
+        made._chains.load(dumped.weights)
         made._humans.load(dumped.humans)
         made._hints.load(dumped.hinters)
         return made
@@ -359,15 +261,6 @@ def _reach(forecast: Survival) -> float:
     A person who is asked dominates every machine.
     """
     return math.inf if forecast.grid is HUMAN_SECONDS else forecast.quantile(0.75)
-
-
-def _shrunk(node: Histogram[float] | None, at: int, strength: float, above: float) -> float:
-    """The probability of one bin after one rung."""
-    if node is None:
-        return above
-    strength *= node[-1]
-    probability: float = (node[at] + strength * above) / (node[-2] + strength)
-    return probability
 
 
 @lru_cache(maxsize=16_384)

@@ -32,7 +32,7 @@ class AtStep:
     @property
     def gain(self) -> float:
         """By how much the mean |ln error| is below the naive one's, as a share of it."""
-        return 1.0 - fmean(self.errors) / fmean(self.naive_errors) if self.errors else math.nan
+        return _gain(fmean(self.errors), fmean(self.naive_errors)) if self.errors else math.nan
 
     def numbers(self) -> dict[str, float]:
         n = max(1, len(self.errors))
@@ -60,7 +60,7 @@ class ProgramsReport:
         scored = [at for at in self.at.values() if at.errors]
         if not scored:
             return math.nan
-        return 1.0 - sum(fmean(at.errors) for at in scored) / sum(fmean(at.naive_errors) for at in scored)
+        return _gain(sum(fmean(at.errors) for at in scored), sum(fmean(at.naive_errors) for at in scored))
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -69,6 +69,11 @@ class ProgramsReport:
             "gain": self.gain,
             "at_step": {str(k): at.numbers() for k, at in self.at.items()},
         }
+
+
+def _gain(error: float, naive: float) -> float:
+    """Undefined where the naive forecast was never wrong."""
+    return 1.0 - error / naive if naive > 0.0 else math.nan
 
 
 def evaluate_programs(
