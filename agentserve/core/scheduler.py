@@ -118,6 +118,8 @@ class Scheduler:
         if event.relation != "auxiliary":
             self._returned(program, event, now)
         board.foresight.learn(event, program, step, now)
+        if event.relation != "auxiliary":
+            program.gap_started_at = program.returns_at = program.pending = None
         program.open_steps[step.id] = step
         board.steps[step.id] = step
         board.waiting[step.id] = step

@@ -14,6 +14,7 @@ from typing import Any
 from agentserve.core.board import Board, Limits, Share
 from agentserve.core.foresight import Foresight, Naive
 from agentserve.core.ids import TenantId
+from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.engine import EmulatedEngine, EngineConfig, Profile, profile
@@ -146,7 +147,7 @@ def make_foresight(kind: str, seed: int) -> tuple[Foresight, Oracle | None]:
     if kind == "naive":
         return Naive(), None
     if kind == "learned":
-        return Naive(), None
+        return Learned(), None
     oracle: dict[str, Any] = {
         "oracle": {},
         "lengths": {"gaps_error": None, "outputs_error": None},
@@ -157,7 +158,7 @@ def make_foresight(kind: str, seed: int) -> tuple[Foresight, Oracle | None]:
     }
     if kind not in oracle:
         raise UsageError(f"there is no forecast `{kind}`", remedy=f"known are {', '.join(FORECASTS)}")
-    made = Oracle(fallback=Naive(), seed=seed, **oracle[kind])
+    made = Oracle(fallback=Learned(), seed=seed, **oracle[kind])
     return made, made
 
 

@@ -55,6 +55,7 @@ class WorkingSetParams:
     touch_risk: float = 0.5  # of the unseated KV written since the last touch
     reserve_gaps: bool = True  # False: a seat ends with each step (an ablation)
     ttl_s: float | None = None  # a constant instead of the price (an ablation)
+    announced_s: float = 5.0  # an announced return is believed for this long
     class_step_s: float = 600.0  # rank between priority classes
 
 
@@ -409,7 +410,7 @@ class WorkingSet(Policy):
         """Whether an idle program's KV is worth its memory while others wait."""
         seat: Seat = program.own
         elapsed = now - (seat.kept_since if seat.kept_since is not None else now)
-        if program.returns_at is not None and program.returns_at - now < 1.0:
+        if program.returns_at is not None and abs(program.returns_at - now) < self.params.announced_s:
             return True
         if self.params.ttl_s is not None:
             return elapsed <= self.params.ttl_s

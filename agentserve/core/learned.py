@@ -1,0 +1,186 @@
+"""Foresight learned from the traffic itself: gaps, output lengths and remaining steps, updated with every event.
+
+Rule: it only joins the forecasters of `core.forecast` to the scheduler's records. What a step teaches is taken
+when it ends, what a gap teaches when the program is back, what a program teaches when it is over; a gap whose end
+was not seen counts as one that lasted at least so long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentserve.core import events as ev
+from agentserve.core.forecast import (
+    Calibration,
+    OutputForecaster,
+    RemainingForecaster,
+    ReturnForecaster,
+    StepFacts,
+)
+from agentserve.core.foresight import Survival
+from agentserve.core.program import Program, Step
+
+# A step is charged for this quantile of its output: running out of memory costs more than a little left unused.
+OUTPUT_QUANTILE = 0.75
+STEPS_UNKNOWN = 12.0  # before anything is known of any program
+
+
+class Learned:
+    """Implements `foresight.Foresight`."""
+
+    def __init__(self) -> None:
+        self.returns = ReturnForecaster()
+        self.outputs = OutputForecaster()
+        self.remaining = RemainingForecaster()
+        self.gaps_calibration = Calibration()
+        self.outputs_calibration = Calibration()
+        self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
+            ev.StepArrived: self._arrived,
+            ev.StepFinished: self._finished,
+            ev.ProgramDeclared: self._declared,
+            ev.ProgramEnded: self._ended,
+            ev.ToolStarted: self._tool_started,
+        }
+
+    def learn(self, event: ev.AnyEvent, program: Program | None, step: Step | None, now: float) -> None:
+        learner = self._learners.get(type(event))
+        if learner is not None and program is not None:
+            learner(event, program, step, now)
+
+    # -- asked
+
+    def output_tokens(self, step: Step) -> float:
+        program = step.program
+        forecast = self.outputs.predict(
+            tenant=program.tenant,
+            workflow=program.workflow,
+            role=program.role,
+            tokens_max=step.output_tokens_max,
+            program=program.id,
+        )
+        tokens = forecast.quantile(OUTPUT_QUANTILE)
+        return tokens if step.output_tokens_max is None else min(tokens, float(step.output_tokens_max))
+
+    def gap(self, program: Program, now: float) -> Survival:
+        calls = tuple(program.pending.values()) if program.pending else ()
+        return self.returns.predict(
+            tenant=program.tenant, program=program.id, calls=calls, workflow=program.workflow
+        )
+
+    def steps_left(self, program: Program) -> float:
+        if program.steps_left_told is not None:
+            return max(program.steps_left_told, 1.0)
+        left = self.remaining.predict(tenant=program.tenant, program=program.id, continues=True)
+        return STEPS_UNKNOWN if left is None else max(left.steps.quantile(0.5), 1.0)
+
+    # -- taught
+
+    def _arrived(self, event: ev.StepArrived, program: Program, step: Step | None, now: float) -> None:
+        if event.relation == "auxiliary":
+            return
+        if program.steps_done == 0:
+            self.remaining.begin(
+                tenant=program.tenant,
+                program=program.id,
+                workflow=program.workflow,
+                role=program.role,
+                tools_offered=program.tools_offered,
+                system_tokens=program.shared_tokens,
+                steps_declared=program.steps_left_told or 0.0,
+            )
+        if program.gap_started_at is not None:
+            self._gap_over(program, now)
+
+    def _gap_over(self, program: Program, now: float, *, censored: bool = False) -> None:
+        assert program.gap_started_at is not None
+        seconds = now - program.gap_started_at
+        calls = tuple(program.pending.values()) if program.pending else ()
+        if not censored and program.survival is not None and hasattr(program.survival, "cdf"):
+            self.gaps_calibration.observe(program.survival, seconds)
+        self.returns.observe(
+            tenant=program.tenant,
+            program=program.id,
+            calls=calls,
+            workflow=program.workflow,
+            seconds=seconds,
+            censored=censored,
+        )
+        if program.returns_at is not None and not censored and now >= program.returns_at:
+            self.returns.observe_after_tool(
+                tenant=program.tenant, workflow=program.workflow, seconds=now - program.returns_at
+            )
+
+    def _finished(self, event: ev.StepFinished, program: Program, step: Step | None, now: float) -> None:
+        assert step is not None
+        if step.relation == "auxiliary":
+            return
+        limit = step.output_tokens_max
+        self.outputs.observe(
+            tenant=program.tenant,
+            tokens=event.output_tokens,
+            workflow=program.workflow,
+            role=program.role,
+            tokens_max=limit,
+            program=program.id,
+            truncated=limit is not None and event.output_tokens >= limit,
+        )
+        dispatched = step.dispatched_at if step.dispatched_at is not None else now
+        facts = StepFacts(
+            input_tokens=event.prompt_tokens,
+            output_tokens=event.output_tokens,
+            cached_tokens=event.cached_tokens or 0,
+            started_s=dispatched - program.created_at,
+            llm_s=now - dispatched,
+            calls=event.tools,
+            human=event.turn_done,
+        )
+        self.remaining.step(tenant=program.tenant, program=program.id, facts=facts)
+
+    def _tool_started(self, event: ev.ToolStarted, program: Program, step: Step | None, now: float) -> None:
+        if event.expected_s is not None:
+            self.returns.gaps.hint(
+                tenant=program.tenant,
+                client=program.workflow or program.tenant,
+                call=event.tool,
+                seconds=event.expected_s,
+                program=program.id,
+            )
+
+    def _declared(self, event: ev.ProgramDeclared, program: Program, step: Step | None, now: float) -> None:
+        if event.steps_expected is not None:
+            self.remaining.begin(
+                tenant=program.tenant,
+                program=program.id,
+                workflow=program.workflow,
+                role=program.role,
+                steps_declared=event.steps_expected,
+            )
+
+    def _ended(self, event: ev.ProgramEnded, program: Program, step: Step | None, now: float) -> None:
+        if event.reason not in ("final", "told") and program.gap_started_at is not None:
+            self._gap_over(program, now, censored=True)
+        if event.reason == "forgotten":
+            self.remaining.forget(tenant=program.tenant, program=program.id)
+        else:
+            self.remaining.finish(tenant=program.tenant, program=program.id)
+        self.returns.forget_program(program.id, tenant=program.tenant)
+
+    # -- kept
+
+    def states(self) -> Mapping[str, Callable[[], bytes]]:
+        """What a store keeps, by name."""
+        return {
+            "returns": lambda: self.returns.to_bytes(),
+            "outputs": lambda: self.outputs.to_bytes(),
+            "remaining": lambda: self.remaining.to_bytes(),
+        }
+
+    def restore(self, states: Mapping[str, bytes]) -> None:
+        """Take back what was kept; what is missing or of another version starts empty."""
+        if "returns" in states:
+            self.returns = ReturnForecaster.from_bytes(states["returns"])
+        if "outputs" in states:
+            self.outputs = OutputForecaster.from_bytes(states["outputs"])
+        if "remaining" in states:
+            self.remaining = RemainingForecaster.from_bytes(states["remaining"])
