@@ -54,7 +54,7 @@ class EmulatedAdapter(VLLMAdapter):
         return dataclasses.replace(await super().probe(), kind=self.kind)
 
 
-def run_engine_server(*, host: str, port: int, options: EmulatedOptions) -> int:
+def run_engine_server(*, host: str, port: int, **flags: Any) -> int:
     """Serve one emulated engine until interrupted."""
     import uvicorn
 

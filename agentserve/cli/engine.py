@@ -1,0 +1,45 @@
+"""`agentserve engine`: the emulated engine alone, as a vLLM server would be."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import entry_points
+
+from agentserve.engine import PROFILES
+from agentserve.errors import UsageError
+
+HELP = "serve the emulated engine alone, as a vLLM server would"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--profile", default="llama-3.1-8b-h100", choices=sorted(PROFILES), metavar="NAME")
+    parser.add_argument("--model", default="emulated", help="served model name")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="how much faster than real")
+    parser.add_argument("--kv-tokens", type=int, help="default: what the profile's memory leaves")
+    parser.add_argument("--block-tokens", type=int, default=16)
+    parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--max-num-queued-reqs", type=int)
+    parser.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    parser.add_argument("--kv-events-port", type=int, help="publish KV events; replay on the next port")
+    parser.add_argument(
+        "--kv-events-legacy", action="store_true", help="positional arrays, as vLLM 0.23 and older"
+    )
+    parser.add_argument("--old-metric-names", action="store_true", help="also vLLM's old metric names")
+    parser.add_argument("--dev-mode", action="store_true", help="also vLLM's development routes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    found = [p for p in entry_points(group="agentserve.servers") if p.name == "emulated"]
+    if not found:
+        raise UsageError("the emulated engine is not installed", remedy="install agentserve-gateway whole")
+    flags = {k: v for k, v in vars(args).items() if k not in ("host", "port", "verb")}
+    print(
+        f"emulated engine on http://{args.host}:{args.port}/v1, model {args.model}, {args.profile}",
+        flush=True,
+    )
+    status: int = found[0].load()(host=args.host, port=args.port, **flags)
+    return status

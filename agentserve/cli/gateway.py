@@ -1,0 +1,228 @@
+"""The composition root of the gateway: settings in, everything wired and started out.
+
+Rule: this is the only place where store, telemetry, core, driver and live path meet. Engine adapters are found by entry
+point; none is named here but the embedded emulated one, which stands in when no engine is configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import difflib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from agentserve.config import EngineSettings, Settings
+from agentserve.core.board import Board, Limits, Share
+from agentserve.core.identity import Resolver
+from agentserve.core.ids import ProgramId, TenantId
+from agentserve.core.learned import Learned
+from agentserve.core.policies import make_policy
+from agentserve.core.policies.policy import Policy
+from agentserve.core.policies.working_set import WorkingSet
+from agentserve.core.scheduler import Scheduler
+from agentserve.errors import AgentServeError, ConfigError
+from agentserve.live.app import Gateway, build_app
+from agentserve.live.auth import Keys, OpenKeys, is_loopback
+from agentserve.live.driver import Driver
+from agentserve.live.engines import Engines
+from agentserve.ports import EngineAdapter, EngineOptions
+from agentserve.store.store import Store
+from agentserve.telemetry import Recorder
+
+log = logging.getLogger("agentserve.gateway")
+
+ADAPTERS = "agentserve.adapters"
+DETECTORS = "agentserve.detectors"
+DETECT_S = 5.0
+PLAINEST = "openai_http"
+EMBEDDED = "emulated"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Composed:
+    """A gateway and what it stands on."""
+
+    settings: Settings
+    gateway: Gateway
+    store: Store
+    scheduler: Scheduler
+    telemetry: Recorder
+    open: bool  # no keys are asked for
+
+
+@contextlib.asynccontextmanager
+async def composed(settings: Settings) -> AsyncIterator[Composed]:
+    """Everything wired and the store open; serve `gateway`, and leave to close it all."""
+    settings = with_engines(settings)
+    settings = await with_kinds(settings)
+    store = await Store.open(settings)
+    try:
+        made = _compose(settings, store)
+        yield made
+    finally:
+        await store.close()
+
+
+def _compose(settings: Settings, store: Store) -> Composed:
+    now = epoch_clock()
+    foresight = Learned()
+    _restore_forecasts(foresight, store.recovered.forecasts)
+    board = Board(
+        foresight=foresight,
+        seed=settings.scheduler.seed,
+        limits=Limits(
+            waiting_steps_max=settings.limits.waiting_steps_max,
+            live_programs_max=settings.limits.live_programs_max,
+            queue_timeout_s=settings.limits.queue_timeout_s,
+            program_idle_s=settings.scheduler.program_idle_s,
+        ),
+        shares=shares_of(settings),
+    )
+    policy = make_policy(settings.scheduler.policy, board, policy_params(settings))
+    scheduler = Scheduler(board, policy)
+    telemetry = Recorder(settings.telemetry, version=version())
+    driver = Driver(
+        scheduler,
+        journal=store.journal,
+        telemetry=telemetry,
+        clock=now,
+        check=settings.scheduler.check_invariants,
+    )
+    driver.listen(telemetry.watch)
+    for name, ask in store.figures().items():
+        telemetry.pull(name, ask)
+    resolver = Resolver(
+        programs_max=settings.limits.live_programs_max, idle_s=settings.scheduler.program_idle_s
+    )
+    resolver.restore(store.recovered.chains)
+    keys: Keys = store.keys
+    openly = not len(store.keys) and (is_loopback(settings.gateway.host) or settings.gateway.allow_open)
+    if openly:
+        keys = OpenKeys()
+    gateway = build_app(
+        settings=settings,
+        driver=driver,
+        resolver=resolver,
+        engines=Engines(make_adapter, settings.limits),
+        journal=store.journal,
+        telemetry=telemetry,
+        keys=keys,
+    )
+    _keep(store, resolver, foresight, policy, now())
+    return Composed(
+        settings=settings, gateway=gateway, store=store, scheduler=scheduler, telemetry=telemetry, open=openly
+    )
+
+
+def _keep(store: Store, resolver: Resolver, foresight: Learned, policy: Policy, now: float) -> None:
+    """From now on forecasts, accounts and open programs survive a restart."""
+    accounts = None
+    if isinstance(policy, WorkingSet):
+        books = policy.accounts
+        books.restore({TenantId(t): s for t, s in store.recovered.accounts.items()}, now)
+
+        def accounts() -> Mapping[str, float]:
+            return {str(t): s for t, s in books.services(time.time()).items()}
+
+    store.snapshots(chain_of=lambda program: resolver.record(ProgramId(program)), forecasts=foresight.states(), accounts=accounts)
+
+
+def _restore_forecasts(foresight: Learned, kept: Mapping[str, bytes]) -> None:
+    try:
+        foresight.restore(kept)
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("kept forecasts cannot be read and are learned anew: %s", error)
+
+
+def epoch_clock() -> Any:
+    """Epoch seconds that never go back: the loop's clock, set once by the wall's."""
+    loop = asyncio.get_running_loop()
+    base = time.time() - loop.time()
+    return lambda: base + loop.time()
+
+
+def policy_params(settings: Settings) -> dict[str, Any]:
+    """The policy's constants; `prefer = "tail"` is program-FCFS order for ours."""
+    params = dict(settings.scheduler.params)
+    if settings.scheduler.prefer == "tail" and settings.scheduler.policy == WorkingSet.name:
+        params.setdefault("beta", 0.0)
+    return params
+
+
+def shares_of(settings: Settings) -> dict[TenantId, Share]:
+    """What each configured tenant is entitled to."""
+    return {
+        TenantId(t.id): Share(weight=t.weight, priority_max=t.priority_max, pin_share_max=t.pin_share_max)
+        for t in settings.tenants
+    }
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("agentserve-gateway")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# -- engines
+
+
+def with_engines(settings: Settings) -> Settings:
+    """Without any engine, the embedded emulated one."""
+    if settings.engines:
+        return settings
+    emulated = settings.emulated
+    extra = {
+        "profile": emulated.profile,
+        "time_scale": emulated.time_scale,
+        "block_tokens": emulated.block_tokens,
+    }
+    engine = EngineSettings(id=EMBEDDED, url="", kind=EMBEDDED, kv_tokens=emulated.kv_tokens, extra=extra)
+    return dataclasses.replace(settings, engines=(engine,))
+
+
+async def with_kinds(settings: Settings) -> Settings:
+    """Engines whose kind is `auto` are asked what they are; one that does not answer is taken for the plainest."""
+    engines = await asyncio.gather(*(_with_kind(engine) for engine in settings.engines))
+    return dataclasses.replace(settings, engines=tuple(engines))
+
+
+async def _with_kind(engine: EngineSettings) -> EngineSettings:
+    if engine.kind != "auto":
+        return engine
+    kind = PLAINEST
+    for point in entry_points(group=DETECTORS):
+        try:
+            async with asyncio.timeout(DETECT_S):
+                kind = (await point.load()(engine.url, api_key=engine.api_key)).kind
+        except (AgentServeError, TimeoutError, OSError) as error:
+            log.warning(
+                "%s does not say what it is (%s); it is taken for a plain OpenAI server", engine.url, error
+            )
+    return dataclasses.replace(engine, kind=kind)
+
+
+def adapters() -> dict[str, EntryPoint]:
+    """What is installed, by kind."""
+    return {point.name: point for point in entry_points(group=ADAPTERS)}
+
+
+def make_adapter(options: EngineOptions) -> EngineAdapter:
+    """The adapter of an engine of this kind."""
+    installed = adapters()
+    kind = PLAINEST if options.kind == "auto" else options.kind
+    if kind not in installed:
+        near = difflib.get_close_matches(kind, installed, n=1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"installed are {', '.join(sorted(installed))}"
+        raise ConfigError(f"there is no adapter for engines of kind `{kind}`", remedy=remedy)
+    made: EngineAdapter = installed[kind].load()(options)
+    return made
