@@ -27,10 +27,12 @@ from agentserve.live.auth import Keys
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
 from agentserve.live.feed import Feed
+from agentserve.live.kept import Kept
 from agentserve.live.monitor import Monitor, ProbeSettings
 from agentserve.live.outcome import Ledger
 from agentserve.live.quotas import Quotas
 from agentserve.live.relay import Relay
+from agentserve.live.responses import Responses
 from agentserve.live.services import Services
 from agentserve.live.wire import PATHS, split_path
 from agentserve.live.workflows import Workflows
@@ -71,6 +73,7 @@ class Gateway:
         engines.tells(driver.tell, driver.now)
         self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
         ledger = Ledger(journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock)
+        self.responses = Responses(Kept(responses_max=settings.limits.stored_responses_max))
         self.relay = Relay(
             settings=settings,
             driver=driver,
@@ -80,6 +83,7 @@ class Gateway:
             ledger=ledger,
             keys=keys,
             quotas=self.quotas,
+            responses=self.responses,
             clock=clock,
         )
         self.clock = clock

@@ -75,6 +75,10 @@ class Engine:
         """May a step for this model go here? An engine that names no models takes any."""
         return not model or not self.models or model in self.models
 
+    def speaks(self, protocol: str) -> bool:
+        """Does it serve this protocol? One that was not asked yet is given the benefit of the doubt."""
+        return self.capabilities is None or protocol in self.capabilities.protocols
+
 
 class Prefixes:
     """Each program's last request, as bytes, least recently used first out."""

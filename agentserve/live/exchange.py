@@ -15,6 +15,7 @@ from agentserve.core.identity import Resolved
 from agentserve.errors import AgentServeError, BadRequest, TooLarge
 from agentserve.live import shapes
 from agentserve.live.auth import Principal
+from agentserve.live.responses import Thread
 from agentserve.live.wire import Call
 
 Scope = MutableMapping[str, Any]
@@ -35,7 +36,8 @@ class Exchange:
     __slots__ = (
         "aborted", "arrived_at", "attempts", "body", "call", "decision", "dispatched_at", "ended", "engine",
         "first_byte_at", "headers", "left", "principal", "protocol", "queue_s", "raw", "reasons", "receive", "resolved",
-        "scope", "send", "started", "started_clock", "step", "task", "tokens_counted", "upstream_path", "watcher",
+        "scope", "send", "started", "started_clock", "step", "task", "thread", "tokens_counted", "upstream_path",
+        "watcher",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
@@ -65,6 +67,7 @@ class Exchange:
         self.left = False  # the client is gone
         self.aborted = ""  # why the engine's side was stopped, if it was
         self.tokens_counted = False
+        self.thread: Thread | None = None  # of a request for a response: what it hangs on
         self.task: asyncio.Task[Any] | None = None
         self.watcher: asyncio.Task[None] | None = None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -33,13 +33,15 @@ from agentserve.live import shapes
 from agentserve.live.auth import CALL, Keys, authorise
 from agentserve.live.driver import Driver, Ticket
 from agentserve.live.engines import Engine, Engines
-from agentserve.live.exchange import Exchange, Receive, Scope, Send, StreamCut
+from agentserve.live.exchange import LEFT_EXTENSION, Exchange, Receive, Scope, Send, StreamCut
 from agentserve.live.headers import content_length, forwarded, returned
 from agentserve.live.monitor import Monitor
 from agentserve.live.outcome import Ledger
 from agentserve.live.quotas import Quotas
-from agentserve.live.splice import UsageFilter, ask_for_usage, wants_asking
-from agentserve.live.taps import Tap
+from agentserve.live.responses import Responses
+from agentserve.live.splice import ask_for_usage, wants_asking
+from agentserve.live.taps import Taps
+from agentserve.live.translate import Translation, translation
 from agentserve.live.upstream import Deadlines, UpstreamReply
 from agentserve.live.wire import Call, CallReader, ReplyReader
 from agentserve.ports import Hints, Outgoing
@@ -74,6 +76,7 @@ class Relay:
         ledger: Ledger,
         keys: Keys,
         quotas: Quotas,
+        responses: Responses,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -85,6 +88,7 @@ class Relay:
         self._ledger = ledger
         self._keys = keys
         self._quotas = quotas
+        self._responses = responses
         self._clock = clock
         self._reader = CallReader()
         self._show_headers = settings.gateway.response_headers
@@ -123,6 +127,11 @@ class Relay:
             x.stop_watching()
             self.open.discard(x)
 
+    def estimate_tokens(self, path: str, body: Mapping[str, Any]) -> int:
+        """About how long a prompt is, by what the model's prompts turned out to be."""
+        call = self._reader.read(path, {}, body)
+        return 0 if call is None else self._ledger.prompt_tokens(call)
+
     async def _refuse(self, x: Exchange, error: Exception) -> None:
         if x.left or x.ended:
             return
@@ -154,8 +163,50 @@ class Relay:
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"
             )
+        if x.protocol == "responses" and await self._hangs_together(x):
+            return
         x.watch_client()
         await self._schedule(x, now)
+
+    async def _hangs_together(self, x: Exchange) -> bool:
+        """Responses refer to earlier ones; True when the client does not wait and has its answer already."""
+        assert x.principal is not None
+        if x.body.get("background") is True:
+            body = self._responses.in_background(x, x.principal.tenant, self._run_behind)
+            payload = _encode(body)
+            await x.start(200, [shapes.JSON_TYPE, (b"content-length", b"%d" % len(payload))])
+            await x.write(payload, more=False)
+            return True
+        thread = x.thread = self._responses.thread(x.principal.tenant, x.body)
+        if thread.refers:
+            thread.fill(x.body)
+            x.raw = _encode(x.body)
+        return False
+
+    def _run_behind(
+        self, x: Exchange, body: bytes, ended: Callable[[int, bytes], None]
+    ) -> asyncio.Task[None]:
+        """The same request once more, from nobody: its reply goes to `ended`."""
+        status, parts = 500, []
+        scope = {**x.scope, "extensions": {LEFT_EXTENSION: lambda callback: None}}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        async def run() -> None:
+            try:
+                await self.serve(scope, receive, send, protocol=x.protocol, path=x.upstream_path)
+            finally:
+                ended(status, b"".join(parts))
+
+        return asyncio.get_running_loop().create_task(run())
 
     # -- the scheduler
 
@@ -174,6 +225,8 @@ class Relay:
         x.step = f"{self._boot}-{self._steps:x}"
         resolved = x.resolved = self._resolve(x, call, tenant.tenant, now)
         prompt_tokens = self._ledger.prompt_tokens(call)
+        if x.thread is not None:
+            prompt_tokens += x.thread.tokens
         try:
             self._quotas.step(tenant.tenant, resolved.program_id, prompt_tokens, now)
         except AgentServeError:
@@ -313,7 +366,7 @@ class Relay:
             engine.running.pop(x.step, None)
 
     async def _exchange_with(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> EngineError | None:
-        outgoing, payload, tap = self._prepare(x, engine, decision)
+        outgoing, payload, taps = self._prepare(x, engine, decision)
         headers = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in outgoing.headers.items()
         ]
@@ -322,7 +375,7 @@ class Relay:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
                 self._monitor.suspect(engine)
                 return EngineUnreachable(f"engine {engine.id} answered {reply.status}", engine=engine.id)
-            await self._relay(x, engine, reply, tap)
+            await self._relay(x, engine, reply, taps)
         finally:
             reply.close()
         return None
@@ -334,50 +387,65 @@ class Relay:
             for other in self._engines
         )
 
-    def _prepare(
-        self, x: Exchange, engine: Engine, decision: do.Dispatch
-    ) -> tuple[Outgoing, bytes, Tap | None]:
+    def _prepare(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> tuple[Outgoing, bytes, Taps]:
         """What the engine gets, and what stands between its reply and the client."""
+        fresh = x.attempts == 1  # an adapter has not had its way with the body yet
+        body = x.body if fresh else _decode(x.raw)
+        taps = Taps()
+        outgoing = Outgoing(
+            protocol=x.protocol, path=x.upstream_path, body=body, headers=forwarded(x.scope["headers"])
+        )
+        if not engine.speaks(x.protocol):
+            made = self._translate(x, engine, body)
+            outgoing.protocol, outgoing.path, outgoing.body, outgoing.changed = (
+                "chat",
+                made.path,
+                made.body,
+                True,
+            )
+            taps.translated = made.tap
+        engine.adapter.prepare(outgoing, self._hints(x, decision))
+        payload: bytes | None = None if outgoing.changed else x.raw
+        if taps.translated is None and wants_asking(x.protocol, outgoing.body):
+            payload = ask_for_usage(outgoing.body, payload)
+            taps.filters_usage = True
+        if x.thread is not None:
+            taps.keeps = x.thread.tap
+        if payload is None:
+            payload = _encode(outgoing.body)
+        return outgoing, payload, taps
+
+    def _translate(self, x: Exchange, engine: Engine, body: dict[str, Any]) -> Translation:
+        made = translation(x.protocol, body) if engine.speaks("chat") else None
+        if made is None:
+            raise BadRequest(
+                f"engine {engine.id} does not serve {x.upstream_path.partition('?')[0]}",
+                remedy="use an endpoint that it serves, or add an engine that serves this one",
+            )
+        return made
+
+    def _hints(self, x: Exchange, decision: do.Dispatch) -> Hints:
         call, resolved = x.call, x.resolved
         assert call is not None
         assert resolved is not None
-        fresh = x.attempts == 1  # an adapter has not had its way with the body yet
-        outgoing = Outgoing(
-            protocol=x.protocol,
-            path=x.upstream_path,
-            body=x.body if fresh else _decode(x.raw),
-            headers=forwarded(x.scope["headers"]),
-        )
         tenant = self._quotas.settings_of(resolved.tenant)
-        engine.adapter.prepare(
-            outgoing,
-            Hints(
-                program=resolved.program_id,
-                tenant=resolved.tenant,
-                step=x.step,
-                priority=decision.priority,
-                cache_salt=tenant.id if tenant.cache_salt else None,
-                expected_output_tokens=call.extensions.output_tokens_expected,
-                program_final=resolved.final,
-                traceparent=x.headers.get("traceparent"),
-            ),
+        return Hints(
+            program=resolved.program_id,
+            tenant=resolved.tenant,
+            step=x.step,
+            priority=decision.priority,
+            cache_salt=tenant.id if tenant.cache_salt else None,
+            expected_output_tokens=call.extensions.output_tokens_expected,
+            program_final=resolved.final,
+            traceparent=x.headers.get("traceparent"),
         )
-        payload: bytes | None = None if outgoing.changed else x.raw
-        tap: Tap | None = None
-        if wants_asking(x.protocol, outgoing.body):
-            payload = ask_for_usage(outgoing.body, payload)
-            tap = UsageFilter()
-        if payload is None:
-            payload = _encode(outgoing.body)
-        return outgoing, payload, tap
 
-    async def _relay(self, x: Exchange, engine: Engine, reply: UpstreamReply, tap: Tap | None) -> None:
+    async def _relay(self, x: Exchange, engine: Engine, reply: UpstreamReply, taps: Taps) -> None:
         """The reply, piece by piece, to the client and to the reader beside."""
         assert x.call is not None
         streamed = is_stream(reply.headers)
         reader = ReplyReader(x.call.protocol, streamed=streamed)
-        if not streamed:
-            tap = None
+        tap, heard_last = taps.chain(streamed=streamed), taps.translated is not None
         headers = returned(reply.headers)
         length = content_length(reply.headers)
         if length is not None and tap is None:
@@ -392,13 +460,12 @@ class Relay:
             while True:
                 chunk = await reply.read()
                 done = reply.done
-                if chunk:
-                    reader.feed(chunk)
-                    last = chunk
+                last = chunk or last
                 out = chunk if tap is None else tap.feed(chunk)
+                if done and tap is not None:
+                    out += tap.finish()
+                reader.feed(out if heard_last else chunk)
                 if done:
-                    if tap is not None:
-                        out += tap.finish()
                     break
                 if out:
                     await x.write(out, more=True)

@@ -5,7 +5,7 @@ Rule: small handlers over the gateway's own objects; errors take the shape of th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -14,17 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agentserve.errors import AgentServeError, NotFound
+from agentserve.errors import AgentServeError, BadRequest, NotFound
 from agentserve.live import shapes
 from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, Principal, authorise
-from agentserve.live.programs import Programs
-from agentserve.live.replies import json_response
+from agentserve.live.programs import Programs, mapping
+from agentserve.live.replies import json_body, json_response
 
 if TYPE_CHECKING:
     from agentserve.live.app import Gateway
 
-Handler = Callable[[Request], Awaitable[Response]]
+COUNT_S = 5.0
 
 
 class Services:
@@ -44,7 +44,10 @@ class Services:
                 Route("/v1/models", self.models),
                 Route("/p/{program}/v1/models", self.models),
                 Route("/v1/models/{model:path}", self.model),
+                Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+                Route("/p/{program}/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
                 *Programs(self._gateway, self).routes(),
+                *self._gateway.responses.routes(self),
                 *Admin(self._gateway, self).routes(),
             ],
             exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},
@@ -109,6 +112,27 @@ class Services:
         if found is None:
             raise NotFound(f"the model {name!r} is not served here", remedy="GET /v1/models lists what is")
         return json_response(_anthropic_model(found) if "anthropic-version" in request.headers else found)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """How long a prompt is: the engine's own count where it has one, else an estimate."""
+        self.authorise(request, CALL)
+        limit = self._gateway.settings.limits.body_bytes_max
+        body = mapping(await json_body(request, bytes_max=limit))
+        model = body.get("model")
+        if not isinstance(model, str):
+            raise BadRequest("a model is needed", field="model")
+        if not self._gateway.engines.known_model(model):
+            raise NotFound(f"the model {model!r} is not served here", remedy="GET /v1/models lists what is")
+        for engine in self._gateway.engines:
+            if engine.up and engine.serves(model):
+                try:
+                    async with asyncio.timeout(COUNT_S):
+                        counted = await engine.adapter.count_tokens("messages", dict(body))
+                except (AgentServeError, OSError, TimeoutError):
+                    continue
+                if counted is not None:
+                    return json_response({"input_tokens": counted})
+        return json_response({"input_tokens": self._gateway.relay.estimate_tokens("/v1/messages", body)})
 
     def _models(self) -> dict[str, dict[str, Any]]:
         created = int(self._gateway.started_at)

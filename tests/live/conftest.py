@@ -48,7 +48,7 @@ class Asked:
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait for something that says nothing when it happens."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 

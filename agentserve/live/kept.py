@@ -1,0 +1,173 @@
+"""Responses and conversations that clients refer to later: our own store, since engines keep none.
+
+Rule: in memory, bounded in number and bytes, the oldest out first; a tenant's own, by id. A kept response holds the
+whole chain of items that led to it, sharing the items with the one before, so that a chain costs what is new in it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from agentserve.errors import NotFound, TooLarge
+
+Json = dict[str, Any]
+BYTES_MAX = 256 * 1024 * 1024
+CONVERSATION_ITEMS_MAX = 20_000
+
+
+@dataclass(slots=True, kw_only=True)
+class KeptResponse:
+    """One response with everything that led to it."""
+
+    body: Json
+    items: list[Any]  # everything that the model saw, in order
+    new_at: int  # where what this request brought begins
+    size: int
+    tokens: int = 0
+    running: Any = None  # of a background response: what cancels it
+
+
+@dataclass(slots=True, kw_only=True)
+class Conversation:
+    """A list of items that outlives its responses."""
+
+    id: str
+    created_at: int
+    metadata: Json = field(default_factory=dict)
+    items: list[Json] = field(default_factory=list)
+    size: int = 0
+
+    def view(self) -> Json:
+        """As the API shows it."""
+        return {
+            "id": self.id,
+            "object": "conversation",
+            "created_at": self.created_at,
+            "metadata": self.metadata,
+        }
+
+
+class Kept:
+    """Everybody's, by tenant and id."""
+
+    def __init__(self, *, responses_max: int = 10_000, bytes_max: int = BYTES_MAX) -> None:
+        self._responses: OrderedDict[tuple[str, str], KeptResponse] = OrderedDict()
+        self._conversations: OrderedDict[tuple[str, str], Conversation] = OrderedDict()
+        self._responses_max = responses_max
+        self._bytes_max = bytes_max
+        self.bytes = 0
+
+    # -- responses
+
+    def keep(self, tenant: str, body: Json, items: list[Any], *, new_at: int, size: int) -> KeptResponse:
+        """Remember a response, or what has become of it."""
+        key = (tenant, str(body.get("id")))
+        self._drop(key)
+        usage = body.get("usage")
+        tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
+        kept = KeptResponse(
+            body=body, items=items, new_at=new_at, size=size, tokens=tokens if isinstance(tokens, int) else 0
+        )
+        self._responses[key] = kept
+        self.bytes += size
+        while len(self._responses) > self._responses_max or (
+            self.bytes > self._bytes_max and len(self._responses) > 1
+        ):
+            self._drop(next(iter(self._responses)))
+        return kept
+
+    def response(self, tenant: str, response_id: str) -> KeptResponse:
+        """The response of that id, or `NotFound`."""
+        found = self._responses.get((tenant, response_id))
+        if found is None:
+            raise NotFound(
+                f"there is no response {response_id!r}",
+                remedy="it was never stored, or is too old; send the whole conversation instead",
+            )
+        return found
+
+    def forget(self, tenant: str, response_id: str) -> None:
+        """Delete it."""
+        self.response(tenant, response_id)
+        self._drop((tenant, response_id))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        old = self._responses.pop(key, None)
+        if old is not None:
+            self.bytes -= old.size
+
+    # -- conversations
+
+    def begin(self, tenant: str, *, items: list[Any], metadata: Json, created_at: int) -> Conversation:
+        """A new conversation."""
+        conversation = Conversation(id=new_id("conv"), created_at=created_at, metadata=metadata)
+        self._conversations[tenant, conversation.id] = conversation
+        self.extend(conversation, items)
+        if len(self._conversations) > self._responses_max:
+            _, old = self._conversations.popitem(last=False)
+            self.bytes -= old.size
+        return conversation
+
+    def conversation(self, tenant: str, conversation_id: str) -> Conversation:
+        """The conversation of that id, or `NotFound`."""
+        found = self._conversations.get((tenant, conversation_id))
+        if found is None:
+            raise NotFound(
+                f"there is no conversation {conversation_id!r}", remedy="POST /v1/conversations begins one"
+            )
+        self._conversations.move_to_end((tenant, conversation_id))
+        return found
+
+    def end(self, tenant: str, conversation_id: str) -> None:
+        """Delete it."""
+        gone = self.conversation(tenant, conversation_id)
+        del self._conversations[tenant, conversation_id]
+        self.bytes -= gone.size
+
+    def extend(self, conversation: Conversation, items: list[Any]) -> list[Json]:
+        """Add items, with ids where they have none."""
+        if len(conversation.items) + len(items) > CONVERSATION_ITEMS_MAX:
+            raise TooLarge(
+                f"a conversation holds at most {CONVERSATION_ITEMS_MAX} items",
+                remedy="begin a new conversation",
+            )
+        added = [with_id(item) for item in items]
+        size = len(msgspec.json.encode(added))
+        conversation.items += added
+        conversation.size += size
+        self.bytes += size
+        return added
+
+
+def new_id(prefix: str) -> str:
+    """An id that cannot be guessed."""
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+
+
+def with_id(item: Any) -> Json:
+    """An item with an id, and a type where it is plainly a message."""
+    made: Json = (
+        dict(item) if isinstance(item, dict) else {"type": "message", "role": "user", "content": item}
+    )
+    made.setdefault("type", "message")
+    if made["type"] == "message" and isinstance(made.get("content"), str):
+        kind = "output_text" if made.get("role") == "assistant" else "input_text"
+        made["content"] = [{"type": kind, "text": made["content"]}]
+    if not isinstance(made.get("id"), str):
+        made["id"] = new_id(_PREFIXES.get(str(made["type"]), "item"))
+    return made
+
+
+def items_of(given: Any) -> list[Any]:
+    """A request's `input` as a list of items."""
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    return list(given) if isinstance(given, list) else []

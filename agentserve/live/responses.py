@@ -1,0 +1,384 @@
+"""What `/v1/responses` needs beside the hot path: earlier responses and conversations put back into the input, new
+ones kept, background responses run, and all of it read and deleted through the API.
+
+Rule: a request that refers to nothing passes through untouched; it is only listened to, so that it can be referred to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentserve.errors import AgentServeError, BadRequest, NotFound, Overloaded
+from agentserve.live.auth import CALL
+from agentserve.live.kept import Json, Kept, items_of, new_id, with_id
+from agentserve.live.programs import mapping
+from agentserve.live.replies import json_body, json_response
+from agentserve.live.wire import SseSplitter
+
+if TYPE_CHECKING:
+    from agentserve.live.exchange import Exchange
+    from agentserve.live.services import Services
+
+BACKGROUND_MAX = 1_000
+PAGE_MAX = 100
+_LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
+_NO_PREVIOUS = b'"previous_response_id":null'
+_encode = msgspec.json.encode
+
+RunBackground = Callable[["Exchange", bytes, Callable[[int, bytes], None]], asyncio.Task[None]]
+
+
+class Thread:
+    """What one request to `/v1/responses` hangs on, and where its reply will be kept."""
+
+    __slots__ = ("_kept", "_tenant", "conversation", "items", "new_at", "previous", "stores", "tokens")
+
+    def __init__(self, kept: Kept, tenant: str, body: Json) -> None:
+        self._kept = kept
+        self._tenant = tenant
+        self.stores = body.get("store") is not False
+        self.previous: str | None = None
+        self.conversation: str | None = None
+        self.tokens = 0  # of what is put back, as the engine counted them
+        before: list[Any] = []
+        previous, conversation = body.get("previous_response_id"), body.get("conversation")
+        if previous is not None and conversation is not None:
+            raise BadRequest("previous_response_id and conversation exclude each other", field="conversation")
+        if previous is not None:
+            if not isinstance(previous, str):
+                raise BadRequest("an id is a text", field="previous_response_id")
+            earlier = kept.response(tenant, previous)
+            if earlier.body.get("status") in ("queued", "in_progress"):
+                raise BadRequest("that response is not finished yet", field="previous_response_id")
+            self.previous = previous
+            before, self.tokens = earlier.items, earlier.tokens
+        elif conversation is not None:
+            named = conversation.get("id") if isinstance(conversation, dict) else conversation
+            if not isinstance(named, str):
+                raise BadRequest("a conversation is named by its id", field="conversation")
+            self.conversation = named
+            before = list(kept.conversation(tenant, named).items)
+        self.new_at = len(before)
+        self.items = [*before, *items_of(body.get("input"))]
+
+    @property
+    def refers(self) -> bool:
+        """Does the request leave something to be put back?"""
+        return self.previous is not None or self.conversation is not None
+
+    def fill(self, body: Json) -> None:
+        """Put back what the request only referred to."""
+        body["input"] = self.items
+        body.pop("previous_response_id", None)
+        body.pop("conversation", None)
+
+    def tap(self, *, streamed: bool) -> KeepTap | None:
+        """What listens to the reply; None when there is nothing to listen for."""
+        return KeepTap(self, streamed=streamed) if self.stores or self.refers else None
+
+    def keep(self, body: Json, size: int) -> None:
+        """The response came: remember it."""
+        output = [item for item in body.get("output") or [] if isinstance(item, dict)]
+        if self.previous is not None:
+            body["previous_response_id"] = self.previous
+        if self.conversation is not None:
+            body["conversation"] = {"id": self.conversation}
+            try:
+                conversation = self._kept.conversation(self._tenant, self.conversation)
+                self._kept.extend(conversation, [*self.items[self.new_at :], *output])
+            except AgentServeError:
+                return  # deleted, or full, while the model wrote
+        if self.stores and isinstance(body.get("id"), str):
+            items = [*self.items, *output]
+            new = _encode(self.items[self.new_at :])
+            self._kept.keep(self._tenant, body, items, new_at=self.new_at, size=size + len(new))
+
+
+class KeepTap:
+    """Listens to a reply for the response object; puts the previous response's id back into what the client sees."""
+
+    def __init__(self, thread: Thread, *, streamed: bool) -> None:
+        self._thread = thread
+        self._streamed = streamed
+        self._splitter = SseSplitter()
+        self._last = b""
+        self._held = b""
+        self._put_back = b""
+        if thread.previous is not None:
+            self._put_back = b'"previous_response_id":' + _encode(thread.previous)
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not self._streamed:
+            self._held += chunk
+            return b""
+        for data in self._splitter.feed(chunk):
+            self._look(data)
+        if not self._put_back:
+            return chunk
+        whole, end, rest = (self._held + chunk).rpartition(b"\n\n")
+        self._held = rest
+        return (whole + end).replace(_NO_PREVIOUS, self._put_back)
+
+    def finish(self) -> bytes:
+        if self._streamed:
+            for data in self._splitter.finish():
+                self._look(data)
+        else:
+            self._last = self._held
+        self._keep()
+        return self._held.replace(_NO_PREVIOUS, self._put_back, 1) if self._put_back else self._held
+
+    def _look(self, data: bytes) -> None:
+        if any(mark in data[:256] or mark in data[-256:] for mark in _LAST):
+            self._last = data
+
+    def _keep(self) -> None:
+        try:
+            said = msgspec.json.decode(self._last)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return
+        body = said.get("response") if isinstance(said, dict) and self._streamed else said
+        if isinstance(body, dict) and body.get("object") == "response":
+            self._thread.keep(body, len(self._last))
+
+
+class Responses:
+    """The store's face: threads for the relay, routes for clients."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self._services: Services | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    def thread(self, tenant: str, body: Json) -> Thread:
+        """What a request hangs on."""
+        return Thread(self.kept, tenant, body)
+
+    def in_background(self, x: Exchange, tenant: str, run: RunBackground) -> Json:
+        """Begin a response whose client does not wait, and say how it can be asked for."""
+        if len(self._background) >= BACKGROUND_MAX:
+            raise Overloaded("too many responses run in the background", retry_after_s=5.0)
+        if x.body.get("store") is False:
+            raise BadRequest("a background response has to be stored", field="store")
+        if x.body.get("stream") is True:
+            raise BadRequest(
+                "a background response is not streamed here", field="stream", remedy="poll it by its id"
+            )
+        thread = self.thread(tenant, x.body)
+        body: Json = {
+            "id": new_id("resp"),
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "queued",
+            "background": True,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": x.body.get("instructions"),
+            "metadata": x.body.get("metadata") or {},
+            "model": x.body.get("model"),
+            "output": [],
+            "parallel_tool_calls": x.body.get("parallel_tool_calls") is not False,
+            "previous_response_id": thread.previous,
+            "tool_choice": x.body.get("tool_choice") or "auto",
+            "tools": x.body.get("tools") or [],
+            "usage": None,
+        }
+        kept = self.kept.keep(tenant, body, thread.items, new_at=thread.new_at, size=len(x.raw))
+        inner = {k: v for k, v in x.body.items() if k not in ("background", "stream")}
+        inner["store"] = False
+
+        def ended(status: int, raw: bytes) -> None:
+            self._ended(tenant, thread, kept.body, status, raw)
+
+        kept.running = run(x, _encode(inner), ended)
+        self._background.add(kept.running)
+        kept.running.add_done_callback(self._background.discard)
+        kept.body["status"] = "in_progress"
+        return {**body, "status": "queued"}
+
+    def _ended(self, tenant: str, thread: Thread, body: Json, status: int, raw: bytes) -> None:
+        if body.get("status") == "cancelled":
+            return
+        try:
+            said = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeError):
+            said = {}
+        said = said if isinstance(said, dict) else {}
+        if status == 200 and said.get("object") == "response":
+            said["id"], said["background"] = body["id"], True
+            thread.keep(said, len(raw))
+            return
+        error = said.get("error")
+        message = error.get("message") if isinstance(error, dict) else "the response was not finished"
+        body["status"] = "failed"
+        body["error"] = {"code": "server_error", "message": message}
+
+    # -- the API
+
+    def routes(self, services: Services) -> list[Route]:
+        """Where it is."""
+        self._services = services
+        at, items = "/v1/responses/{response}", "/v1/conversations/{conversation}/items"
+        conversation = "/v1/conversations/{conversation}"
+        return [
+            Route(at, self.show, methods=["GET"]),
+            Route(at, self.delete, methods=["DELETE"]),
+            Route(f"{at}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{at}/input_items", self.input_items, methods=["GET"]),
+            Route("/v1/conversations", self.begin, methods=["POST"]),
+            Route(conversation, self.conversation, methods=["GET"]),
+            Route(conversation, self.update, methods=["POST"]),
+            Route(conversation, self.end, methods=["DELETE"]),
+            Route(items, self.items, methods=["GET"]),
+            Route(items, self.add_items, methods=["POST"]),
+            Route(f"{items}/{{item}}", self.item, methods=["GET"]),
+            Route(f"{items}/{{item}}", self.delete_item, methods=["DELETE"]),
+        ]
+
+    def _tenant(self, request: Request) -> str:
+        assert self._services is not None
+        return self._services.authorise(request, CALL).tenant
+
+    async def show(self, request: Request) -> Response:
+        """A stored response."""
+        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        return json_response(kept.body)
+
+    async def delete(self, request: Request) -> Response:
+        """Forget a response."""
+        response_id = request.path_params["response"]
+        self.kept.forget(self._tenant(request), response_id)
+        return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop a background response."""
+        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        if not kept.body.get("background"):
+            raise BadRequest(
+                "only background responses can be cancelled", remedy="close the connection instead"
+            )
+        if kept.body["status"] in ("queued", "in_progress") and kept.running is not None:
+            kept.body["status"] = "cancelled"
+            kept.running.cancel()
+        return json_response(kept.body)
+
+    async def input_items(self, request: Request) -> Response:
+        """What a response was asked with."""
+        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        produced = len(kept.body.get("output") or [])
+        asked = kept.items[: len(kept.items) - produced] if kept.body["status"] != "queued" else kept.items
+        for i, item in enumerate(asked):
+            if not isinstance(item, dict) or "id" not in item:
+                asked[i] = kept.items[i] = with_id(item)
+        return json_response(page(asked, request))
+
+    async def begin(self, request: Request) -> Response:
+        """A new conversation."""
+        tenant = self._tenant(request)
+        said = mapping(await json_body(request))
+        conversation = self.kept.begin(
+            tenant,
+            items=_items_field(said),
+            metadata=_metadata_field(said),
+            created_at=int(time.time()),
+        )
+        return json_response(conversation.view())
+
+    async def conversation(self, request: Request) -> Response:
+        """A conversation without its items."""
+        return json_response(
+            self.kept.conversation(self._tenant(request), request.path_params["conversation"]).view()
+        )
+
+    async def update(self, request: Request) -> Response:
+        """Replace a conversation's metadata."""
+        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation.metadata = _metadata_field(mapping(await json_body(request)))
+        return json_response(conversation.view())
+
+    async def end(self, request: Request) -> Response:
+        """Forget a conversation."""
+        conversation_id = request.path_params["conversation"]
+        self.kept.end(self._tenant(request), conversation_id)
+        return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+    async def items(self, request: Request) -> Response:
+        """A conversation's items, by pages."""
+        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        return json_response(page(conversation.items, request))
+
+    async def add_items(self, request: Request) -> Response:
+        """Add to a conversation."""
+        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        added = self.kept.extend(conversation, _items_field(mapping(await json_body(request))))
+        return json_response(listed(added, more=False))
+
+    async def item(self, request: Request) -> Response:
+        """One item."""
+        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        wanted = request.path_params["item"]
+        for item in conversation.items:
+            if item["id"] == wanted:
+                return json_response(item)
+        raise NotFound(f"there is no item {wanted!r} in this conversation")
+
+    async def delete_item(self, request: Request) -> Response:
+        """Forget one item."""
+        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        wanted = request.path_params["item"]
+        left = [item for item in conversation.items if item["id"] != wanted]
+        if len(left) == len(conversation.items):
+            raise NotFound(f"there is no item {wanted!r} in this conversation")
+        conversation.items = left
+        return json_response(conversation.view())
+
+
+def _items_field(said: Any) -> list[Any]:
+    items = said.get("items") or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise BadRequest("items is a list of objects", field="items")
+    return items
+
+
+def _metadata_field(said: Any) -> Json:
+    metadata = said.get("metadata") or {}
+    if not isinstance(metadata, dict) or len(metadata) > 16:
+        raise BadRequest("metadata is an object of at most 16 entries", field="metadata")
+    return metadata
+
+
+def page(items: list[Any], request: Request) -> Json:
+    """One page of a list, as OpenAI's lists are paged: newest first unless asked otherwise."""
+    limit = request.query_params.get("limit", "20")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= PAGE_MAX:
+        raise BadRequest(f"a limit is a number from 1 to {PAGE_MAX}", field="limit")
+    order = request.query_params.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise BadRequest("the order is asc or desc", field="order")
+    ordered = items if order == "asc" else items[::-1]
+    after = request.query_params.get("after")
+    if after is not None:
+        at = next((i for i, item in enumerate(ordered) if item.get("id") == after), None)
+        if at is None:
+            raise BadRequest("there is no such item", field="after")
+        ordered = ordered[at + 1 :]
+    return listed(ordered[: int(limit)], more=len(ordered) > int(limit))
+
+
+def listed(items: list[Any], *, more: bool) -> Json:
+    """A list as the API shows it."""
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": items[0]["id"] if items else None,
+        "last_id": items[-1]["id"] if items else None,
+        "has_more": more,
+    }

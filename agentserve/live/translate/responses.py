@@ -1,0 +1,391 @@
+"""OpenAI's responses, by chat completions.
+
+Rule: see the package. Items become messages, and the reply becomes items again; the echo of the request's own fields
+is complete, since clients read it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from agentserve.live.translate.frame import (
+    Json,
+    Translation,
+    Writer,
+    as_dict,
+    as_list,
+    as_text,
+    counts,
+    event,
+    first_choice,
+    reasoning_of,
+    refuse,
+)
+
+_SAME = ("temperature", "top_p", "parallel_tool_calls", "user", "metadata", "service_tier", "seed")
+_OWN = frozenset(
+    {
+        *_SAME, "model", "input", "instructions", "max_output_tokens", "stream", "stream_options", "tools",
+        "tool_choice", "text", "reasoning", "store", "background", "previous_response_id", "conversation", "include",
+        "truncation", "prompt", "top_logprobs", "max_tool_calls", "safety_identifier", "prompt_cache_key",
+    }
+)  # fmt: skip
+_REFUSED = {
+    "prompt": "stored prompts",
+    "top_logprobs": "log probabilities",
+    "max_tool_calls": "a limit of tool calls",
+}
+
+
+class ResponsesTranslation(Translation):
+    """One request to `/v1/responses`."""
+
+    protocol = "responses"
+
+    def __init__(self, body: Json) -> None:
+        for field, what in _REFUSED.items():
+            if body.get(field):
+                raise refuse(what, field)
+        if body.get("truncation") == "auto":
+            raise refuse("automatic truncation", "truncation")
+        chat: Json = {key: value for key, value in body.items() if key not in _OWN}
+        chat["model"] = body.get("model")
+        chat["messages"] = list(_messages(body))
+        for field in _SAME:
+            if body.get(field) is not None and field != "metadata":
+                chat[field] = body[field]
+        if body.get("max_output_tokens") is not None:
+            chat["max_tokens"] = body["max_output_tokens"]
+        if tools := [_tool(tool, i) for i, tool in enumerate(as_list(body.get("tools")))]:
+            chat["tools"] = tools
+            if (choice := body.get("tool_choice")) is not None:
+                chat["tool_choice"] = _choice(choice)
+        if (shape := _shape(as_dict(as_dict(body.get("text")).get("format")))) is not None:
+            chat["response_format"] = shape
+        if (effort := as_dict(body.get("reasoning")).get("effort")) is not None:
+            chat["reasoning_effort"] = effort
+        if body.get("stream") is True:
+            chat["stream"] = True
+            chat["stream_options"] = {"include_usage": True}
+        self.body = chat
+        self.asked = body
+        self.response_id = _new("resp")
+
+    def envelope(
+        self, *, status: str, model: str, created: int, output: list[Json], usage: Json | None
+    ) -> Json:
+        """The response object around its items."""
+        asked = self.asked
+        return {
+            "id": self.response_id,
+            "object": "response",
+            "created_at": created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": asked.get("instructions"),
+            "max_output_tokens": asked.get("max_output_tokens"),
+            "metadata": as_dict(asked.get("metadata")),
+            "model": model or as_text(asked.get("model")),
+            "output": output,
+            "parallel_tool_calls": asked.get("parallel_tool_calls") is not False,
+            "previous_response_id": asked.get("previous_response_id"),
+            "reasoning": {"effort": as_dict(asked.get("reasoning")).get("effort"), "summary": None},
+            "store": asked.get("store") is not False,
+            "temperature": asked.get("temperature", 1.0),
+            "text": asked.get("text") or {"format": {"type": "text"}},
+            "tool_choice": asked.get("tool_choice") or "auto",
+            "tools": as_list(asked.get("tools")),
+            "top_p": asked.get("top_p", 1.0),
+            "truncation": "disabled",
+            "usage": usage,
+            "user": asked.get("user"),
+        }
+
+    def reply(self, chat: Json) -> Json:
+        choice = first_choice(chat)
+        message = as_dict(choice.get("message"))
+        output: list[Json] = []
+        if thought := reasoning_of(message):
+            output.append(reasoning_item(_new("rs"), thought))
+        if text := as_text(message.get("content")):
+            output.append(message_item(_new("msg"), text))
+        for call in as_list(message.get("tool_calls")):
+            function = as_dict(as_dict(call).get("function"))
+            output.append(
+                call_item(
+                    _new("fc"),
+                    as_text(call.get("id")),
+                    as_text(function.get("name")),
+                    as_text(function.get("arguments")),
+                )
+            )
+        return self.envelope(
+            status="incomplete" if choice.get("finish_reason") == "length" else "completed",
+            model=as_text(chat.get("model")),
+            created=int(time.time()),
+            output=output,
+            usage=usage_of(chat.get("usage")),
+        )
+
+    def writer(self) -> Writer:
+        return ResponsesWriter(self)
+
+
+class ResponsesWriter(Writer):
+    """Writes the events of one response."""
+
+    def __init__(self, made: ResponsesTranslation) -> None:
+        self._made = made
+        self._number = -1
+        self._created = int(time.time())
+        self._model = ""
+        self._output: list[Json] = []
+        self._open: Json | None = None
+        self._kind = ""
+        self._text: list[str] = []
+        self._status = "completed"
+        self._usage: Any = None
+        self._begun = False
+
+    def chunk(self, chunk: Json) -> Iterator[bytes]:
+        if not self._begun:
+            yield from self._begin(as_text(chunk.get("model")))
+        if chunk.get("usage") is not None:
+            self._usage = chunk["usage"]
+        choice = first_choice(chunk)
+        delta = as_dict(choice.get("delta"))
+        if thought := reasoning_of(delta):
+            yield from self._item("reasoning", lambda: reasoning_item(_new("rs"), ""))
+            yield self._delta("response.reasoning_text.delta", thought)
+        if text := as_text(delta.get("content")):
+            yield from self._item("message", lambda: message_item(_new("msg"), "", status="in_progress"))
+            yield self._delta("response.output_text.delta", text)
+        for call in as_list(delta.get("tool_calls")):
+            yield from self._call(as_dict(call))
+        if choice.get("finish_reason") == "length":
+            self._status = "incomplete"
+
+    def end(self) -> Iterator[bytes]:
+        if not self._begun:
+            yield from self._begin("")
+        yield from self._close()
+        whole = self._envelope(self._status, usage_of(self._usage))
+        yield self._say(f"response.{self._status}", {"response": whole})
+
+    def _begin(self, model: str) -> Iterator[bytes]:
+        self._begun = True
+        self._model = model
+        for name in ("created", "in_progress"):
+            yield self._say(f"response.{name}", {"response": self._envelope("in_progress", None)})
+
+    def _envelope(self, status: str, usage: Json | None) -> Json:
+        return self._made.envelope(
+            status=status, model=self._model, created=self._created, output=list(self._output), usage=usage
+        )
+
+    def _call(self, call: Json) -> Iterator[bytes]:
+        function = as_dict(call.get("function"))
+        if name := as_text(function.get("name")):
+            call_id = as_text(call.get("id")) or _new("call")
+            kind = f"call {call.get('index', 0)}"
+            yield from self._item(
+                kind, lambda: call_item(_new("fc"), call_id, name, "", status="in_progress")
+            )
+        if arguments := as_text(function.get("arguments")):
+            yield self._delta("response.function_call_arguments.delta", arguments)
+
+    def _item(self, kind: str, make: Any) -> Iterator[bytes]:
+        if self._kind == kind:
+            return
+        yield from self._close()
+        item: Json = make()
+        self._kind, self._open, self._text = kind, item, []
+        shown = {**item, "content": []} if kind in ("message", "reasoning") else item
+        yield self._say("response.output_item.added", {"output_index": len(self._output), "item": shown})
+        if kind in ("message", "reasoning"):
+            yield self._say("response.content_part.added", {**self._place(), "part": _part(kind, "")})
+
+    def _place(self) -> Json:
+        assert self._open is not None
+        place = {"item_id": self._open["id"], "output_index": len(self._output)}
+        return place if self._kind.startswith("call") else {**place, "content_index": 0}
+
+    def _delta(self, name: str, text: str) -> bytes:
+        self._text.append(text)
+        more: Json = {"logprobs": []} if name == "response.output_text.delta" else {}
+        return self._say(name, {**self._place(), "delta": text, **more})
+
+    def _close(self) -> Iterator[bytes]:
+        item = self._open
+        if item is None:
+            return
+        text, place = "".join(self._text), self._place()
+        if self._kind.startswith("call"):
+            item["arguments"] = text
+            done = {**place, "arguments": text, "name": item["name"]}
+            yield self._say("response.function_call_arguments.done", done)
+        else:
+            part = _part(self._kind, text)
+            item["content"] = [part]
+            said = "reasoning_text" if self._kind == "reasoning" else "output_text"
+            more: Json = {"logprobs": []} if said == "output_text" else {}
+            yield self._say(f"response.{said}.done", {**place, "text": text, **more})
+            yield self._say("response.content_part.done", {**place, "part": part})
+        item["status"] = "completed"
+        yield self._say("response.output_item.done", {"output_index": len(self._output), "item": item})
+        self._output.append(item)
+        self._open, self._kind = None, ""
+
+    def _say(self, name: str, value: Json) -> bytes:
+        self._number += 1
+        return event(name, {"type": name, "sequence_number": self._number, **value})
+
+
+# -- items
+
+
+def _part(kind: str, text: str) -> Json:
+    if kind == "reasoning":
+        return {"type": "reasoning_text", "text": text}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def message_item(item_id: str, text: str, *, status: str = "completed") -> Json:
+    """What the model said."""
+    return {
+        "id": item_id,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": [_part("message", text)],
+    }
+
+
+def reasoning_item(item_id: str, text: str) -> Json:
+    """What the model thought."""
+    return {"id": item_id, "type": "reasoning", "summary": [], "content": [_part("reasoning", text)]}
+
+
+def call_item(item_id: str, call_id: str, name: str, arguments: str, *, status: str = "completed") -> Json:
+    """A tool that the model calls."""
+    return {
+        "id": item_id,
+        "type": "function_call",
+        "call_id": call_id or _new("call"),
+        "name": name,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def usage_of(usage: Any) -> Json:
+    """A chat usage in the words of responses."""
+    prompt, cached, output, thought = counts(usage)
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": thought},
+        "total_tokens": prompt + output,
+    }
+
+
+# -- the request
+
+
+def _messages(body: Json) -> Iterator[Json]:
+    if isinstance(body.get("instructions"), str):
+        yield {"role": "system", "content": body["instructions"]}
+    given = body.get("input")
+    if isinstance(given, str):
+        yield {"role": "user", "content": given}
+        return
+    open_calls: list[Json] = []
+    for i, item in enumerate(as_list(given)):
+        item = as_dict(item)
+        kind, field = item.get("type", "message"), f"input[{i}]"
+        if kind == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            open_calls.append({"id": item.get("call_id"), "type": "function", "function": function})
+            continue
+        if open_calls:
+            yield {"role": "assistant", "content": None, "tool_calls": open_calls}
+            open_calls = []
+        if kind == "message":
+            yield {"role": _role(item.get("role")), "content": _content(item.get("content"), field)}
+        elif kind == "function_call_output":
+            yield {
+                "role": "tool",
+                "tool_call_id": item.get("call_id"),
+                "content": _output(item.get("output"), field),
+            }
+        elif kind != "reasoning":
+            raise refuse(f"an item of type {kind!r}", field)
+    if open_calls:
+        yield {"role": "assistant", "content": None, "tool_calls": open_calls}
+
+
+def _role(role: Any) -> Any:
+    return "system" if role == "developer" else role
+
+
+def _content(content: Any, field: str) -> Any:
+    if not isinstance(content, list):
+        return content
+    parts: list[Json] = []
+    for part in content:
+        part = as_dict(part)
+        kind = part.get("type")
+        if kind in ("input_text", "output_text", "text"):
+            parts.append({"type": "text", "text": part.get("text")})
+        elif kind == "refusal":
+            parts.append({"type": "text", "text": part.get("refusal")})
+        elif kind == "input_image" and isinstance(part.get("image_url"), str):
+            image = {"url": part["image_url"], **({"detail": part["detail"]} if part.get("detail") else {})}
+            parts.append({"type": "image_url", "image_url": image})
+        else:
+            raise refuse(f"content of type {kind!r}", field)
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return parts[0]["text"]
+    return parts
+
+
+def _output(output: Any, field: str) -> Any:
+    return output if isinstance(output, str) else _content(output, field)
+
+
+def _tool(tool: Any, index: int) -> Json:
+    tool = as_dict(tool)
+    if tool.get("type") != "function":
+        raise refuse(f"the built-in tool {tool.get('type')!r}", f"tools[{index}]")
+    kept = {
+        key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None
+    }
+    return {"type": "function", "function": kept}
+
+
+def _choice(choice: Any) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") == "function":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    raise refuse(f"a tool choice of type {choice.get('type')!r}", "tool_choice")
+
+
+def _shape(shape: Json) -> Json | None:
+    kind = shape.get("type", "text")
+    if kind == "text":
+        return None
+    if kind == "json_schema":
+        kept = {k: shape[k] for k in ("name", "description", "schema", "strict") if shape.get(k) is not None}
+        return {"type": "json_schema", "json_schema": kept}
+    return shape
+
+
+def _new(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex[:24]}"

@@ -1,0 +1,189 @@
+"""Responses that refer to each other: put back, kept, listed, deleted, run in the background."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+
+from agentserve.config import LimitSettings
+from agentserve.live.auth import Caller, ListedKeys
+from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
+
+
+def response(number: int, text: str = "hello", **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"resp_{number}", "object": "response", "created_at": 1, "status": "completed", "model": "m",
+        "previous_response_id": None, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
+        "output": [
+            {"id": f"msg_{number}", "type": "message", "role": "assistant", "status": "completed",
+             "content": [{"type": "output_text", "text": text, "annotations": []}]}
+        ],
+        "usage": {"input_tokens": 10, "output_tokens": 3, "total_tokens": 13,
+                  "input_tokens_details": {"cached_tokens": 8}, "output_tokens_details": {"reasoning_tokens": 0}},
+        **more,
+    }  # fmt: skip
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def openai(running: Running, key: str = "any") -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+
+
+async def test_a_previous_response_is_put_back_before_the_engine_sees_the_request(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    for i in (1, 2, 3):
+        engine.script.append(answers(200, compact(response(i, f"answer {i}"))))
+    async with openai(running) as client:
+        first = await client.responses.create(model="m", input="one")
+        second = await client.responses.create(model="m", input="two", previous_response_id=first.id)
+        third = await client.responses.create(model="m", input="three", previous_response_id=second.id)
+    assert (second.previous_response_id, third.previous_response_id) == ("resp_1", "resp_2")
+    asked = engine.asked[-1].json
+    assert "previous_response_id" not in asked
+    said = [
+        item["content"] if isinstance(item["content"], str) else item["content"][0]["text"]
+        for item in asked["input"]
+    ]
+    assert said == ["one", "answer 1", "two", "answer 2", "three"]
+    programs = {row["program"] for row in running.books.steps}
+    assert len(programs) == 1
+
+
+async def test_a_request_that_refers_to_nothing_passes_untouched(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    body = b'{"model":"m",  "input":"one"}'
+    reply = compact(response(1))
+    engine.script.append(answers(200, reply))
+    got = await running.client.post("/v1/responses", content=body)
+    assert engine.asked[-1].body == body
+    assert got.content == reply
+
+
+async def test_a_streamed_response_is_kept_and_says_what_it_follows(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+
+    def events(number: int) -> list[bytes]:
+        whole = response(number)
+        made = b"".join(
+            b"event: %b\ndata: %b\n\n"
+            % (kind.encode(), compact({"type": kind, "response": whole, "sequence_number": 0}))
+            for kind in ("response.created", "response.completed")
+        )
+        return [made[:70], made[70:200], made[200:]]
+
+    engine.script += [streams(*events(1)), streams(*events(2), pause_s=0.005)]
+    async with openai(running) as client:
+        async for event in await client.responses.create(model="m", input="one", stream=True):
+            assert event.type.startswith("response.")
+        seen = [e async for e in await client.responses.create(
+            model="m", input="two", stream=True, previous_response_id="resp_1")]  # fmt: skip
+        assert [e.response.previous_response_id for e in seen] == ["resp_1", "resp_1"]  # type: ignore[union-attr]
+        kept = await client.responses.retrieve("resp_2")
+        assert kept.output_text == "hello"
+        listed = await client.responses.input_items.list("resp_2", order="asc")
+    assert len(listed.data) == 3
+
+
+async def test_responses_are_retrieved_and_deleted_by_their_owner_only(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    keys = ListedKeys.of({"as-a": Caller(tenant="a"), "as-b": Caller(tenant="b")})
+    running = await serve(engine, keys=keys)
+    engine.script.append(answers(200, compact(response(1))))
+    async with openai(running, "as-a") as mine, openai(running, "as-b") as theirs:
+        await mine.responses.create(model="m", input="one")
+        with pytest.raises(NotFoundError):
+            await theirs.responses.retrieve("resp_1")
+        with pytest.raises(NotFoundError):
+            await theirs.responses.create(model="m", input="x", previous_response_id="resp_1")
+        assert (await mine.responses.retrieve("resp_1")).id == "resp_1"
+        await mine.responses.delete("resp_1")
+        with pytest.raises(NotFoundError):
+            await mine.responses.retrieve("resp_1")
+
+
+async def test_what_is_not_to_be_stored_is_not_stored(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    engine.script.append(answers(200, compact(response(1))))
+    async with openai(running) as client:
+        await client.responses.create(model="m", input="one", store=False)
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve("resp_1")
+    assert running.gateway.responses.kept.bytes == 0
+
+
+async def test_the_store_is_bounded(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine, limits=LimitSettings(stored_responses_max=2))
+    async with openai(running) as client:
+        for i in (1, 2, 3):
+            engine.script.append(answers(200, compact(response(i))))
+            await client.responses.create(model="m", input="one")
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve("resp_1")
+        assert (await client.responses.retrieve("resp_3")).id == "resp_3"
+
+
+async def test_a_conversation_collects_what_is_said_in_it(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    async with openai(running) as client:
+        conversation = await client.conversations.create(
+            items=[{"type": "message", "role": "user", "content": "zero"}], metadata={"topic": "x"}
+        )
+        engine.script += [answers(200, compact(response(1))), answers(200, compact(response(2)))]
+        await client.responses.create(model="m", input="one", conversation=conversation.id)
+        await client.responses.create(model="m", input="two", conversation={"id": conversation.id})
+        assert len(engine.asked[-1].json["input"]) == 4
+        items = await client.conversations.items.list(conversation.id, order="asc", limit=100)
+        assert len(items.data) == 5
+        first = items.data[0].id
+        assert first is not None
+        await client.conversations.items.delete(first, conversation_id=conversation.id)
+        assert (await client.conversations.update(conversation.id, metadata={"topic": "y"})).metadata == {
+            "topic": "y"
+        }
+        page = await client.conversations.items.list(conversation.id, limit=2)
+        assert page.has_more
+        await client.conversations.delete(conversation.id)
+        with pytest.raises(NotFoundError):
+            await client.conversations.retrieve(conversation.id)
+
+
+async def test_a_background_response_is_polled_until_it_is_done(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    engine.script.append(answers(200, compact(response(7, "later"))))
+    async with openai(running) as client:
+        begun = await client.responses.create(model="m", input="one", background=True)
+        assert begun.status == "queued"
+        await until(
+            lambda: running.gateway.responses.kept.response("default", begun.id).body["status"] == "completed"
+        )
+        done = await client.responses.retrieve(begun.id)
+        assert (done.output_text, done.background) == ("later", True)
+    assert "background" not in engine.asked[-1].json
+
+
+async def test_a_background_response_is_cancelled_upstream(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    engine.script.append(raw(hang=True))
+    async with openai(running) as client:
+        begun = await client.responses.create(model="m", input="one", background=True)
+        await until(lambda: engine.asked)
+        assert (await client.responses.cancel(begun.id)).status == "cancelled"
+        await until(lambda: engine.left)
+        engine.script.append(answers(200, compact(response(1))))
+        await client.responses.create(model="m", input="one")
+        with pytest.raises(BadRequestError):
+            await client.responses.cancel("resp_1")
+    await running.quiet()
