@@ -94,6 +94,8 @@ class Neighbours:
         judged: float,
     ) -> list[float]:
         """How unlike each sample is. `judged`: the share of the weight that goes by measured relevance."""
+        if not samples:
+            return []
         used = [i for i, scale in enumerate(self._scales) if scale.per_sd and i]
         even = (1.0 - judged) / max(1, len(used))
         total = sum(self._scales[i].relevance for i in used) or 1.0
