@@ -6,11 +6,14 @@
     learned.remaining(node)      learned.next_nodes(node)    learned.steps_to(node)
     render_text(learned)         render_dot(learned)         render_svg(learned)
 
+    graphs = StepGraphs()        graphs.tell(event, now)     learns every workflow's graph from the scheduler's events
+
 networkx is used here and nowhere else.
 """
 
 from agentserve.core.workflow.declared import Edge, Node, WorkflowGraph
 from agentserve.core.workflow.learned import LearnedGraph, Next, Remaining, node_name
+from agentserve.core.workflow.observer import StepGraphs
 from agentserve.core.workflow.picture import picture_of, render_dot, render_text
 from agentserve.core.workflow.svg import render_svg
 
@@ -20,6 +23,7 @@ __all__ = [
     "Next",
     "Node",
     "Remaining",
+    "StepGraphs",
     "WorkflowGraph",
     "node_name",
     "picture_of",

@@ -120,12 +120,14 @@ class LearnedGraph:
         context_tokens: float = 0.0,
         seconds: float = 0.0,
         gap_s: float | None = None,
+        begins: bool | None = None,
         beside: bool = False,
         prefix: Sequence[tuple[int, int]] = (),
     ) -> None:
         """A step ended. `previous`: the node it came from, none for a program's first, several at a join.
-        `beside`: another step came from the same visit of `previous` already (a fan-out's second branch)."""
-        if not previous:
+        `beside`: another step came from the same visit of `previous` already (a fan-out's second branch).
+        `begins`: it is its program's first, which is taken for granted where nothing was before it."""
+        if begins if begins is not None else not previous:
             self._unit *= self._growth
             self._programs += self._unit
             self._starts[node] = self._starts.get(node, 0.0) + self._unit
