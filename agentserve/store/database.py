@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Table, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -62,9 +62,18 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction, committed at the end."""
-        async with self.engine.begin() as connection:
+        """A transaction that writes, committed at the end; errors are the driver's."""
+        async with self.engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """The same, and what goes wrong is a `StoreError`."""
+        try:
+            async with self.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise store_error(error, self.name) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -149,6 +158,7 @@ def _engine(url: URL) -> AsyncEngine:
             )
         engine = create_async_engine(url, pool_size=POOL_MAX, max_overflow=0, **shared)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     return create_async_engine(
         url,
@@ -166,9 +176,16 @@ def _engine(url: URL) -> AsyncEngine:
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     """WAL lets readers and the writer work side by side; a committed batch outlives the process."""
+    connection.isolation_level = None  # the driver begins no transaction by itself, see `_begin_sqlite`
     cursor = connection.cursor()
     cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else it has no effect
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Tables are made in a transaction too, and a writer takes the lock at once instead of failing to later."""
+    how = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {how}")

@@ -21,7 +21,7 @@ from agentserve.core.story import Story
 STEPS_REMEMBERED_MAX = 200_000
 TEXT_CHARS_MAX = 2_000
 ID_CHARS_MAX = 1_000  # PostgreSQL cannot index much more
-COUNT_MAX = 2**62
+COUNT_MAX = 2**40  # leaves room for sums
 # Kinds of facts that hold what users wrote: kept only where the operator wants prompts kept.
 PRIVATE = frozenset({"prompt", "response", "conversation"})
 

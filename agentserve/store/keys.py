@@ -106,13 +106,12 @@ async def create(
         "expires_at": expires_at,
         "revoked_at": None,
     }
-    async with database.reading() as connection:
+    async with database.writing() as connection:
         if int(await connection.scalar(select(func.count()).select_from(_keys)) or 0) >= KEYS_MAX:
             raise UsageError(
                 f"there are {KEYS_MAX} keys already", remedy="give tenants one key, not one a call"
             )
         await connection.execute(insert(_keys), [row])
-        await connection.commit()
     return NewKey(
         token=token,
         key=StoredKey(
@@ -134,7 +133,7 @@ async def revoke(database: Database, key: str, *, now: float) -> StoredKey:
     """End a key, named by its public id or by the whole token."""
     parts = key.split("-")
     public = parts[1] if len(parts) == 3 and parts[0] == PREFIX else key
-    async with database.reading() as connection:
+    async with database.writing() as connection:
         row = (await connection.execute(select(_keys).where(_keys.c.id == public))).first()
         if row is None:
             raise UsageError(f"there is no key {public[:16]!r}", remedy="`agentserve keys list` shows them")
@@ -142,7 +141,6 @@ async def revoke(database: Database, key: str, *, now: float) -> StoredKey:
             await connection.execute(
                 update(_keys).where(_keys.c.id == public).values(revoked_at=now, changed_at=now)
             )
-            await connection.commit()
             row = (await connection.execute(select(_keys).where(_keys.c.id == public))).one()
     return _stored(row)
 

@@ -42,8 +42,8 @@ class Row(DeclarativeBase):
         int: BigInteger,
         str: Text,
         bytes: LargeBinary,
-        dict[str, Any]: JSON,
-        list[str]: JSON,
+        dict[str, Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
     }
 
 

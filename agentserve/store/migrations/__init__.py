@@ -12,11 +12,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from agentserve.errors import StoreError
-from agentserve.store.database import Database, store_error
+from agentserve.store.database import Database
 
 
 def configuration() -> Config:
@@ -50,15 +50,16 @@ async def upgrade(database: Database) -> tuple[str | None, str]:
         return before, before
 
     def run(connection: Connection) -> None:
+        if MigrationContext.configure(connection).get_current_revision() == head():
+            return  # another gateway was faster
         config = configuration()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
-    try:
-        async with database.begin() as connection:
-            await connection.run_sync(run)
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
-        raise store_error(error, database.name) from error
+    async with database.writing() as connection:
+        if not database.embedded:  # two operators at once: the second waits and finds it done
+            await connection.execute(text("SELECT pg_advisory_xact_lock(7286314)"))
+        await connection.run_sync(run)
     return before, head()
 
 

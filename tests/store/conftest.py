@@ -1,0 +1,187 @@
+"""Databases to test on: a SQLite file always, and a PostgreSQL cluster of our own where its server is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentserve.config import StoreSettings
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+from agentserve.ports import StepRecord
+from agentserve.store import migrations
+from agentserve.store.database import Database
+from agentserve.store.journal import WriteBehind
+
+STEP_FIELDS = tuple(field.name for field in dataclasses.fields(StepRecord))
+AT = 1_700_000_000.0  # when everything happens
+HOW_TO = "PostgreSQL's server is not installed here; `apt-get install postgresql` provides it"
+
+
+class Cluster:
+    """A private PostgreSQL server in a temporary directory, run by a user that is not root."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self.home = Path(tempfile.mkdtemp(prefix="agentserve-pg-", dir="/tmp"))
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            shutil.chown(self.home, "postgres", "postgres")
+            self._as = ["runuser", "-u", "postgres", "--"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._databases = 0
+        self._run("initdb", "-D", str(self.home / "data"), "-A", "trust", "-U", "agentserve", "-N")
+        self.start()
+
+    def _run(self, binary: str, *arguments: str) -> None:
+        command = [*self._as, str(self._binaries / binary), *arguments]
+        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL, cwd=self.home)
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.home} -c fsync=off"
+        data, log = str(self.home / "data"), str(self.home / "log")
+        self._run("pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.home / "data"), "-m", "immediate", "-w", "stop")
+
+    def url(self) -> str:
+        """A new, empty database."""
+        self._databases += 1
+        name = f"t{self._databases}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "agentserve", name)
+        return f"postgresql://agentserve@127.0.0.1:{self.port}/{name}"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The server, or a skip that says how to get it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip(HOW_TO)
+    cluster = Cluster(found[-1].parent)
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(cluster.home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.url()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that is not there yet."""
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """A database with our tables."""
+    database = Database(url)
+    await migrations.upgrade(database)
+    yield database
+    await database.close()
+
+
+def step_row(step: str, program: str, at: float, **given: Any) -> dict[str, Any]:
+    """A finished step as the gateway journals it."""
+    record = StepRecord(
+        step=step,
+        program=program,
+        tenant=given.pop("tenant", "acme"),
+        protocol="chat",
+        arrived_at=at,
+        **{
+            "model": "m",
+            "dispatched_at": at + 0.5,
+            "first_byte_at": at + 0.75,
+            "ended_at": at + 2.0,
+            "engine": "e0",
+            "status": 200,
+            "outcome": "finished",
+            "prompt_tokens": 1000,
+            "output_tokens": 50,
+            "cached_tokens": 800,
+            "workflow": "coder",
+            "tools": ("bash",),
+            "relation": "continues",
+            **given,
+        },
+    )
+    return {name: getattr(record, name) for name in STEP_FIELDS}
+
+
+class Gateway:
+    """Says to a journal what a gateway would say of programs that call `bash` between their steps."""
+
+    def __init__(self, journal: WriteBehind) -> None:
+        self.journal = journal
+
+    def step(self, program: str, number: int, at: float, *, tenant: str = "acme", **given: Any) -> None:
+        """One step of a program, 2 s long, at this time."""
+        step = f"{program}#{number}"
+        tell = self.journal.event
+        arrived = ev.StepArrived(
+            step=step,
+            program=program,
+            tenant=tenant,
+            prompt_tokens=1000,
+            workflow="coder",
+            relation="new" if number == 0 else "continues",
+            returned=(f"c{number - 1}",) if number else (),
+        )
+        tell(arrived, at, [do.Dispatch(step=step, engine="e0", reason="kept" if number else "free")])
+        tell(ev.StepStarted(step=step), at + 0.75, [])
+        tool = ev.PendingTool(id=f"c{number}", name="bash", argument_class="git diff")
+        finished = ev.StepFinished(
+            step=step, prompt_tokens=1000, output_tokens=50, cached_tokens=800, tools=(tool,)
+        )
+        pin = do.Pin(program=program, engine="e0", tokens=1050, until=at + 60, reason="worth")
+        tell(finished, at + 2.0, [pin])
+        self.journal.step(step_row(step, program, at, tenant=tenant, index=number, **given))
+
+    def program(self, program: str, steps: int, at: float, *, gap_s: float = 5.0, **given: Any) -> None:
+        """A whole program, ended by its client."""
+        for number in range(steps):
+            self.step(program, number, at, **given)
+            at += 2.0 + gap_s
+        self.journal.event(ev.ProgramEnded(program=program), at, [])
+
+
+@pytest.fixture
+async def journal(database: Database, url: str) -> AsyncIterator[WriteBehind]:
+    """A journal that writes to the database."""
+    journal = WriteBehind(StoreSettings(url=url, flush_interval_s=0.02), clock=lambda: AT + 3600)
+    journal.start()
+    yield journal
+    await journal.stop()
+
+
+@pytest.fixture
+def gateway(journal: WriteBehind) -> Gateway:
+    return Gateway(journal)
+
+
+async def until(condition: Any, timeout_s: float = 20.0) -> None:
+    """Wait for another thread's work."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,91 @@
+"""The tables that the migrations make are the tables that the code has."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from agentserve.errors import ConfigError, StoreError
+from agentserve.store import migrations, queries, schema
+from agentserve.store.database import Database
+
+
+async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return compare_metadata(context, schema.Row.metadata)
+
+    async with database.reading() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_upgrading_twice_changes_nothing_and_tells_the_revisions(url: str) -> None:
+    database = Database(url)
+    assert await migrations.upgrade(database) == (None, migrations.head())
+    assert await migrations.upgrade(database) == (migrations.head(), migrations.head())
+    await database.close()
+
+
+async def test_two_gateways_that_start_at_once_make_the_tables_once(url: str) -> None:
+    one, other = Database(url), Database(url)
+    await asyncio.gather(migrations.upgrade(one), migrations.upgrade(other))
+    assert (await queries.counts(other))["steps"] == 0
+    await one.close()
+    await other.close()
+
+
+async def test_the_embedded_database_is_made_when_it_is_opened(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    assert database.absent
+    await migrations.ready(database)
+    assert await migrations.current(database) == migrations.head()
+    async with database.reading() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    await database.close()
+
+
+async def test_postgresql_is_upgraded_only_when_the_operator_says_so(cluster: object) -> None:
+    database = Database(cluster.url())  # type: ignore[attr-defined]
+    with pytest.raises(StoreError, match="run `agentserve db upgrade`"):
+        await migrations.ready(database)
+    await migrations.upgrade(database)
+    await migrations.ready(database)
+    await database.close()
+
+
+async def test_a_database_of_a_newer_version_is_refused(cluster: object) -> None:
+    database = Database(cluster.url())  # type: ignore[attr-defined]
+    await migrations.upgrade(database)
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="revision 9999"):
+        await migrations.ready(database)
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("nonsense", "not a database URL"),
+        ("mysql://host/db", "not supported"),
+        ("sqlite://", "names no file"),
+        ("sqlite:////no/such/directory/x.db", "does not exist"),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_with_what_to_write(wrong: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Database(wrong)
+
+
+async def test_a_database_that_is_away_is_an_error_of_one_line() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    assert not await database.answers()
+    with pytest.raises(StoreError, match="check that it runs") as caught:
+        await migrations.current(database)
+    assert "\n" not in str(caught.value)
+    await database.close()
