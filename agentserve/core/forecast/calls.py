@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,7 +66,10 @@ class ToolCall:
 _COMMAND = ("command", "cmd", "commands", "shell_command", "bash_command", "script", "bash", "keystrokes")
 _AGENT = ("subagent_type", "agent_type", "agent_name", "subagent", "recipient", "coworker", "agent")
 _URL = ("url", "urls", "uri", "href", "link", "website_url")
-_PATH = ("file_path", "path", "filename", "file", "filepath", "notebook_path", "target_file", "absolute_path", "relative_workspace_path", "file_name", "paths", "files")  # fmt: skip
+_PATH = (
+    *("file_path", "path", "filename", "file", "filepath", "notebook_path", "target_file", "absolute_path"),
+    *("relative_workspace_path", "file_name", "paths", "files"),
+)
 _MODE = (
     "output_mode",
     "mode",
@@ -82,10 +86,23 @@ _TIMEOUT_MS = ("timeout_ms", "timeout_millis", "timeoutms", "yield_time_ms")
 _TIMEOUT_S = ("timeout_s", "timeout_seconds", "timeout_sec", "timeout_secs", "max_seconds", "wait_seconds")
 _BACKGROUND = ("run_in_background", "background", "is_background", "detach", "async")
 # Words for the reader, and limits: two calls that differ only here are the same call.
-_VOLATILE = frozenset(["description", "explanation", "reason", "justification", "thought", "title", "timeout", *_TIMEOUT_MS, *_TIMEOUT_S])  # fmt: skip
+_VOLATILE = frozenset(
+    [
+        *("description", "explanation", "reason", "justification", "thought", "title", "timeout"),
+        *_TIMEOUT_MS,
+        *_TIMEOUT_S,
+    ]
+)
 
-_HUMAN = re.compile(r"ask.?(?:user|human|follow|question)|human.?(?:input|feedback|in.?the)|request.?(?:user|input|approval)|(?:user|get).?input|exit.?plan|confirm", re.IGNORECASE)  # fmt: skip
-_SPAWN = re.compile(r"(?:^|[_\W])(?:task|agent|sub.?agent|spawn\w*|delegate\w*|dispatch\w*|handoff\w*|transfer_to\w*)(?:$|[_\W])", re.IGNORECASE)  # fmt: skip
+_HUMAN = re.compile(
+    r"ask.?(?:user|human|follow|question)|human.?(?:input|feedback|in.?the)"
+    r"|request.?(?:user|input|approval)|(?:user|get).?input|exit.?plan|confirm",
+    re.IGNORECASE,
+)
+_SPAWN = re.compile(
+    r"(?:^|[_\W])(?:task|agent|sub.?agent|spawn\w*|delegate\w*|dispatch\w*|handoff\w*|transfer_to\w*)(?:$|[_\W])",
+    re.IGNORECASE,
+)
 _SHELL = re.compile(r"bash|shell|terminal|exec|command|run_?cmd", re.IGNORECASE)
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}\Z")
 _WORD = re.compile(r"[A-Za-z][\w.:/-]{0,31}\Z")
@@ -147,9 +164,7 @@ def _command(fields: Mapping[str, object]) -> str | None:
             return value
         if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
             # ["bash", "-lc", "git status"]: an argument vector around a command line
-            if len(value) >= 3 and str(value[1]).startswith("-") and "c" in str(value[1]):
-                return str(value[2])
-            return " ".join(map(str, value))
+            return shlex.join(map(str, value))
     return None
 
 

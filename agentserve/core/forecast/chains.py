@@ -101,7 +101,7 @@ class Chains:
             self._scores[key] = [s * _FORGETTING + g for s, g in zip(scores, gains, strict=True)]
 
     def _trunk(self, nodes: Sequence[Histogram[float] | None], shape: int) -> list[float]:
-        """The sum down to the call's shape: kept for a few outcomes, as it is asked for far more often than it moves."""
+        """The sum down to the call's shape: kept for a few outcomes, as it moves slowly."""
         last = nodes[SHAPE]
         weight = last[-1] if last is not None else 0.0
         kept = self._trunks.get(shape)

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-READ_CHARS_MAX = 4096
+READ_CHARS_MAX = 2048
 _WORDS_MAX = 256
 
-_HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1(.*?)\n.*?^\s*\2\s*$", re.DOTALL | re.MULTILINE)
+_HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 _TOKEN = re.compile(
-    r"(?P<space>[^\S\n]+|\\\n)|(?P<comment>(?<!\S)#[^\n]*)|(?P<op>&&|\|\||;;|\|&|[|;\n])|(?P<redirect>\d?(?:>>|>&|>|<<<|<)&?\d?|&>)"
+    r"(?P<space>[^\S\n]+|\\\n)|(?P<comment>(?<!\S)#[^\n]*)|(?P<op>&&|\|\||;;|\|&|[|;\n])"
+    r"|(?P<redirect>\d?(?:>>|>&|>|<<<|<)&?\d?|&>)"
     r"|(?P<amp>&)|(?P<word>(?:[^\s|;&<>'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+)|(?P<odd>.)",
     re.DOTALL,
 )
@@ -24,19 +25,68 @@ _SUBCOMMAND = re.compile(r"[a-z][a-z0-9]*(?:[-:_][a-z0-9]+)*\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-# Words that run before the command that counts, and take no time of their own.
-_SETUP = frozenset(["cd", "export", "set", "source", ".", "pushd", "popd", "true", "false", ":", "unset", "alias", "echo", "printf", "{", "}", "(", ")", "then", "do", "done", "fi", "if", "else", "while", "!", "local", "wait"])  # fmt: skip
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Commands that prepare the one that counts, and take no time of their own.
+_SETUP = _words("""
+    cd export set source . pushd popd true false : unset alias echo printf local wait shopt trap read
+""")
+# Words of the shell's own language that a command may follow.
+_KEYWORDS = _words("""
+    do then else { } ( ) ! if while until fi done esac time
+""")
+# And those that head a line which runs nothing itself.
+_HEADS = _words("""
+    for case select function
+""")
 # Programs that run another program: the other one is what takes the time.
-_WRAPPERS = frozenset(["sudo", "env", "time", "nohup", "nice", "command", "exec", "stdbuf", "builtin", "doas", "setsid", "xvfb-run", "ionice", "caffeinate"])  # fmt: skip
-_RUNNERS = {"uv": "run", "poetry": "run", "pipenv": "run", "hatch": "run", "pdm": "run", "rye": "run", "bundle": "exec", "pnpm": "exec", "yarn": "exec", "npm": "exec", "conda": "run", "dotenv": "run"}  # fmt: skip
-_LAUNCHERS = frozenset(["npx", "bunx", "uvx", "pipx"])
-_INTERPRETERS = frozenset(["python", "python3", "node", "deno", "ruby", "perl", "php", "bash", "sh", "zsh", "pwsh", "powershell", "Rscript", "julia", "lua", "tsx", "ts-node"])  # fmt: skip
+_WRAPPERS = _words("""
+    sudo env nohup nice command exec stdbuf builtin doas setsid xvfb-run ionice caffeinate
+""")
+_RUNNERS = {
+    **dict.fromkeys(("uv", "poetry", "pipenv", "hatch", "pdm", "rye", "conda", "dotenv"), "run"),
+    **dict.fromkeys(("bundle", "pnpm", "yarn", "npm"), "exec"),
+}
+# And those that fetch it first.
+_LAUNCHERS = _words("""
+    npx bunx uvx pipx
+""")
+# Shells, which may be given a whole command line.
+_SHELLS = _words("""
+    bash sh zsh dash ksh fish
+""")
+# Interpreters are known by what they interpret.
+_INTERPRETERS = _words("""
+    python python3 node deno ruby perl php pwsh powershell Rscript julia lua tsx ts-node bash sh zsh
+    dash ksh fish
+""")
 # Programs whose words are operands: files, patterns, hosts.
-_OPERANDS = frozenset(["ls", "cat", "grep", "rg", "egrep", "find", "fd", "sed", "awk", "head", "tail", "rm", "cp", "mv", "mkdir", "touch", "wc", "sort", "uniq", "diff", "tree", "stat", "du", "df", "ps", "kill", "pkill", "which", "file", "chmod", "chown", "ln", "less", "more", "cut", "tr", "tee", "xargs", "curl", "wget", "ssh", "scp", "rsync", "tar", "zip", "unzip", "gcc", "g++", "clang", "jq", "for", "test", "[", "sqlite3", "psql", "mysql", "vi", "vim", "nano", "ping", "basename", "dirname", "realpath", "readlink", "date", "whoami", "env", "pytest", "mypy", "ruff", "eslint", "prettier", "tsc", "javac", "java", "openssl", "md5sum", "sha256sum", "base64", "xxd", "strings", "nl", "seq", "man", "type", "gofmt", "black", "flake8", "pylint", "dd", "patch", "ack", "ag", "column"])  # fmt: skip
+_OPERANDS = _words("""
+    ls cat grep rg egrep find fd sed awk head tail rm cp mv mkdir touch wc sort uniq diff tree stat du
+    df ps kill pkill which file chmod chown ln less more cut tr tee xargs curl wget ssh scp rsync tar
+    zip unzip gcc g++ clang jq test [ [[ sqlite3 psql mysql vi vim nano ping basename dirname realpath
+    readlink date whoami pytest mypy ruff eslint prettier tsc javac java openssl md5sum sha256sum base64
+    xxd strings nl seq man type gofmt black flake8 pylint dd patch ack ag column
+""")
 # Subcommands that only say "run the following": the next word names what runs.
-_TWO_WORDS = frozenset(["run", "compose", "exec", "run-script", "x", "buildx", "tool"])
+_TWO_WORDS = _words("""
+    run compose exec run-script x buildx tool
+""")
 # Options that take a value, for programs that put them before the subcommand.
-_VALUED = {"git": {"-C", "-c", "--git-dir", "--work-tree"}, "kubectl": {"-n", "--namespace", "--context"}, "docker": {"-H", "--context"}, "make": {"-C", "-f", "-j"}, "cargo": {"--manifest-path"}, "npm": {"--prefix"}, "pnpm": {"-C", "--dir", "--filter"}, "go": {"-C"}, "gh": {"-R", "--repo"}}  # fmt: skip
+_VALUED: dict[str, frozenset[str]] = {
+    "git": _words("-C -c --git-dir --work-tree"),
+    "kubectl": _words("-n --namespace --context"),
+    "docker": _words("-H --context"),
+    "make": _words("-C -f -j"),
+    "cargo": _words("--manifest-path"),
+    "npm": _words("--prefix"),
+    "pnpm": _words("-C --dir --filter"),
+    "go": _words("-C"),
+    "gh": _words("-R --repo"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,33 +103,66 @@ class Command:
 
 def read(text: str) -> Command:
     """What `text`, a shell command line or script, is about to run."""
-    cut = _HEREDOC.sub(r"\3", text[:READ_CHARS_MAX])
+    return _read(text[:READ_CHARS_MAX], nested=False)
+
+
+def _read(text: str, *, nested: bool) -> Command:
     program, pipes, background, timeout_s, sleeps_s, count = "", False, False, None, 0.0, 0
     setup = ""
-    for words, operator in _commands(cut):
+    for found, operator in _commands(_without_heredocs(text)):
         pipes |= operator in ("|", "|&")
         background = operator == "&"
-        limit, words = _unwrap(words)
+        limit, words = _unwrap(found)
         timeout_s = timeout_s or limit
         if not words:
             continue
         count += operator not in ("|", "|&")
         name = _base(words[0])
-        if name == "sleep":
+        inner = "" if nested else _command_line(name, words)
+        if inner:  # a shell that was given a command line: that is the command
+            within = _read(inner, nested=True)
+            program = program or within.program
+            pipes, sleeps_s = pipes or within.pipes, sleeps_s + within.sleeps_s
+            count += within.chain - 1
+        elif name == "sleep":
             sleeps_s += sum(s for s in map(_seconds, words[1:]) if s)
         elif name in _SETUP:
             setup = setup or name
         elif not program:
             program = _name(name, words)
-    program = program or ("sleep" if sleeps_s else setup)
     return Command(
-        program=program,
+        program=program or ("sleep" if sleeps_s else setup),
         pipes=pipes,
         chain=max(1, count),
         background=background,
         timeout_s=timeout_s,
         sleeps_s=sleeps_s,
     )
+
+
+def _without_heredocs(text: str) -> str:
+    """The text without what is fed to its commands: that is data, however much it looks like commands."""
+    if "<<" not in text:
+        return text
+    kept: list[str] = []
+    until = ""
+    for line in text.split("\n"):
+        if until:
+            until = "" if line.strip() == until else until
+            continue
+        opening = _HEREDOC.search(line)
+        if opening is not None:
+            until = opening[2]
+            line = line[: opening.start()] + line[opening.end() :]
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def _command_line(name: str, words: list[str]) -> str:
+    """The command line in `bash -lc '...'`."""
+    if name in _SHELLS and len(words) > 2 and words[1].startswith("-") and words[1].endswith("c"):
+        return words[2]
+    return ""
 
 
 def _commands(text: str) -> Iterator[tuple[list[str], str]]:
@@ -111,6 +194,11 @@ def _unwrap(words: list[str]) -> tuple[float | None, list[str]]:
     at = 0
     while at < len(words):
         word = _base(words[at])
+        if word in _HEADS:
+            return limit, []
+        if word in _KEYWORDS:
+            at += 1
+            continue
         if _ASSIGNMENT.match(word) or word in _WRAPPERS:
             at += 1
         elif word == "timeout":
@@ -141,9 +229,9 @@ def _name(name: str, words: list[str]) -> str:
     """The program with as much of its words as decides what it does."""
     if name in _INTERPRETERS:
         return _interpreted(name, words)
-    if name in _OPERANDS:
+    if name in _OPERANDS or "." in name:  # a script's words are its own affair
         return name
-    valued: frozenset[str] | set[str] = _VALUED.get(name, set())
+    valued = _VALUED.get(name, frozenset())
     kept, at = [name], 1
     while at < len(words) and len(kept) < 3:
         word = words[at]

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 from agentserve.core.forecast.calls import text_hash
 from agentserve.core.forecast.grid import TOOL_SECONDS, Grid
@@ -49,7 +50,7 @@ class LogNormal:
         scale = 1.0 / (max(deviation, 0.05) * math.sqrt(2.0))
         below = [0.5 * (1.0 + math.erf((edge - mean) * scale)) for edge in self._grid.log_edges]
         below[0], below[-1] = 0.0, 1.0
-        return Survival(self._grid, [b - a for a, b in zip(below, below[1:], strict=False)])
+        return Survival(self._grid, [b - a for a, b in pairwise(below)])
 
     def learn(self, tool: str, seconds: float) -> None:
         y = math.log(min(max(seconds, self._grid.low), self._grid.edges[-1]))

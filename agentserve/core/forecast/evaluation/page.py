@@ -17,10 +17,12 @@ _COLOURS = ("#0b6e99", "#d9730d", "#6940a5", "#0f7b6c", "#ad1a72", "#787774", "#
 _TOOLS_DRAWN = 8
 _STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1180px;color:#1f2328;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}svg{background:#fbfbfa;border:1px solid #e3e2e0;border-radius:6px}
+h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}
+svg{background:#fbfbfa;border:1px solid #e3e2e0}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:0}figcaption{font-size:12px;color:#57606a;max-width:360px}
 text{font:11px system-ui,sans-serif;fill:#57606a}
-@media(prefers-color-scheme:dark){body{background:#191919;color:#e6e6e6}svg{background:#202020;border-color:#333}text{fill:#aaa}}
+@media(prefers-color-scheme:dark){body{background:#191919;color:#e6e6e6}
+svg{background:#202020;border-color:#333}text{fill:#aaa}}
 """
 
 Curve = tuple[str, Sequence[tuple[float, float]], bool]  # name, points in 0..1, dashed
@@ -116,7 +118,7 @@ def _figure(
     for at, label in y:
         parts.append(f'<path d="M{across(0):.1f} {up(at):.1f}H{across(1):.1f}" stroke="#8884" fill="none"/>')
         parts.append(f'<text x="{_PAD - 6}" y="{up(at) + 4:.1f}" text-anchor="end">{escape(label)}</text>')
-    for i, (name, points, dashed) in enumerate(curves):
+    for i, (_, points, dashed) in enumerate(curves):
         colour = _COLOURS[i % len(_COLOURS)]
         line = "L".join(f"{across(a):.1f} {up(b):.1f}" for a, b in points)
         dash = ' stroke-dasharray="5 3"' if dashed else ""

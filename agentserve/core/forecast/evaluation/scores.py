@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import median
 
 from agentserve.core.forecast.calibration import pinball
@@ -158,7 +158,7 @@ class Frontier:
         """The hits of choices that hold `held_s` in all, between the two nearest that were traced."""
         points = sorted((cost.held_s, cost.hit_rate) for cost in self._at.values())
         points.insert(0, (0.0, 0.0))
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             if x0 <= held_s <= x1:
                 return y0 if x1 == x0 else y0 + (y1 - y0) * (held_s - x0) / (x1 - x0)
         return points[-1][1]
