@@ -57,6 +57,7 @@ class Trace:
 
     whole: int
     windows: tuple[int, ...] = ()
+    lines: tuple[int, ...] = ()  # of a text of several: a later prompt of the same role may hold one of them
     short: bool = False  # of a sentence or two: only all of its windows together tell anything
 
     def inside(self, prints: frozenset[int]) -> bool:

@@ -62,8 +62,10 @@ class Traced:
 
     def found_by(self) -> tuple[int, ...]:
         """Under which prints it is found: a reply by any of its windows, since only a part may be passed on."""
-        windows = self.trace.windows
-        return (self.trace.whole, *(windows[:1] if self.call_id is not None else windows))
+        trace = self.trace
+        return (trace.whole, *trace.windows[:1]) if self.call_id is not None else (
+            trace.whole, *trace.windows, *trace.lines
+        )  # fmt: skip
 
 
 class Program:

@@ -170,9 +170,16 @@ def opened_by(
             and (traced.spawns or opener not in program.openers)
         ):
             spawned = traced
-    if told is not None and not told.trace.inside(prints) and (told.trace.short or hits[told] < PARTS_MIN):
-        told = None
-    return spawned, told
+    return spawned, told if told is not None and _tells(told, evidence, prints, hits[told]) else None
+
+
+def _tells(told: Traced, evidence: CallEvidence, prints: frozenset[int], hits: int) -> bool:
+    """Is what was found of a reply enough to say where it came from? All of it, or several parts of a longer one;
+    or a line, where the same role goes on: some agents write all that happened into one growing message."""
+    trace = told.trace
+    if trace.inside(prints) or (hits >= PARTS_MIN and not trace.short):
+        return True
+    return evidence.role in told.program.roles and any(line in prints for line in trace.lines)
 
 
 def _fits(traced: Traced, opener: int, hits: dict[Traced, int]) -> tuple[bool, int, int]:

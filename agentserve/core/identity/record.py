@@ -31,6 +31,7 @@ class TracedRecord(msgspec.Struct, array_like=True):
 
     whole: int
     windows: tuple[int, ...]
+    lines: tuple[int, ...]
     short: bool
     call_id: str | None
     spawns: bool
@@ -99,6 +100,7 @@ def to_bytes(program: Program) -> bytes:
                 TracedRecord(
                     whole=t.trace.whole,
                     windows=t.trace.windows,
+                    lines=t.trace.lines,
                     short=t.trace.short,
                     call_id=t.call_id,
                     spawns=t.spawns,
@@ -154,7 +156,7 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
     for call_id, tool in record.calls.items():
         home.open_call(program, call_id, tool)
     for text in record.traced:
-        trace = Trace(whole=text.whole, windows=text.windows, short=text.short)
+        trace = Trace(whole=text.whole, windows=text.windows, lines=text.lines, short=text.short)
         home.trace(Traced(program, trace, call_id=text.call_id, spawns=text.spawns))
     for response_id, after in record.responses.items():
         home.respond(program, response_id, after)

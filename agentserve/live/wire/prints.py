@@ -19,12 +19,23 @@ SHORT_PRINTS_CHARS_MAX = 8_192  # short windows are made of no more than this of
 WINDOWS_KEPT_MAX = 64
 TEXT_CHARS_MAX = 32_768  # of a longer text, its beginning and its end
 LINES_MAX = 512
+LINES_KEPT_MAX = 16
 TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
 TRACEABLE_WORDS_MIN = 4
 
 
+def _print(text: str) -> int:
+    return crc32(text.encode("utf-8", "surrogatepass"))
+
+
 def _window(words: list[str]) -> int:
-    return crc32(" ".join(words).encode("utf-8", "surrogatepass"))
+    return _print(" ".join(words))
+
+
+def _lines(text: str) -> list[int]:
+    """The longer lines of a text of several."""
+    lines = [line.strip() for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
+    return [_print(line) for line in lines if len(line) >= TRACEABLE_CHARS_MIN] if len(lines) > 1 else []
 
 
 def _long_windows(words: list[str], *, inner: bool) -> list[int]:
@@ -65,7 +76,9 @@ def trace_of(text: str) -> Trace | None:
     if len(windows) > WINDOWS_KEPT_MAX:
         step = len(windows) / WINDOWS_KEPT_MAX
         windows = [windows[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
-    return Trace(whole=crc32(text.encode("utf-8", "surrogatepass")), windows=tuple(windows), short=short)
+    return Trace(
+        whole=_print(text), windows=tuple(windows), lines=tuple(_lines(text))[:LINES_KEPT_MAX], short=short
+    )
 
 
 def prints_of(texts: Iterable[str]) -> frozenset[int]:
@@ -77,12 +90,9 @@ def prints_of(texts: Iterable[str]) -> frozenset[int]:
         if budget <= 0:
             break
         budget -= min(len(text), TEXT_CHARS_MAX)
-        found.add(crc32(text.encode("utf-8", "surrogatepass")))
+        found.add(_print(text))
         clipped = _clip(text)
-        for line in clipped.split("\n", LINES_MAX)[:LINES_MAX]:
-            line = line.strip()
-            if len(line) >= TRACEABLE_CHARS_MIN:
-                found.add(crc32(line.encode("utf-8", "surrogatepass")))
+        found.update(_lines(clipped))
         found.update(_long_windows(clipped.split(), inner=False))
         found.update(_short_windows(clipped[:SHORT_PRINTS_CHARS_MAX].split(), inner=False))
     return frozenset(found)

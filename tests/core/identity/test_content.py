@@ -287,6 +287,40 @@ def test_a_short_reply_is_found_only_as_a_whole(wire: Wire) -> None:
     assert wire.send(chat(whole, system="You check.", tools=False)).program_id == one.program_id
 
 
+def test_an_agent_that_writes_all_into_one_growing_message_is_one_program(wire: Wire) -> None:
+    """As DSPy does: every call is one user message with the whole trajectory in it, under the same system text."""
+
+    def prompt(question: str, *trajectory: str) -> Json:
+        words = "\n".join(
+            ["## question", question, "## trajectory", *trajectory, "Respond with thought and tool."]
+        )
+        return chat({"role": "user", "content": words}, system="You react.", tools=False)
+
+    question, other = (
+        "Which of the three harbours is the largest?",
+        "Who was the harbour master in that year?",
+    )
+    runs = {q: wire.send(prompt(q)) for q in (question, other)}
+    trajectory: dict[str, list[str]] = {question: [], other: []}
+    for step in range(1, 4):
+        for q, resolved in list(runs.items()):
+            thought = f"Step {step}: I should look into this matter of {q[:22]}"
+            wire.answer(resolved, "chat", f"## thought\n{thought}\n## tool\nsearch\n## args\n{{}}")
+            trajectory[q] += [
+                f"## thought_{step}",
+                thought,
+                f"## tool_{step}",
+                "search",
+                f"## seen_{step}",
+                "nothing",
+            ]
+        for q, resolved in list(runs.items()):
+            runs[q] = wire.send(prompt(q, *trajectory[q]))
+            assert (runs[q].program_id, runs[q].step_index) == (resolved.program_id, step)
+    assert runs[question].program_id != runs[other].program_id
+    assert wire.send(prompt(question)).relation == "new"
+
+
 def test_stages_of_equal_pipelines_are_spread_over_them(wire: Wire) -> None:
     """Equal programs with equal replies: each gets each stage once, and the newest comes first."""
     said = "The ferry leaves the northern pier at noon."
