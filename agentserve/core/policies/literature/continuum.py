@@ -137,7 +137,7 @@ class Continuum(Queueing):
             worth_s = self.wait_s() + engine.prefill_s(program.context_tokens)
             mean_s = self.params.prior_mean_s
             return mean_s * math.log(worth_s / mean_s) if worth_s > mean_s else 0.0
-        own = self._of_tool.get(tool_of(program))
+        own = self._of_tool.get(self.own(program).tool)
         known = own if own is not None and own.seen > self.params.samples_min else self._pooled
         return best_ttl(known.ordered, worth_s)
 
@@ -148,15 +148,14 @@ class Continuum(Queueing):
         return sum(self._waits) / len(self._waits) if self._waits else 0.0
 
     def returned(self, step: Step, now: float) -> None:
-        program = step.program
-        if program.gap_started_at is None or step.relation == "auxiliary" or len(program.open_steps) > 1:
+        own = self.own(step.program)
+        if own.gap_since is None or step.relation == "auxiliary":
             return
-        tool = tool_of(program)
-        durations = self._of_tool.get(tool)
+        durations = self._of_tool.get(own.tool)
         if durations is None:
-            durations = self._of_tool[tool] = Durations()
+            durations = self._of_tool[own.tool] = Durations()
         for known in (durations, self._pooled):
-            known.add(now - program.gap_started_at)
+            known.add(now - own.gap_since)
 
     def going(self, step: Step, engine: Engine, now: float) -> None:
         if step.program.steps_done and self.own(step.program).kept is None:
@@ -172,8 +171,3 @@ class Continuum(Queueing):
             "wait_s": self.wait_s(),
             "eta": self._turns.eta(self.params.samples_min),
         }
-
-
-def tool_of(program: Program) -> str:
-    """What the program waits for; parallel calls are one tool of several names, no call is none."""
-    return "+".join(sorted({t.name for t in (program.pending or {}).values()}))

@@ -3,7 +3,7 @@
 Intent: an LRU evicts an agent's prompt just before it runs; the step graph knows better.
 Reads: which program is whose sub-agent and how many steps those have left, forecasts of returns, residency.
 
-Steps to execution: 1 for a program whose own next step comes next; for one that waits for sub-agents, one more than the
+Steps to execution: 0 for a program that waits in line, 1 for a program whose own next step comes next; for one that waits for sub-agents, one more than the
 most steps any of them has left (their results join, so the maximum counts); a program that waits for a person comes
 after all others. Idle KV is kept until room is needed; then the largest number goes, the longest idle of equals. What
 is within `load_ahead_steps` is kept young in the engine's LRU, and loaded ahead of its expected return if it was lost.
@@ -57,6 +57,8 @@ class KvFlow(Queueing):
         self.counts.update(refreshed=0.0, loaded=0.0)
 
     def steps_to_execution(self, program: Program) -> float:
+        if not program.idle:
+            return 0.0
         children = self._children.get(program.id)
         if children:
             return 1.0 + max(self.board.foresight.steps_left(c) for c in children.values())

@@ -74,6 +74,8 @@ class Standing:
 
     engine: EngineId | None = None
     kept: Kept | None = None
+    gap_since: float | None = None  # its latest gap, until `returned` was told of the end
+    tool: str = ""  # what it waits for in it
 
 
 class Queueing(Policy):
@@ -149,6 +151,8 @@ class Queueing(Policy):
         if not step.retries:
             self.counts["returned"] += own.kept is not None
             self.returned(step, now)
+            if step.relation != "auxiliary":
+                own.gap_since = None
         self._join(step, now)
         self.pump(now)
 
@@ -161,7 +165,10 @@ class Queueing(Policy):
         self.over(step, now, finished=finished, engine=engine)
         program = step.program
         if program.idle and not program.ended:
-            kept = self.own(program).kept
+            own = self.own(program)
+            if finished:
+                own.gap_since, own.tool = now, tool_of(program)
+            kept = own.kept
             if kept is not None:
                 self._expiries.set(program.id, kept.until)  # its return did not happen
             elif finished and engine is not None:
@@ -452,3 +459,8 @@ class Queueing(Policy):
 
     def figures(self) -> dict[str, float]:
         return dict(self.counts)
+
+
+def tool_of(program: Program) -> str:
+    """What the program waits for; parallel calls are one tool of several names, no call is none."""
+    return "+".join(sorted({t.name for t in (program.pending or {}).values()}))

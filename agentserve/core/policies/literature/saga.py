@@ -28,7 +28,6 @@ from cachetools import LRUCache
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, TenantId
-from agentserve.core.policies.literature.continuum import tool_of
 from agentserve.core.policies.literature.lines import Key, Line, LineByTenant
 from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.program import Program, Step
@@ -112,7 +111,7 @@ class Saga(Queueing):
     # -- pins
 
     def keep_s(self, program: Program, engine: Engine, now: float) -> float:
-        known = self._tools.get(tool_of(program))
+        known = self._tools.get(self.own(program).tool)
         if known is None or self._programs_over < self.params.programs_min:
             return 0.0
         pressure = min(max((self.used(engine) - self.params.used_from) / self.params.used_span, 0.0), 1.0)
@@ -141,13 +140,13 @@ class Saga(Queueing):
         program = step.program
         if self._epoch_at is None:
             self._epoch_at = now + self.params.epoch_s
-        if program.gap_started_at is None or len(program.open_steps) > 1:
+        own = self.own(program)
+        if own.gap_since is None or step.relation == "auxiliary":
             return
-        gap_s = now - program.gap_started_at
-        tool = tool_of(program)
-        if tool not in self._tools:
-            self._tools[tool] = LogNormal()
-        self._tools[tool].add(gap_s)
+        gap_s = now - own.gap_since
+        if own.tool not in self._tools:
+            self._tools[own.tool] = LogNormal()
+        self._tools[own.tool].add(gap_s)
         grown = max(step.prompt_tokens - program.context_tokens, 0)
         self._observed_tokens += 0.02 * (grown - self._observed_tokens)
         spent_s = program.attained_s / max(program.steps_done, 1) + gap_s
