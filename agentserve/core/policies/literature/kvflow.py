@@ -3,10 +3,11 @@
 Intent: an LRU evicts an agent's prompt just before it runs; the step graph knows better.
 Reads: which program is whose sub-agent and how many steps those have left, forecasts of returns, residency.
 
-Steps to execution: 0 for a program that waits in line, 1 for a program whose own next step comes next; for one that waits for sub-agents, one more than the
-most steps any of them has left (their results join, so the maximum counts); a program that waits for a person comes
-after all others. Idle KV is kept until room is needed; then the largest number goes, the longest idle of equals. What
-is within `load_ahead_steps` is kept young in the engine's LRU, and loaded ahead of its expected return if it was lost.
+Steps to execution: 0 for a program that waits in line, 1 for one whose own next step comes next; for one that waits
+for sub-agents, one more than the most steps any of them has left (their results join, so the maximum counts); one that
+waits for a person comes after all others. Idle KV is kept until room is needed; then the largest number goes, the
+longest idle of equals. What is within `load_ahead_steps` is kept young in the engine's LRU, and loaded ahead of its
+expected return if it was lost.
 
 Loses: without a graph nearly all programs are one step away, and the order is LRU again. Nothing limits how many
 programs share the memory, so under pressure they evict each other as with plain affinity.

@@ -89,17 +89,35 @@ def test_a_pin_holds_room_until_it_expires(desk: Any) -> None:
 
 def test_the_pinned_go_before_the_unpinned_and_programs_by_arrival(desk: Any) -> None:
     d = desk("continuum", wait_s=10.0)
-    d.arrive("old", tokens=1000)
-    d.arrive("a", tokens=4000, after=1.0)
-    d.arrive("x", tokens=4000)
-    d.finish("a", tokens=4000, tools=TOOL)
-    d.finish("old", tokens=1000, after=0.0)  # no tool, worth 11 s: pinned too
-    d.arrive("fresh", tokens=6000)
-    d.arrive("a", 1, tokens=5200)
-    assert d.sent("a", 1) is None, "it has grown and does not fit beside x and the pin of old"
-    d.finish("x", tokens=4000, final=True, after=0.1)
-    assert d.sent("a", 1) == "e0"
-    assert d.sent("fresh") is None
+    d.arrive("wall", tokens=5000)
+    d.arrive("pinned", tokens=3000, after=1.0)
+    d.finish("pinned", tokens=3000, tools=TOOL)
+    for name, after in (("first", 0.0), ("second", 0.1)):
+        d.arrive(name, tokens=4000, after=after)
+    d.arrive("pinned", 1, tokens=4500)
+    assert not any(d.sent(*step) for step in (("pinned", 1), ("first",), ("second",)))
+    d.finish("wall", tokens=5000, final=True, after=0.1)
+    assert list(d.dispatched)[2:] == ["pinned/1", "first/0"]
+    d.arrive("pinned", 2, tokens=100, relation="fork")
+    d.finish("first", tokens=4000, final=True, after=0.1)
+    assert list(d.dispatched)[4:] == ["pinned/2", "second/0"], "by the program's arrival, not the step's"
+
+
+def test_a_younger_pinned_program_goes_before_an_older_one_that_lost_its_pin(desk: Any) -> None:
+    d = desk("continuum", wait_s=10.0)
+    d.arrive("old", tokens=500)
+    d.finish("old", tokens=500, tools=TOOL)
+    d.timer()  # its pin ran out
+    d.arrive("young", tokens=3000, after=1.0)
+    d.arrive("wall", tokens=5000)
+    d.finish("young", tokens=3000, tools=TOOL)
+    d.arrive("old", 1, tokens=6000)
+    d.arrive("young", 1, tokens=4700)
+    assert d.sent("old", 1) is None
+    assert d.sent("young", 1) is None
+    d.finish("wall", tokens=5000, final=True, after=0.1)
+    assert d.sent("young", 1) == "e0"
+    assert d.sent("old", 1) is None
 
 
 def test_when_nothing_runs_the_latest_program_is_unpinned(desk: Any) -> None:

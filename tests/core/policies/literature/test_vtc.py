@@ -30,12 +30,15 @@ def test_a_weight_divides_what_is_charged(desk: Any) -> None:
 def test_a_tenant_that_comes_back_is_lifted_to_the_least_of_those_that_wait(desk: Any) -> None:
     d = desk("vtc")
     counters = d.scheduler.policy.counters
-    for tenant in ("u", "v", "w"):
-        d.arrive(f"{tenant}0", tokens={"u": 2000, "v": 3000, "w": 4000}[tenant], tenant=tenant)
-        d.arrive(f"{tenant}1", tokens=9000, tenant=tenant)
-    waiting = [counters[t] for t in ("u", "v", "w") if d.sent(f"{t}1") is None]
+    for tenant in "uvw":
+        d.arrive(f"{tenant}0", tokens=9000, tenant=tenant)
+    assert d.sent("u0")
+    counters.update(v=4000.0, w=7000.0)
     d.arrive("late", tokens=9000, tenant="late")
-    assert counters["late"] == min(waiting) > 0
+    assert counters["late"] == 4000.0
+    counters["early"] = 6000.0
+    d.arrive("early", tokens=9000, tenant="early")
+    assert counters["early"] == 6000.0, "a lift, never a cut"
 
 
 def test_with_nobody_waiting_it_is_lifted_to_the_last_who_waited(desk: Any) -> None:
