@@ -20,7 +20,7 @@ from agentserve.config import Settings
 from agentserve.errors import StoreError
 from agentserve.store import migrations
 from agentserve.store.database import Database
-from agentserve.store.journal import WriteBehind
+from agentserve.store.journal import STOP_TIMEOUT_S, WriteBehind
 from agentserve.store.keys import StoredKeys
 from agentserve.store.recovery import Recovered, recover
 from agentserve.store.snapshots import Snapshots
@@ -99,10 +99,10 @@ class Store:
             "store_lost_rows": lambda: {key: float(n) for key, n in list(journal.lost.items())},
         }
 
-    async def close(self) -> None:
-        """Write what is left and disconnect."""
+    async def close(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Write what is left, for at most so long, and disconnect."""
         if self._snapshots is not None:
             await self._snapshots.stop()
         await self.keys.stop()
-        await self.journal.stop()
+        await self.journal.stop(timeout_s)
         await self.database.close()

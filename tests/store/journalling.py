@@ -1,0 +1,33 @@
+"""A process that journals a thousand steps a second until it is killed; it prints what it has said so far."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from agentserve.config import StoreSettings
+from agentserve.core import events as ev
+from agentserve.store.journal import WriteBehind
+from tests.store.conftest import AT, step_row
+
+
+async def main(url: str) -> None:
+    journal = WriteBehind(StoreSettings(url=url, retention_days=1e5))
+    journal.start()
+    while not journal.up:
+        await asyncio.sleep(0.01)
+    print("ready", flush=True)
+    began = time.monotonic()
+    number = 0
+    while True:
+        while number < (time.monotonic() - began) * 1000:
+            journal.event(ev.StepStarted(step=str(number)), AT + number, [])
+            journal.step(step_row(str(number), "acme/p", AT + number))
+            journal.fact("chain", {"program": "acme/p", "body": str(number).encode(), "at": AT})
+            number += 1
+        print(number, flush=True)
+        await asyncio.sleep(0.02)
+
+
+asyncio.run(main(sys.argv[1]))
