@@ -123,4 +123,5 @@ TOOL_SECONDS = Grid(low=1e-3, high=3600.0, bins=48, beyond=86_400.0)
 HUMAN_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
 # Tokens, and steps: counts from one upwards.
 TOKENS = Grid(low=1.0, high=200_000.0, bins=48, beyond=2_000_000.0)
-STEPS = Grid(low=0.7, high=10_000.0, bins=48, beyond=20_000.0)
+# From 0.2, so that nothing left is well apart from one step left.
+STEPS = Grid(low=0.2, high=10_000.0, bins=48, beyond=20_000.0)

@@ -23,7 +23,7 @@ _PURPOSES = (
     ("search", re.compile(r"grep|glob|search|find|list|^ls$|query", re.IGNORECASE)),
     ("web", re.compile(r"web|fetch|browser|http|url|navigate|click", re.IGNORECASE)),
     ("run", re.compile(r"bash|shell|exec|terminal|run|command|python|test", re.IGNORECASE)),
-    ("read", re.compile(r"read|view|open|cat|get|show|load", re.IGNORECASE)),
+    ("read", re.compile(r"read|view|open|(?:^|_)(?:cat|get)(?:$|_)|show|load", re.IGNORECASE)),
 )
 _OTHER = len(_PURPOSES)
 

@@ -185,7 +185,7 @@ class RemainingForecaster:
         _, steps, of_tokens, of_seconds = made
         progress = opened.progress
         done = float(progress.steps - MILESTONES[milestone])
-        at_least = done + 0.7 if continues else done
+        at_least = done + 0.5 if continues else done
         return Remaining(
             steps=Left(forecast=_beyond(steps, at_least), spent=done),
             tokens=_left(of_tokens, float(progress.output_tokens - tokens)),

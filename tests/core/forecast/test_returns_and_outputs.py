@@ -1,0 +1,126 @@
+import pytest
+
+from agentserve.core.forecast import OutputForecaster, ReturnForecaster, ToolCall
+from agentserve.core.forecast.grid import TOKENS
+from agentserve.core.forecast.ladder import Ladder, Rung
+from agentserve.core.forecast.masses import Table
+
+FAST, SLOW = ToolCall(name="Read"), ToolCall(name="Shell", argument_class="make")
+
+
+def test_a_gap_is_forecast_from_gaps_tool_time_and_client_together() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(30):
+        forecaster.observe(tenant="t", program="p", calls=[FAST], seconds=0.8)
+        forecaster.observe(tenant="t", program="p", calls=[FAST, SLOW], seconds=30.0)
+    assert forecaster.predict(tenant="t", program="p", calls=[FAST]).quantile(0.5) == pytest.approx(
+        0.8, rel=0.3
+    )
+    both = forecaster.predict(tenant="t", program="p", calls=[FAST, SLOW])
+    assert both.quantile(0.5) == pytest.approx(30.0, rel=0.4)
+
+
+def test_after_a_turn_a_person_is_next() -> None:
+    forecaster = ReturnForecaster()
+    for i in range(60):
+        forecaster.observe(tenant="t", program=f"p{i}", seconds=120.0)
+        forecaster.observe(tenant="t", program=f"p{i}", calls=[FAST], seconds=0.1)
+    turn = forecaster.predict(tenant="t", program="q")
+    assert turn.quantile(0.5) == pytest.approx(120.0, rel=0.4)
+    assert turn.best_ttl(5.0) == 0.0
+    assert forecaster.predict(tenant="t", program="q", calls=[FAST]).best_ttl(5.0) > 0.0
+
+
+def test_programs_that_were_given_up_show_as_never_returning() -> None:
+    forecaster = ReturnForecaster()
+    for i in range(80):
+        given_up = i % 4 == 0
+        forecaster.observe(
+            tenant="t", program=None, seconds=700_000.0 if given_up else 60.0, censored=given_up
+        )
+    assert 0.1 < forecaster.predict(tenant="t", program=None).never_returns < 0.4
+
+
+def test_once_a_tool_was_announced_to_have_ended_only_the_client_is_left() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(30):
+        forecaster.observe_after_tool(tenant="t", workflow="w", seconds=0.05)
+    assert forecaster.predict_after_tool(tenant="t", workflow="w").quantile(0.9) < 0.3
+
+
+def test_returns_are_restored_as_they_were_stored_and_merge() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(30):
+        forecaster.observe(tenant="t", program="p", calls=[SLOW], seconds=30.0)
+        forecaster.observe(tenant="t", program="p", seconds=90.0)
+    again = ReturnForecaster.from_bytes(forecaster.to_bytes())
+    merged = ReturnForecaster()
+    merged.merge(forecaster)
+    for copy in (again, merged):
+        assert copy.predict(tenant="t", program="p", calls=[SLOW]).quantile(0.5) == pytest.approx(
+            30.0, rel=0.3
+        )
+        assert copy.predict(tenant="t", program="p").quantile(0.5) == pytest.approx(90.0, rel=0.3)
+    again.forget_program("p", tenant="t")
+    with pytest.raises(ValueError):
+        ReturnForecaster.from_bytes(b"x")
+
+
+def test_roles_write_differently_and_no_forecast_passes_the_limit() -> None:
+    forecaster = OutputForecaster()
+    for _ in range(60):
+        forecaster.observe(tenant="t", role=1, tokens=40)
+        forecaster.observe(tenant="t", role=2, tokens=3_000)
+    assert forecaster.predict(tenant="t", role=1).quantile(0.5) == pytest.approx(40, rel=0.3)
+    assert forecaster.predict(tenant="t", role=2).quantile(0.5) == pytest.approx(3_000, rel=0.3)
+    limited = forecaster.predict(tenant="t", role=2, tokens_max=256)
+    assert limited.quantile(0.99) <= 256 * 1.3
+
+
+def test_a_step_that_writes_on_is_forecast_from_what_it_wrote() -> None:
+    forecaster = OutputForecaster()
+    for tokens in (100, 100, 100, 2_000) * 20:
+        forecaster.observe(tenant="t", tokens=tokens)
+    assert forecaster.predict(tenant="t").quantile(0.5) < 200
+    assert forecaster.predict(tenant="t", written=400).quantile(0.5) > 1_000
+
+
+def test_a_reply_cut_by_its_limit_counts_as_longer() -> None:
+    cut, whole = OutputForecaster(), OutputForecaster()
+    for i in range(60):
+        for forecaster in (cut, whole):
+            forecaster.observe(tenant="t", tokens=2_000 if i % 3 == 0 else 100)
+            if i % 3:
+                forecaster.observe(tenant="t", tokens=150, truncated=forecaster is cut)
+    assert cut.predict(tenant="t").survival(1_000) > whole.predict(tenant="t").survival(1_000) + 0.1
+
+
+def test_outputs_are_restored_as_they_were_stored() -> None:
+    forecaster = OutputForecaster()
+    forecaster.observe(tenant="t", tokens=500, program="p")
+    again = OutputForecaster.from_bytes(forecaster.to_bytes())
+    assert list(again.predict(tenant="t").masses) == list(forecaster.predict(tenant="t").masses)
+    with pytest.raises(ValueError):
+        OutputForecaster.from_bytes(b"\x01")
+
+
+def test_a_rung_with_few_observations_says_what_the_one_above_says() -> None:
+    ladder = Ladder(TOKENS, [Rung(half_life=100, strength=1), Rung(half_life=50, strength=50)], keys_max=100)
+    for _ in range(100):
+        ladder.learn((0, 1), 10.0)
+    ladder.learn((0, 2), 5_000.0)
+    assert ladder.forecast((0, 2)).quantile(0.5) == pytest.approx(10.0, rel=0.3)
+
+
+def test_a_table_forgets_what_was_not_used_for_longest() -> None:
+    table = Table(TOKENS, keys_max=10)
+    for key in range(100):
+        table.at(key)
+        table.at(0)
+    assert len(table) <= 10
+    assert table.get(0) is not None
+    assert table.get(99) is not None
+    assert table.get(50) is None
+    assert table.forgotten >= 89
+    with pytest.raises(ValueError, match="bytes"):
+        table.load({1: b"abc"})
