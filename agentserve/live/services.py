@@ -6,16 +6,19 @@ Rule: small handlers over the gateway's own objects; errors take the shape of th
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
+import agentserve
 from agentserve.errors import AgentServeError, BadRequest, NotFound
-from agentserve.live import shapes
+from agentserve.live import openapi, shapes
 from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, Principal, authorise
 from agentserve.live.programs import Programs, mapping
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from agentserve.live.app import Gateway
 
 COUNT_S = 5.0
+CONSOLE = Path(agentserve.__file__).parent / "console" / "static"  # the console's page, where it is installed
 
 
 class Services:
@@ -35,21 +39,34 @@ class Services:
 
     def application(self) -> Starlette:
         """The Starlette application of all of them."""
+        routes: list[BaseRoute] = [
+            Route("/healthz", self.health),
+            Route("/readyz", self.ready),
+            Route("/drain", self.drain, methods=["POST"]),
+            Route("/metrics", self.metrics),
+            Route("/v1/models", self.models),
+            Route("/p/{program}/v1/models", self.models),
+            Route("/v1/models/{model:path}", self.model),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+            Route("/p/{program}/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+            *Programs(self._gateway, self).routes(),
+            *self._gateway.responses.routes(self),
+            *Admin(self._gateway, self).routes(),
+        ]
+        api = openapi.document(routes)
+        text = openapi.page(api)
+
+        async def document(request: Request) -> Response:
+            return json_response(api)
+
+        async def docs(request: Request) -> Response:
+            return HTMLResponse(text)
+
+        routes += [Route("/openapi.json", document), Route("/docs", docs)]
+        if CONSOLE.is_dir():
+            routes.append(Mount("/console", StaticFiles(directory=CONSOLE, html=True)))
         return Starlette(
-            routes=[
-                Route("/healthz", self.health),
-                Route("/readyz", self.ready),
-                Route("/drain", self.drain, methods=["POST"]),
-                Route("/metrics", self.metrics),
-                Route("/v1/models", self.models),
-                Route("/p/{program}/v1/models", self.models),
-                Route("/v1/models/{model:path}", self.model),
-                Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
-                Route("/p/{program}/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
-                *Programs(self._gateway, self).routes(),
-                *self._gateway.responses.routes(self),
-                *Admin(self._gateway, self).routes(),
-            ],
+            routes=routes,
             exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},
         )
 
