@@ -20,7 +20,6 @@ graph is the one that shows: parents, sub-agents and forecasts of steps.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
@@ -65,8 +64,8 @@ class KvFlow(Queueing):
             return 1.0 + max(self.board.foresight.steps_left(c) for c in children.values())
         return FAR_STEPS if program.turn_done else 1.0
 
-    def victim(self, idle: Sequence[Program], now: float) -> Program:
-        return max(idle, key=lambda p: (self.steps_to_execution(p), now - (p.gap_started_at or now), p.id))
+    def dispensable(self, program: Program, now: float) -> tuple[float, ...]:
+        return (self.steps_to_execution(program), now - (program.gap_started_at or now))
 
     def keep_s(self, program: Program, engine: Engine, now: float) -> float:
         if self.params.refresh_s and self._refresh_at is None:
@@ -94,11 +93,8 @@ class KvFlow(Queueing):
     def _unblock(self, step: Step, bays: list[Bay], now: float) -> Bay | None:
         """Idle KV never holds a step back: the furthest from execution goes."""
         for bay in bays:
-            others = [p for p in bay.kept.values() if p is not step.program]
-            while others and bay.engine.seqs_free() > 0 and not self.fits(step, bay):
-                unlucky = self.victim(others, now)
-                others.remove(unlucky)
-                self.revoke(unlucky, "furthest", now)
+            if bay.engine.seqs_free() > 0:
+                self.make_room(step, bay, now, "furthest")
             if self.fits(step, bay):
                 return bay
         return super()._unblock(step, bays, now)

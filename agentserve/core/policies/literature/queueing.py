@@ -16,7 +16,7 @@ It must not know any one policy's constants.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -104,9 +104,9 @@ class Queueing(Policy):
         """A reservation has run out: seconds to go on with it; 0: let go."""
         return 0.0
 
-    def victim(self, idle: Sequence[Program], now: float) -> Program:
-        """Whose reservation is revoked when nothing else can move."""
-        return max(idle, key=lambda p: (p.created_at, p.id))
+    def dispensable(self, program: Program, now: float) -> tuple[float, ...]:
+        """How readily its reservation is revoked when it must be: the largest goes first, ties by id."""
+        return (program.created_at,)
 
     def new_line(self) -> Line:
         """What steps stand in."""
@@ -276,6 +276,13 @@ class Queueing(Policy):
             if step.id in self._line_of:
                 self.rekey(step, now)
 
+    def make_room(self, step: Step, bay: Bay, now: float, reason: str) -> None:
+        """Revoke others' reservations until the step fits, or none is left."""
+        others = (p for p in bay.kept.values() if p is not step.program)
+        order = sorted(others, key=lambda p: (self.dispensable(p, now), p.id))
+        while order and not self.fits(step, bay):
+            self.revoke(order.pop(), reason, now)
+
     def fits(self, step: Step, bay: Bay) -> bool:
         """Whether the engine has room for the step beside what runs and what is reserved."""
         if bay.engine.seqs_free() <= 0:
@@ -364,11 +371,7 @@ class Queueing(Policy):
         if not idle:
             return None
         bay = min(idle, key=lambda b: (b.load / b.engine.speed, b.engine.id))
-        others = [p for p in bay.kept.values() if p is not step.program]
-        while others and not self.fits(step, bay):
-            unlucky = self.victim(others, now)
-            others.remove(unlucky)
-            self.revoke(unlucky, "blocked", now)
+        self.make_room(step, bay, now, "blocked")
         return bay
 
     def _go(self, step: Step, bay: Bay, now: float) -> None:

@@ -21,7 +21,6 @@ a known successor is left out. A program without a deadline has 1.5 times its ex
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -117,8 +116,8 @@ class Saga(Queueing):
         pressure = min(max((self.used(engine) - self.params.used_from) / self.params.used_span, 0.0), 1.0)
         return min(known.p95_s() * (1.0 - 0.5 * pressure), self.params.ttl_max_s)
 
-    def victim(self, idle: Sequence[Program], now: float) -> Program:
-        return max(idle, key=lambda p: (self.eviction_value(p, now), p.id))
+    def dispensable(self, program: Program, now: float) -> tuple[float, ...]:
+        return (self.eviction_value(program, now),)
 
     def eviction_value(self, program: Program, now: float) -> float:
         """WA-LRU's score of an idle program."""
