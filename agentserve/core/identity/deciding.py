@@ -17,6 +17,9 @@ from agentserve.core.identity.naming import Named
 
 JOIN_S = 30.0  # another role with the same opening is the same program within this time
 JOIN_CHARS_MIN = 32  # a shorter opening ("hi") is shared by strangers
+JOIN_ROLES_MAX = 6  # more roles with one opening are programs that are told their task in the system text
+JOIN_SYSTEM_CHARS_MAX = 4_096  # and so is a role with a longer text
+EDITED_STEPS_MIN = 3  # a program of fewer steps has no context to cut down
 
 Sure = tuple[str, float]  # source and confidence
 BY_REPLY: Sure = ("content:reply", 0.95)
@@ -118,7 +121,7 @@ def _along(case: Case, found: Found, named: Named, sure: Sure) -> Verdict:
         return Verdict(relation="fork", sure=sure, program=program)
     if found.how in ("reply", "request"):
         return Verdict(relation="continues", sure=sure, program=program, tip=tip)
-    if _cut_down(program, named):
+    if _cut_down(program, named) or _thinned(case, found):
         return Verdict(relation="compaction", sure=sure, program=program)
     return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
 
@@ -167,6 +170,20 @@ def _rewritten(case: Case, program: Program, sure: Sure) -> Verdict | None:
     return Verdict(relation="compaction" if shorter else "continues", sure=sure, program=program, tip=main)
 
 
+def _thinned(case: Case, found: Found) -> bool:
+    """Only the opening is left of what went before: the rest was summed up. Going back to an earlier message would
+    have kept the reply before it."""
+    program, main = found.program, found.program.main
+    return (
+        main is not None
+        and main.state != "flying"
+        and program.steps >= EDITED_STEPS_MIN
+        and found.at < len(case.seeking.items) < main.depth
+        and not program.marks.get(case.seeking.hash_at(found.at), True)
+        and case.evidence.system == program.main_system
+    )
+
+
 def _cut_down(program: Program, named: Named) -> bool:
     """Does the client itself say that the old context is gone?"""
     return named.compacted or (named.window is not None and named.window > program.window)
@@ -199,6 +216,8 @@ def _from_prefix(case: Case, found: Found) -> Verdict | None:
         return Verdict(relation="continues", sure=sure, program=program, tip=tip)
     sure = BY_REPLY if program.marks.get(seeking.hash_at(found.at)) else BY_REQUEST
     if found.how == "moved" and found.at < len(seeking.items):
+        if _thinned(case, found) and _quotes(case, program):
+            return Verdict(relation="compaction", sure=BY_QUOTE, program=program)
         return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
     if case.retries(tip):
         return Verdict(relation="retry", sure=sure, program=program, tip=tip)
@@ -217,11 +236,21 @@ def _same_opening(case: Case, program: Program) -> Verdict | None:
         or case.now - program.started_at > JOIN_S
         or evidence.person != program.person
         or sum(item.size for item in case.seeking.items) < JOIN_CHARS_MIN
+        or len(program.roles) >= JOIN_ROLES_MAX
+        or evidence.system_size > JOIN_SYSTEM_CHARS_MAX
     ):
         return None
-    if program.main_tools and not evidence.tools_offered:
-        return Verdict(relation="auxiliary", sure=BY_OPENER, program=program)
+    if program.main_tools:
+        # With tools it is a program of its own; without, it is a title or the like.
+        aside = Verdict(relation="auxiliary", sure=BY_OPENER, program=program)
+        return None if evidence.tools_offered else aside
     return Verdict(relation="fork" if program.busy else "continues", sure=BY_OPENER, program=program)
+
+
+def _quotes(case: Case, program: Program) -> bool:
+    """Does the call hold what the program's model said?"""
+    _, told = opened_by(case.home, case.seeking, case.evidence, program.root)
+    return told is not None and told.program is program
 
 
 def _told(case: Case, program: Program) -> Verdict:

@@ -83,6 +83,7 @@ class CallEvidence:
     items: Sequence[Item] = ()
     role: int = 0  # fingerprint of the masked system text and the tools' names
     system: int = 0  # the same without the tools
+    system_size: int = 0  # characters of the system text
     tools_offered: int = 0
     person: int = 0  # digest of `user` or `safety_identifier`: who asks, never which program
     conversational: bool = True  # False for embeddings

@@ -10,6 +10,7 @@ tenant's program. Reading the call must not fail for lack of evidence: then the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from agentserve.core.identity import record
 from agentserve.core.identity.deciding import Case, Verdict, decide
@@ -24,6 +25,7 @@ from agentserve.errors import InvariantBroken
 
 PROGRAMS_MAX = 200_000
 IDLE_S = 1800.0
+EXPIRED_AT_ONCE_MAX = 1_000  # of one tenant; the rest is next time's
 LOST_CALL_S = 7200.0  # a call whose end nobody reported keeps its program alive no longer than this
 
 
@@ -291,15 +293,12 @@ class Resolver:
         """Forget programs unheard of for too long, and say which."""
         gone = []
         for home in list(self._tenants.values()):
-            while home.programs:
-                program = next(iter(home.programs.values()))
+            for program in list(islice(home.programs.values(), EXPIRED_AT_ONCE_MAX)):
                 idle_s = now - program.last_at
                 if idle_s <= self._idle_s:
                     break
                 if program.flying and idle_s <= LOST_CALL_S:
                     home.programs.move_to_end(program.name)
-                    if all(p.flying for p in home.programs.values()):
-                        break
                     continue
                 gone.append(scoped(home.id, program.name))
                 self._forget(program)

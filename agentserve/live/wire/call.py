@@ -155,6 +155,7 @@ class CallReader:
                 items=items,
                 role=_role_of(system_role, tuple(sorted(n for n in tools if not n.startswith("mcp__")))),
                 system=system_role,
+                system_size=len(system),
                 tools_offered=len(offered),
                 person=person_of(body),
                 conversational=protocol != "embeddings",

@@ -93,8 +93,12 @@ def named_in(body: Mapping[str, Any]) -> dict[str, str]:
 
 def person_of(body: Mapping[str, Any]) -> int:
     """A digest of the person for whom the call is made; 0 when the body does not say."""
-    for key in _PEOPLE:
-        if isinstance(value := body.get(key), str) and value:
+    metadata = body.get("metadata")
+    by_metadata = metadata.get("user_id") if isinstance(metadata, Mapping) else None
+    if isinstance(by_metadata, str) and (by_metadata.startswith("{") or _OLD_CLAUDE_USER.match(by_metadata)):
+        by_metadata = None  # it holds a session
+    for value in (*(body.get(key) for key in _PEOPLE), by_metadata):
+        if isinstance(value, str) and value:
             return digest_of(b"person", value.encode("utf-8", "surrogatepass"))
     return 0
 

@@ -261,6 +261,17 @@ def test_a_fan_out_from_the_start_is_one_program_even_beside_its_twin(wire: Wire
     assert one[0].program_id != two[0].program_id
 
 
+def test_programs_that_are_told_their_task_in_the_system_text_stay_apart(wire: Wire) -> None:
+    begin_with = {"role": "user", "content": "Please begin to work on the task that was described above."}
+    agents = [
+        wire.send(chat(begin_with, system=f"Your task: write about {animal}s.")) for animal in ("ox", "emu")
+    ]
+    texts = [
+        wire.send(chat(begin_with, system=f"{name} " * 2_000, tools=False)) for name in ("alpha", "beta")
+    ]
+    assert len({r.program_id for r in agents + texts}) == 4
+
+
 def test_a_pipeline_whose_stages_only_quote_each_other_is_one_program(wire: Wire) -> None:
     outline = (
         "First the harbour and its cranes, then the old warehouses, then the tunnel, and at last the fish."
@@ -421,6 +432,23 @@ def test_compaction_keeps_the_program_and_opens_a_new_window(wire: Wire) -> None
                 result("call_3"))  # fmt: skip
     on = wire.send(body)
     assert (on.program_id, on.relation, on.window) == (first.program_id, "continues", 1)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-session-id": "s-1"}], ids=["by content", "by name"])
+def test_a_context_of_which_only_the_opening_is_kept_was_compacted(
+    wire: Wire, headers: dict[str, str]
+) -> None:
+    history = [ASK]
+    for step in range(4):
+        resolved = wire.send(chat(*history), headers=headers)
+        [echo], _ = wire.answer(
+            resolved, "chat", f"These are the rivers and bridges of city number {step}, as far as known."
+        )
+        history += [echo, {"role": "user", "content": f"And the next one, {step}?"}]
+    summary = f"Summary of what was said:\n{history[-2]['content']}"
+    cut = [ASK, {"role": "user", "content": summary}, {"role": "user", "content": "And the last one?"}]
+    after = wire.send(chat(*cut), headers=headers)
+    assert (after.program_id, after.relation, after.window) == (resolved.program_id, "compaction", 1)
 
 
 def test_a_history_that_was_pruned_is_found_by_the_results_it_brings(wire: Wire) -> None:
