@@ -55,12 +55,12 @@ class Ledger:
         """About how long the prompt is, by what this model's prompts turned out to be."""
         if call.prompt_tokens_exact:
             return call.prompt_tokens_exact
-        return max(1, round(call.prompt_chars / self._scale(call.model)))
+        leading = sum([segment_tokens(part.chars) for part in call.prefix])
+        return max(leading, round(call.prompt_chars / self._scale(call.model)), 1)
 
     def segments(self, call: Call) -> tuple[ev.Segment, ...]:
         """The prompt's leading pieces, in tokens."""
-        scale = self._scale(call.model)
-        return tuple([ev.Segment(part.hash, max(1, round(part.chars / scale))) for part in call.prefix])
+        return tuple([ev.Segment(part.hash, segment_tokens(part.chars)) for part in call.prefix])
 
     def _scale(self, model: str) -> float:
         return self._chars_per_token.get(model, CHARS_PER_TOKEN)
@@ -193,6 +193,11 @@ class Ledger:
             ended.popitem(last=False)
         self._telemetry.step_done(record)
         self._journal.step(row_of(record))
+
+
+def segment_tokens(chars: int) -> int:
+    """The tokens of a shared piece. Always by the same scale: one hash must not mean two lengths to the scheduler."""
+    return max(1, round(chars / CHARS_PER_TOKEN))
 
 
 def row_of(record: StepRecord) -> Mapping[str, Any]:
