@@ -79,9 +79,9 @@ class Resolver:
 
     def _carry_out(self, case: Case, verdict: Verdict) -> Resolved:
         home, evidence, named, relation = case.home, case.evidence, case.named, verdict.relation
-        program = verdict.program or self._begin_as(case, verdict)
         if verdict.claims is not None:
             home.untrace(verdict.claims)  # a sibling that was asked the same takes the next call
+        program = verdict.program or self._begin_as(case, verdict)
         counts = relation not in ("auxiliary", "retry")
         returns, human = self._turn(case, program) if counts else ((), False)
         tip = self._take_off(case, program, verdict)

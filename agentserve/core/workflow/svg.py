@@ -18,6 +18,7 @@ CHAR_W, NODE_H, DETAIL_H, PAD_X = 7.2, 34.0, 15.0, 14.0
 GAP_X, GAP_Y, MARGIN = 36.0, 64.0, 24.0
 LABEL_CHARS_MAX = 48
 ARC_STEP = 18.0
+ARC_LABEL_W = 110.0
 ORDER_SWEEPS = 6
 
 _FILLS: Mapping[Kind, str] = {
@@ -43,15 +44,16 @@ def render_svg(graph: WorkflowGraph | LearnedGraph) -> str:
     rows = _ordered(picture, boxes, back)
     width, height = _place(rows)
     arcs = [edge for edge in picture.edges if (edge.source, edge.target) in back]
-    width += ARC_STEP * (len(arcs) + 1) + 90 if arcs else 0
+    width += GAP_X + ARC_STEP * len(arcs) + ARC_LABEL_W if arcs else 0
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" font-family="sans-serif" font-size="12">',
         "<title>Step graph</title>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse" markerWidth="9" '
+        'markerHeight="9" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="currentColor"/></marker></defs>',
     ]
-    right = max((box.x + box.w for box in boxes.values()), default=0.0) + GAP_X / 2
+    right = max((box.x + box.w for box in boxes.values()), default=0.0) + GAP_X
     for at, edge in enumerate(arcs):
         parts.append(_arc(edge, boxes, right + ARC_STEP * at))
     parts += [_line(edge, boxes) for edge in picture.edges if (edge.source, edge.target) not in back]
@@ -126,6 +128,9 @@ def _ordered(picture: Picture, boxes: Mapping[str, _Box], back: set[tuple[str, s
             }
             row.sort(key=lambda box: (means[box.node.id], place[box.node.id]))
             place.update({box.node.id: float(at) for at, box in enumerate(row)})
+    turning = {source for source, _ in back}
+    for row in rows:  # an edge that goes back leaves to the right, where nothing should be in its way
+        row.sort(key=lambda box: box.node.id in turning)
     return rows
 
 
@@ -143,13 +148,13 @@ def _place(rows: list[list[_Box]]) -> tuple[float, float]:
     return widest + 2 * MARGIN, max(y - GAP_Y, MARGIN) + MARGIN
 
 
-def _label(edge: EdgeView, x: float, y: float) -> str:
+def _label(edge: EdgeView, x: float, y: float, anchor: str = "middle") -> str:
     weight = f"{edge.weight:.2f}" if edge.weight is not None else ""
     text = " ".join(filter(None, (weight, _short(edge.label))))
     if not text:
         return ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-size="11" fill="currentColor" '
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" fill="currentColor" '
         f'paint-order="stroke" stroke="var(--surface, #fff)" stroke-width="3">{escape(text)}</text>'
     )
 
@@ -178,7 +183,7 @@ def _arc(edge: EdgeView, boxes: Mapping[str, _Box], x: float) -> str:
     y1, y2 = a.y + a.h * 0.6, b.y + b.h * (0.4 if a is not b else 0.2)
     path = f"M{a.x + a.w:.1f} {y1:.1f}C{x:.1f} {y1:.1f} {x:.1f} {y2:.1f} {b.x + b.w:.1f} {y2:.1f}"
     peak = 0.25 * (a.x + a.w + b.x + b.w) / 2 + 0.75 * x
-    return f'<path d="{path}" {_stroke(edge)}/>{_label(edge, peak + 16, (y1 + y2) / 2 + 4)}'
+    return f'<path d="{path}" {_stroke(edge)}/>{_label(edge, peak + 8, (y1 + y2) / 2 + 4, "start")}'
 
 
 def _drawn(box: _Box) -> str:
