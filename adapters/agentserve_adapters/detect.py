@@ -8,6 +8,7 @@ answers is an `EngineUnreachable`; one where something answers that nobody knows
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -18,6 +19,8 @@ import httpx
 from agentserve.errors import EngineBroke
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.wire import EngineWire
+
+log = logging.getLogger("agentserve.engines")
 
 GROUP = "agentserve.adapters"
 
@@ -32,10 +35,13 @@ class Detection:
 
 
 def installed() -> dict[str, Any]:
-    """Every adapter class that is installed, by kind."""
+    """Every adapter class that is installed, by kind. One that cannot be imported is no reason to fail."""
     found: dict[str, Any] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-        found.setdefault(point.name, point.load())
+        try:
+            found.setdefault(point.name, point.load())
+        except (ImportError, AttributeError) as exc:
+            log.warning("the adapter %s (%s) cannot be imported: %s", point.name, point.value, exc)
     return found
 
 

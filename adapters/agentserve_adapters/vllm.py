@@ -17,6 +17,7 @@ from agentserve_adapters.actions import Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.kv_stream import KvSource, reachable
+from agentserve_adapters.readings import at, summed, version_tuple, whole
 from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, gather_softly
 
 WORST_PRIORITY = 2**31 - 1  # smaller goes sooner in vLLM, as in our hints
@@ -72,11 +73,14 @@ class VLLMAdapter(ServedEngine):
         )
         version = str(version_answer.get("version", ""))
         self._version = version_tuple(version)
-        cache = _first(page.labels("vllm:cache_config_info"))
-        kv_tokens = self.options.kv_tokens or kv_capacity(cache)
-        self.seen(marks={"version": version or None, "kv_tokens": kv_capacity(cache)})
+        ranks = page.labels("vllm:cache_config_info")
+        cache = ranks[0] if ranks else {}
+        kv_tokens = self.options.kv_tokens or kv_capacity(ranks)
+        self.seen(marks={"version": version or None, "kv_tokens": kv_capacity(ranks)})
         self._priority = self._schedules_by_priority(config)
-        self._offloads = any(name.startswith("vllm:kv_offload") for name in page.names())
+        self._offloads = cache.get("kv_offloading_size", "None") != "None" or any(
+            name.startswith("vllm:kv_offload") for name in page.names()
+        )
         cached = await self._reports_cached(config, models)
         return Capabilities(
             kind=self.kind,
@@ -84,8 +88,8 @@ class VLLMAdapter(ServedEngine):
             models=self.names(models),
             protocols=protocols,
             kv_tokens=kv_tokens,
-            block_tokens=_whole(cache.get("block_size")),
-            seqs_max=_whole(_at(config, "scheduler_config", "max_num_seqs")),
+            block_tokens=whole(cache.get("block_size")),
+            seqs_max=whole(at(config, "scheduler_config", "max_num_seqs")),
             context_tokens_max=context_of(models),
             priority=self._priority,
             pin="reserved",
@@ -142,7 +146,7 @@ class VLLMAdapter(ServedEngine):
 
         Under its default policy vLLM takes a priority and ignores it, and its older versions fail on one.
         """
-        policy = _at(config, "scheduler_config", "policy")
+        policy = at(config, "scheduler_config", "policy")
         if policy is not None:
             return str(policy) == "priority"
         return self.options.extra.get("priority") is True
@@ -183,12 +187,14 @@ class VLLMAdapter(ServedEngine):
 
     async def load(self) -> EngineLoad:
         page = await self._page()
-        cache = _first(page.labels("vllm:cache_config_info"))
         queries = page.count("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total")
         hits = page.count("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
         preemptions = page.count("vllm:num_preemptions_total")
         boot = self.seen(
-            marks={"started": page.total("process_start_time_seconds"), "kv_tokens": kv_capacity(cache)},
+            marks={
+                "started": page.total("process_start_time_seconds"),
+                "kv_tokens": kv_capacity(page.labels("vllm:cache_config_info")),
+            },
             counters={
                 "queries": queries,
                 "prompts": page.total("vllm:prompt_tokens_total"),
@@ -272,7 +278,7 @@ class VLLMAdapter(ServedEngine):
         if not self._aborts_by_name:
             return Receipt(outcome=Outcome.ACCEPTED, detail=CLOSED)
         answer = await self.wire.post("/inference/v1/abort_requests", {"request_ids": [request_id]})
-        if answer.status in (404, 405):
+        if answer.status in (403, 404, 405):  # 403: the server was started without --enable-scale-out
             self._aborts_by_name = False
             return Receipt(outcome=Outcome.ACCEPTED, detail=CLOSED)
         if not answer.ok:
@@ -314,13 +320,19 @@ TOKENIZE_FIELDS = (
 )
 
 
-def kv_capacity(cache: Any) -> int | None:
-    """Tokens of KV. The engine's own sum is right for hybrid models too; blocks times size is not."""
-    own = _whole(cache.get("kv_cache_size_tokens"))
-    if own:
-        return own
-    size, blocks = _whole(cache.get("block_size")), _whole(cache.get("num_gpu_blocks"))
-    return size * blocks if size and blocks else None
+def kv_capacity(ranks: list[Any]) -> int | None:
+    """Tokens of KV over all ranks, from `vllm:cache_config_info`.
+
+    The engine's own sum is right for hybrid models too; blocks times size is not. One block of each
+    rank's pool is a placeholder that never holds anything.
+    """
+    sizes = []
+    for cache in ranks:
+        size, blocks = whole(cache.get("block_size")), whole(cache.get("num_gpu_blocks"))
+        own = whole(cache.get("kv_cache_size_tokens"))
+        total = own or (size * blocks if size and blocks else None)
+        sizes.append(total - (size or 0) if total else None)
+    return summed(sizes)
 
 
 def plain_salt(salt: str) -> str:
@@ -328,28 +340,3 @@ def plain_salt(salt: str) -> str:
     if len(salt) <= SALT_CHARS_MAX and not SALT_FORBIDDEN.search(salt):
         return salt
     return hashlib.sha256(salt.encode()).hexdigest()
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version; empty where there are none."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
-    return tuple(int(n) for n in found.group(1).split(".")) if found else ()
-
-
-def _first(labels: list[Any]) -> Any:
-    return labels[0] if labels else {}
-
-
-def _whole(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _at(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        if not isinstance(tree, dict):
-            return None
-        tree = tree.get(key)
-    return tree
