@@ -1,7 +1,6 @@
 """Finished programs, kept as they looked at certain steps, and how alike a running one is to each of them.
 
-One rule: a bounded number of samples per step, the oldest dropped first; and no query looks at more than three
-steps' worth of them. It does not know what the features mean: which of them matter is measured on the samples.
+One rule: a bounded number of samples per step, the oldest dropped first, and a bounded number looked at by a query. It does not know what the features mean: which of them matter is measured on the samples.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ MILESTONES = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 453
 SAMPLES_PER_MILESTONE = 192
 
 _CLASSES = 5  # parts into which a feature is cut to see whether the outcome differs between them
-_FAR = 3.0  # standard deviations: beyond that, stranger is not more different
+_ENOUGH = 160  # samples at which a milestone needs none of its neighbours'
+_NEAR_MAX = 288  # samples that one query looks at
+_RELEVANT = (
+    0.02  # a feature with less than this share of all relevance is left out of the distance by relevance
+)
 _REFIT = 4  # features measured anew for each finished program, once there are many
 _REFIT_ALL_BELOW = 48  # programs
 _STEP_WEIGHT = 0.125
@@ -81,37 +84,36 @@ class Neighbours:
         return max(map(len, self._milestones))
 
     def near(self, milestone: int) -> list[Sample]:
-        """The samples of a milestone and of those beside it."""
-        beside = self._milestones[max(0, milestone - 1) : milestone + 2]
-        return [sample for kept in beside for sample in kept]
+        """The samples of a milestone; filled up from those beside it, newest first, while it has few."""
+        samples = list(self._milestones[milestone])
+        if len(samples) < _ENOUGH:
+            wanted = (_NEAR_MAX - len(samples)) // 2
+            for beside in (milestone - 1, milestone + 1):
+                if 0 <= beside < len(MILESTONES):
+                    samples += list(self._milestones[beside])[-wanted:]
+        return samples
 
     def distances(
-        self,
-        samples: Sequence[Sample],
-        features: Sequence[float],
-        kinds: tuple[int, int, int],
-        *,
-        judged: float,
-    ) -> list[float]:
-        """How unlike each sample is. `judged`: the share of the weight that goes by measured relevance."""
-        if not samples:
-            return []
-        used = [i for i, scale in enumerate(self._scales) if scale.per_sd and i]
-        even = (1.0 - judged) / max(1, len(used))
-        total = sum(self._scales[i].relevance for i in used) or 1.0
-        out = [
+        self, samples: Sequence[Sample], features: Sequence[float], kinds: tuple[int, int, int]
+    ) -> tuple[list[float], list[float]]:
+        """How unlike each sample is: with every feature counting alike, and with each by its measured relevance."""
+        scales = self._scales
+        used = [i for i, scale in enumerate(scales) if scale.per_sd and i]
+        total = sum(scales[i].relevance for i in used) or 1.0
+        columns = list(zip(*(sample.features for sample in samples), strict=True))
+        even = [
             sum(far for mine, theirs, far in zip(kinds, s.kinds, _STRANGER, strict=True) if mine != theirs)
             for s in samples
         ]
-        columns = list(zip(*(s.features for s in samples), strict=True))
-        for i in (0, *used):
-            scale = self._scales[i]
-            weight = scale.per_sd * (even + judged * scale.relevance / total if i else _STEP_WEIGHT)
-            if weight <= 1e-9:
-                continue
-            x, most = features[i] * weight, _FAR * 2 * weight / max(scale.per_sd, 1e-9)
-            out = [d + min(abs(x - weight * y), most) for d, y in zip(out, columns[i], strict=True)]
-        return out
+        if scales[0].per_sd:  # the step itself: its weight does not depend on how many features there are
+            even = _further(even, columns[0], features[0], scales[0].per_sd * _STEP_WEIGHT)
+        judged = even
+        for i in used:
+            even = _further(even, columns[i], features[i], scales[i].per_sd / len(used))
+            share = scales[i].relevance / total
+            if share >= _RELEVANT:
+                judged = _further(judged, columns[i], features[i], scales[i].per_sd * share)
+        return even, judged
 
     def merge(self, other: Neighbours) -> None:
         """Take in another gateway's samples, as if its programs had ended here."""
@@ -140,6 +142,11 @@ class Neighbours:
         for feature in range(len(self._scales)):
             values = [sample.features[feature] for sample in pooled]
             self._scales[feature] = _measured(values, outcomes, max(1.0, float(self._widest())))
+
+
+def _further(distances: list[float], column: Sequence[float], mine: float, weight: float) -> list[float]:
+    """The distances, with one more feature counted."""
+    return [d + weight * abs(mine - theirs) for d, theirs in zip(distances, column, strict=True)]
 
 
 def _measured(values: Sequence[float], outcomes: Sequence[float], programs: float) -> _Scale:

@@ -214,12 +214,14 @@ class RemainingForecaster:
         self, samples: Sequence[Sample], features: Sequence[float], kinds: tuple[int, int, int]
     ) -> list[list[float]]:
         """The weight of each sample, by each way of looking; each view's weights add to one."""
+        if not samples:
+            return [[] for _ in _VIEWS]
+        even, by_relevance = self._neighbours.distances(samples, features, kinds)
+        floor = _ANYONE / max(1, len(samples))
         views = []
         for bandwidth, judged in _VIEWS:
-            distances = self._neighbours.distances(samples, features, kinds, judged=judged)
-            rate = -1.0 / bandwidth
-            weights = [math.exp(rate * d) for d in distances]
-            floor = _ANYONE / max(1, len(samples))
+            a, b = (judged - 1.0) / bandwidth, -judged / bandwidth
+            weights = [math.exp(a * e + b * r) for e, r in zip(even, by_relevance, strict=True)]
             scale = 1.0 / (sum(weights) + _ANYONE)
             views.append([(w + floor) * scale for w in weights])
         return views

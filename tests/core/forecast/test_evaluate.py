@@ -17,7 +17,10 @@ from agentserve.core.forecast.evaluation.rows import BadRow, CallRow
 from agentserve.core.forecast.evaluation.scores import Accuracy, Cost, Frontier, crps
 from agentserve.core.forecast.grid import TOOL_SECONDS
 
-COLUMNS = "tool arg arg_hash has_pipe n_chain timeout_ms background emit_epoch_s wall_s exec_s program_id k n_par quality"
+COLUMNS = (
+    "tool arg arg_hash has_pipe n_chain timeout_ms background emit_epoch_s wall_s exec_s"
+    " program_id k n_par quality"
+)
 
 
 def table_of(rows: list[CallRow], path: Path) -> Path:
