@@ -1,0 +1,1 @@
+"""How fast the relay is, beside nginx and whatever peers are installed: `python -m tests.bench.relay.run`."""

@@ -1,0 +1,150 @@
+"""What is measured: how each proxy is started in front of the fake engine, and how its processor time is read.
+
+Rule: one core for the proxy, the other for engine and load. A proxy that is not installed is left out, never faked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+START_S = 30.0
+STOP_S = 5.0
+TICKS_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One proxy."""
+
+    name: str
+    command: Callable[
+        [int, int, Path], Sequence[str] | None
+    ]  # (port, engine port, folder); None: not installed
+    path: str = "/v1/chat/completions"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pinned(core: int, command: Sequence[str]) -> list[str]:
+    """The command on one core, where that can be chosen."""
+    taskset = shutil.which("taskset")
+    return [taskset, "-c", str(core), *command] if taskset and (os.cpu_count() or 1) > 1 else list(command)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], port: int, *, core: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, listening on its port; stopped at the end."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(pinned(core, command), stdout=out, stderr=out, start_new_session=True)
+    try:
+        until = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{command[0]} does not listen; see {log}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_S)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Processor seconds of the whole session that the process leads."""
+    total = 0
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == process.pid:  # its session
+                total += int(fields[11]) + int(fields[12])
+    return total / TICKS_S
+
+
+def rss_mb(process: subprocess.Popen[bytes]) -> float:
+    """Resident memory of that session."""
+    pages = 0
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == process.pid:
+                pages += int(fields[21])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+# -- the proxies
+
+
+def _nginx(port: int, engine: int, folder: Path) -> Sequence[str] | None:
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        return None
+    conf = folder / "nginx.conf"
+    conf.write_text(
+        f"worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n"
+        "events { worker_connections 4096; }\n"
+        "http { access_log off; keepalive_requests 100000000; client_max_body_size 64m; client_body_buffer_size 1m;\n"
+        f" client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;\n"
+        f" uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
+        f" upstream engine {{ server 127.0.0.1:{engine}; keepalive 256; keepalive_requests 100000000; }}\n"
+        f" server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://engine; proxy_http_version 1.1;\n"
+        '   proxy_set_header Connection ""; proxy_buffering off; } } }\n'
+    )
+    return [found, "-c", str(conf)]
+
+
+def _agentserve(port: int, engine: int, folder: Path) -> Sequence[str]:
+    """Everything on: identity, the scheduler, journal on SQLite, metrics, 1% of traces, response headers."""
+    found = Path(sys.executable).with_name("agentserve")
+    return [
+        str(found), "up", "--port", str(port), "--engine", f"http://127.0.0.1:{engine}",
+        "--store", f"sqlite+aiosqlite:///{folder}/bench-{port}.db", "--log-level", "warning",
+        "--traces", "console", "--set", "telemetry.trace_sample=0.01",
+    ]  # fmt: skip
+
+
+def _vllm_router(port: int, engine: int, folder: Path) -> Sequence[str] | None:
+    found = shutil.which("vllm-router")
+    urls = f"http://127.0.0.1:{engine}"
+    return (found and [found, "--worker-urls", urls, "--port", str(port), "--policy", "round_robin"]) or None
+
+
+def _litellm(port: int, engine: int, folder: Path) -> Sequence[str] | None:
+    found = shutil.which("litellm")
+    if found is None:
+        return None
+    conf = folder / "litellm.yaml"
+    conf.write_text(
+        "model_list: [{model_name: m, litellm_params: {model: openai/m, api_key: x, "
+        f"api_base: 'http://127.0.0.1:{engine}/v1'}}}}]\n"
+    )
+    return [found, "--config", str(conf), "--port", str(port), "--host", "127.0.0.1"]
+
+
+TARGETS = (
+    Target(name="nginx", command=_nginx),
+    Target(name="agentserve", command=_agentserve),
+    Target(name="agentserve, programs named", command=_agentserve, path="/p/bench-%d/v1/chat/completions"),
+    Target(name="vllm-router", command=_vllm_router),
+    Target(name="litellm", command=_litellm),
+)
