@@ -63,7 +63,8 @@ def test_variables_of_the_sdk_are_not_settings(tmp_path: Path) -> None:
 
 
 def test_secrets_are_masked_and_everything_has_an_origin(tmp_path: Path) -> None:
-    text = "[store]\nurl = 'postgresql+asyncpg://me:hunter2@db/agents'\n[[engines]]\nurl = 'http://e'\napi_key = 'sk-1'\n"
+    text = "[store]\nurl = 'postgresql+asyncpg://me:hunter2@db/agents'\n"
+    text += "[[engines]]\nurl = 'http://e'\napi_key = 'sk-1'\n"
     shown = config.render(config.load(file=write(tmp_path, text), environ={}))
     assert "hunter2" not in shown
     assert "sk-1" not in shown

@@ -93,7 +93,3 @@ def _version() -> str:
         return f"agentserve {version('agentserve-gateway')}"
     except PackageNotFoundError:
         return "agentserve (not installed)"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ Rule: a forecast is advice. Everything that uses one must stay correct when it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -51,12 +52,10 @@ class Exponential:
         self.mean_s = max(mean_s, 1e-6)
 
     def survival(self, t: float) -> float:
-        return 2.718281828459045 ** (-t / self.mean_s)
+        return math.exp(-t / self.mean_s)
 
     def quantile(self, q: float) -> float:
-        from math import log
-
-        return -self.mean_s * log(max(1.0 - q, 1e-12))
+        return -self.mean_s * math.log(max(1.0 - q, 1e-12))
 
 
 class Known:

@@ -55,10 +55,9 @@ class EmulatedAdapter(VLLMAdapter):
 
 
 def run_engine_server(*, host: str, port: int, **flags: Any) -> int:
-    """Serve one emulated engine until interrupted."""
+    """Serve one emulated engine until interrupted; `flags` are `EmulatedOptions`."""
     import uvicorn
 
-    uvicorn.run(
-        EmulatedServer(options), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5
-    )
+    server = EmulatedServer(EmulatedOptions(**flags))
+    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
     return 0
