@@ -69,6 +69,7 @@ def summarise(
         "deadlines_met": len(met) / len(with_deadline) if with_deadline else None,
         "rejected": result.rejected,
         "failed": result.failed,
+        "unservable": result.unservable,
         "warms": result.warms,
         "warm_hits": result.warm_hits,
         "tenants": _tenants(workload, result, alone_s),

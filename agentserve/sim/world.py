@@ -19,7 +19,6 @@ from agentserve.engine import (
     EmulatedEngine,
     EngineRequest,
     FirstToken,
-    Preempted,
     RequestFinished,
     RequestRejected,
 )
@@ -92,6 +91,7 @@ class Result:
     decisions: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     failed: int = 0
+    unservable: int = 0  # programs whose prompt outgrew every engine
     warms: int = 0
     warm_hits: int = 0
     ended_at: float = 0.0
@@ -404,9 +404,7 @@ class World:
             self._engine_finished(index, event)
         elif isinstance(event, RequestRejected):
             if event.id in self._steps:
-                self._failed(event.id, retryable=False)
-        elif isinstance(event, Preempted):
-            pass
+                self._give_up(event.id)
 
     def _engine_finished(self, index: int, event: RequestFinished) -> None:
         warm = self._warm_programs.pop(event.id, None)
@@ -456,6 +454,18 @@ class World:
         self._tell(ev.StepFailed(step=StepId(step_id), reason="engine", retryable=retryable))
         if not retryable or retries:
             self._at(self.now + self._client_delay(), self._again, step_id)
+
+    def _give_up(self, step_id: str) -> None:
+        """No engine can hold it: sending it again is of no use, so the program ends here."""
+        live, _, trace = self._steps.pop(step_id)
+        self.result.failed += 1
+        self.result.unservable += 1
+        trace.ok = False
+        trace.ended_at = self.now
+        self.result.steps.append(trace)
+        self._tell(ev.StepFailed(step=StepId(step_id), reason="too_long"))
+        self._tell(ev.ProgramEnded(program=ProgramId(live.plan.id)))
+        self._finish(live)
 
     def _report(self, index: int, kv_tokens: int | None = None) -> None:
         engine = self.engines[index]
