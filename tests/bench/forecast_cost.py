@@ -76,9 +76,8 @@ def keys() -> None:
         forecaster.observe(tenant="t", program=None, call=call, seconds=1.0)
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    print(
-        f"a key             {(after - before) / (len(forecaster) - held):6.0f} bytes (target: 500), at most {KEYS_MAX:,}"
-    )
+    size = (after - before) / (len(forecaster) - held)
+    print(f"a key             {size:6.0f} bytes (target: 500), at most {KEYS_MAX:,}")
 
 
 def reading() -> None:

@@ -1,6 +1,7 @@
 """Finished programs, kept as they looked at certain steps, and how alike a running one is to each of them.
 
-One rule: a bounded number of samples per step, the oldest dropped first, and a bounded number looked at by a query. It does not know what the features mean: which of them matter is measured on the samples.
+One rule: a bounded number of samples per step, the oldest dropped first, and a bounded number looked at by a
+query. It does not know what the features mean: which of them matter is measured on the samples.
 """
 
 from __future__ import annotations

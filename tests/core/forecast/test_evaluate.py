@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -162,6 +163,22 @@ def test_the_columns_of_data_sets_and_of_our_export_are_both_read() -> None:
     )
     raw = call_row({"tool": "sh", "arguments": {"command": "make all"}, "seconds": 1, "t": 0})
     assert raw.call.argument_class == "make all"
+
+
+def test_programs_without_a_clock_are_replayed_one_after_the_other(
+    calls_of: Callable[..., list[CallRow]],
+) -> None:
+    clocked = sorted(calls_of(300), key=lambda row: (row.program, row.at))
+    start = {row.program: row.at for row in reversed(clocked)}
+    relative = [
+        replace(
+            row, at=row.at - start[row.program], ended_at=row.ended_at - start[row.program], relative=True
+        )
+        for row in clocked
+    ]
+    told = evaluate_calls(relative).accuracy["agentserve"].numbers()
+    assert told["crps"] < 0.7 * evaluate_calls(relative).accuracy["quantiles, all calls"].numbers()["crps"]
+    assert call_row({"tool": "x", "exec_s": 1, "t_rel_s": 3, "emit_epoch_s": ""}).relative
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentserve.core.forecast.evaluation.baselines import Continuum, LogNormal, Mean, Quantiles
@@ -128,11 +128,24 @@ def _places(report: Report, tool: str) -> Iterator[tuple[str, Accuracy, Costs]]:
         yield tool, accuracy, costs
 
 
+def _on_one_clock(rows: Sequence[CallRow]) -> Sequence[CallRow]:
+    """Rows whose times count from their program's start: one program after the other, as they stand in the file."""
+    if not any(row.relative for row in rows):
+        return rows
+    begun: dict[str | None, float] = {}
+    out, end = [], 0.0
+    for row in rows:
+        offset = begun.setdefault(row.program, end)
+        out.append(replace(row, at=row.at + offset, ended_at=row.ended_at + offset, relative=False))
+        end = max(end, row.ended_at + offset)
+    return out
+
+
 def evaluate_calls(
     rows: Sequence[CallRow], *, score_last: float = 0.7, told: Callable[[int], None] | None = None
 ) -> Report:
     """Forecast every row in time order and score the last part; `told` hears of each row done."""
-    ordered = sorted(rows, key=lambda row: (row.at, row.group[0]))
+    ordered = sorted(_on_one_clock(rows), key=lambda row: (row.at, row.group[0]))
     first = len(ordered) - round(len(ordered) * score_last)
     field_, report = _Field(), Report()
     out: list[tuple[float, int, CallRow]] = []  # emitted, not yet ended

@@ -18,7 +18,8 @@ from agentserve.core.forecast.progress import StepFacts
 _NAMES = {
     "tool": ("tool", "name"),
     "seconds": ("exec_s", "seconds", "duration_s", "wall_s"),
-    "at": ("emit_epoch_s", "t", "at", "started_at"),
+    "at": ("emit_epoch_s", "t", "at", "started_at", "t_rel_s"),
+    "epoch": ("emit_epoch_s", "t", "at", "started_at"),
     "program": ("program_id", "program"),
     "tenant": ("tenant",),
     "argument": ("arg", "argument_class"),
@@ -49,6 +50,7 @@ class CallRow:
     tenant: str
     program: str | None
     at: float  # when it was emitted
+    relative: bool = False  # `at` counts from the program's own start
     seconds: float
     ended_at: float  # when its outcome was known
     group: tuple[int, int]
@@ -91,6 +93,7 @@ def call_row(record: Mapping[str, Any]) -> CallRow:
         tenant=str(_get(record, "tenant") or "-"),
         program=str(program) if program else None,
         at=at,
+        relative=_get(record, "epoch") is None,
         seconds=seconds,
         ended_at=ended_at,
         group=(int(_optional(record, "position", 0.0)), max(1, size)),
