@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -65,12 +65,15 @@ class KvStream:
         """How often a publisher was seen to begin anew."""
         return sum(reader.restarts for reader in self._readers)
 
-    async def changes(self) -> AsyncIterator[KvChange]:
-        """Changes as they happen; ends only when closed."""
+    async def changes(self, *, until_s: float | None = None) -> AsyncGenerator[KvChange]:
+        """Changes as they happen; ends when closed, or after `until_s` seconds without one."""
         self._runs = [asyncio.create_task(reader.run()) for reader in self._readers]
         try:
             while True:
-                change = await self._queue.get()
+                try:
+                    change = await asyncio.wait_for(self._queue.get(), until_s)
+                except TimeoutError:
+                    return
                 yield change
                 if self._overrun and self._queue.empty():
                     self._overrun = False

@@ -8,8 +8,9 @@ next prompt with one token of output, an abort is a closed connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar
 
 import httpx
@@ -42,6 +43,7 @@ RESERVED = "held by admission at the proxy"
 TOUCHED = "brought in by the next prompt with one token of output"
 CLOSED = "ended by closing its connection"
 MODELS_MAX = 1_000
+SOURCES_AGAIN_S = 15.0
 
 
 class ServedEngine:
@@ -206,21 +208,26 @@ class ServedEngine:
         """Where the engine publishes its KV events; none by default."""
         return ()
 
-    async def kv_events(self) -> AsyncIterator[KvChange]:
-        """The engine's own events, and a "cleared" whenever it is seen to have been restarted."""
-        self._stream = stream = KvStream(await self.kv_sources(), engine=self.options.id)
-        try:
-            async for change in stream.changes():
-                yield change
-        finally:
-            await stream.close()
+    async def kv_events(self) -> AsyncGenerator[KvChange]:
+        """The engine's own events, and a "cleared" whenever it is seen to have been restarted.
 
-    async def kv_holdings(self) -> AsyncIterator[KvHolding]:
+        An engine that publishes nothing yet is asked again: it may have been away, or come back with events.
+        """
+        while True:
+            sources = await self.kv_sources()
+            self._stream = stream = KvStream(sources, engine=self.options.id)
+            again = None if sources else SOURCES_AGAIN_S
+            async with contextlib.aclosing(stream.changes(until_s=again)) as changes:
+                async for change in changes:
+                    yield change
+
+    async def kv_holdings(self) -> AsyncGenerator[KvHolding]:
         """The same, folded into how much of each program is there."""
         residency = Residency(counts_copies=self.counts_copies)
-        async for change in self.kv_events():
-            for holding in residency.apply(change):
-                yield holding
+        async with contextlib.aclosing(self.kv_events()) as changes:
+            async for change in changes:
+                for holding in residency.apply(change):
+                    yield holding
 
     # -- shared by subclasses
 

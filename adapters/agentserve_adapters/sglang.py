@@ -219,14 +219,14 @@ class SGLangAdapter(ServedEngine):
         if self._priority:
             body["priority"] = self._turned(PRIORITY_SPAN)
 
-    async def count_tokens(self, protocol: str, body: Json) -> int | None:
+    async def countprompt_tokens(self, protocol: str, body: Json) -> int | None:
         if protocol == "messages":
             answer = await self.wire.post("/v1/messages/count_tokens", body)
             return whole(answer.table().get("input_tokens"))
-        tokens = await self._tokens(protocol, body)
+        tokens = await self.prompt_tokens(protocol, body)
         return None if tokens is None else len(tokens)
 
-    async def _tokens(self, protocol: str, body: Json) -> list[int] | None:
+    async def prompt_tokens(self, protocol: str, body: Json) -> list[int] | None:
         fields = {
             "chat": ("model", "messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort"),
             "completions": ("model", "prompt"),
@@ -257,7 +257,7 @@ class SGLangAdapter(ServedEngine):
             return Receipt(
                 outcome=Outcome.ACCEPTED, mode="native", detail="its session is evicted last until released"
             )
-        tokens = await self._tokens(prefix.protocol, prefix.body)
+        tokens = await self.prompt_tokens(prefix.protocol, prefix.body)
         if not tokens:
             raise Refused("its prompt could not be tokenised", lasting=False)
         session = program + HOLD_SUFFIX

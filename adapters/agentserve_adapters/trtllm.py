@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
 
 from agentserve.errors import EngineError
@@ -53,7 +53,7 @@ COMPLETION_FIELDS = (
 NEUTRAL = 0.5
 POLL_S = 0.5
 PROMPTS_MAX = 10_000
-CACHE_HIT_MODEL = "tensorrt_llm"
+OWNER = "tensorrt_llm"
 
 
 class TensorRTLLMAdapter(ServedEngine):
@@ -71,11 +71,9 @@ class TensorRTLLMAdapter(ServedEngine):
 
     @staticmethod
     async def recognise(sight: Sight) -> Recognised | None:
-        if await sight.owner() == CACHE_HIT_MODEL:
+        if await sight.owner() == OWNER:
             version = str((await sight.table("/version")).get("version", ""))
-            return Recognised(
-                certainty=0.95, evidence=f"/v1/models is owned by {CACHE_HIT_MODEL}", version=version
-            )
+            return Recognised(certainty=0.95, evidence=f"/v1/models is owned by {OWNER}", version=version)
         return None
 
     # -- probing
@@ -217,12 +215,12 @@ class TensorRTLLMAdapter(ServedEngine):
             if message.get("role") not in ("system", "developer"):
                 break
             shared.append(message)
-        body = {
+        body: Json = {
             "model": prefix.body.get("model"),
             "messages": messages,
             "messages_to_retain": shared,
-            **{k: prefix.body[k] for k in ("tools", "chat_template_kwargs") if k in prefix.body},
         }
+        body.update({k: prefix.body[k] for k in ("tools", "chat_template_kwargs") if k in prefix.body})
         answer = await self.wire.post("/_control/kv_cache/truncate", body)
         if not answer.ok:
             raise Refused.by_status(answer.status, answer.complaint())
@@ -240,7 +238,7 @@ class TensorRTLLMAdapter(ServedEngine):
         self._last = {}
         self._gone.set()
 
-    async def kv_events(self) -> AsyncIterator[KvChange]:
+    async def kv_events(self) -> AsyncGenerator[KvChange]:
         """Polled: each call drains the engine's buffer."""
         if not await self._has_events():
             async for change in super().kv_events():

@@ -251,16 +251,23 @@ class VLLMAdapter(ServedEngine):
         if protocol == "messages":
             answer = await self.wire.post("/v1/messages/count_tokens", body)
             count = answer.table().get("input_tokens")
-        elif protocol == "chat":
-            asked = {k: body[k] for k in TOKENIZE_FIELDS if k in body}
-            answer = await self.wire.post("/tokenize", asked)
-            count = answer.table().get("count")
-        elif protocol == "completions" and isinstance(body.get("prompt"), str):
-            answer = await self.wire.post("/tokenize", {"model": body.get("model"), "prompt": body["prompt"]})
-            count = answer.table().get("count")
         else:
-            return None
+            count = (await self._tokenized(protocol, body)).get("count")
         return count if isinstance(count, int) else None
+
+    async def prompt_tokens(self, protocol: str, body: Json) -> list[int] | None:
+        """The prompt as the engine's own tokens, for what knows prompts by nothing else."""
+        tokens = (await self._tokenized(protocol, body)).get("tokens")
+        return tokens if isinstance(tokens, list) else None
+
+    async def _tokenized(self, protocol: str, body: Json) -> Json:
+        if protocol == "chat":
+            asked = {k: body[k] for k in TOKENIZE_FIELDS if k in body}
+        elif protocol == "completions" and isinstance(body.get("prompt"), str):
+            asked = {k: body[k] for k in ("model", "prompt") if k in body}
+        else:
+            return {}
+        return (await self.wire.post("/tokenize", asked)).table()
 
     # -- requests in flight
 

@@ -97,6 +97,9 @@ class EngineWire:
     ) -> Answer:
         return await self._ask("POST", path, body, timeout_s, headers)
 
+    async def delete(self, path: str, body: Any = None, *, timeout_s: float = CONTROL_TIMEOUT_S) -> Answer:
+        return await self._ask("DELETE", path, body, timeout_s, None)
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
