@@ -1,0 +1,447 @@
+"""`workflow`, `step`, `tool` and `end`: what the application says of itself.
+
+Rule: each is a decorator, bare or with arguments, and a context manager. What goes wrong in here is logged and
+changes nothing. No argument and no result of the application's functions is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Type,
+    TypeVar,
+    Union,
+    cast,
+    overload,
+)
+
+from agentserve_sdk import _client
+from agentserve_sdk._context import SCOPE, Program, Scope, name_of, new_program_id, quoted, scope
+from agentserve_sdk._wrap import wrapped
+
+F = TypeVar("F", bound=Callable[..., Any])
+NODES_MAX = 256  # of one workflow's graph, as its steps tell of it
+WORKFLOWS_MAX = 256
+
+
+class _Mark:
+    """What the three have in common."""
+
+    def __init__(self, name: Optional[str]) -> None:
+        self._name = name
+        self._entered: List[Any] = []
+
+    def __call__(self, fn: F) -> F:
+        named = self._named(fn)
+        return cast(F, wrapped(named, fn))
+
+    def _named(self, fn: Callable[..., Any]) -> Any:
+        if self._name is None:
+            self._name = name_of(getattr(fn, "__name__", type(fn).__name__))
+        return self
+
+    def open(self) -> Any:
+        """Begin; None when there is nothing to end."""
+        raise NotImplementedError
+
+    def close(self, run: Any, error: Optional[BaseException]) -> None:
+        """End."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        run = self.open()
+        self._entered.append(run)
+        return self._entry(run)
+
+    def _entry(self, run: Any) -> Any:
+        return run
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        run = self._entered.pop()
+        if run is not None:
+            self.close(run, error)
+
+    async def __aenter__(self) -> Any:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class _ProgramRun(NamedTuple):
+    program: Program
+    before: Optional[Scope]
+
+
+class Workflow(_Mark):
+    """A kind of program; each call, or each entry, is one program."""
+
+    def __init__(
+        self,
+        name: Optional[str] = None,
+        *,
+        id: Optional[str] = None,
+        session_id: Optional[str] = None,
+        deadline_s: Optional[float] = None,
+        priority: Optional[str] = None,
+        graph: Optional[Dict[str, Any]] = None,
+    ) -> None:
+        super().__init__(None if name is None else name_of(name))
+        self._id = None if id is None else name_of(id)
+        self._session_id = session_id
+        self._deadline_s = deadline_s
+        self._priority = priority
+        self._graph = graph
+
+    def open(self) -> Any:
+        """A new program, told to the gateway, in force from now on."""
+        before = SCOPE.get()
+        try:
+            program = open_program(
+                id=self._id,
+                workflow=self._name,
+                session_id=self._session_id,
+                deadline_s=self._deadline_s,
+                priority=self._priority,
+                graph=self._graph,
+            )
+        except Exception:
+            return _gone_wrong(None)
+        SCOPE.set(Scope(program))
+        return _ProgramRun(program, before)
+
+    def close(self, run: _ProgramRun, error: Optional[BaseException]) -> None:
+        """The program is over."""
+        SCOPE.set(run.before)
+        try:
+            run.program.end(status_of(error))
+        except Exception:
+            _gone_wrong(None)
+
+    def _entry(self, run: Optional[_ProgramRun]) -> Program:
+        return Program("none") if run is None else run.program
+
+    def __enter__(self) -> Program:
+        return cast(Program, super().__enter__())
+
+    async def __aenter__(self) -> Program:
+        return self.__enter__()
+
+
+class _StepRun(NamedTuple):
+    before: Optional[Scope]
+
+
+class Step(_Mark):
+    """A node of the workflow's graph: the calls made inside of it carry its name."""
+
+    def __init__(self, name: Optional[str] = None, *, next: Union[str, Sequence[str], None] = None) -> None:
+        super().__init__(None if name is None else name_of(name))
+        following = [next] if isinstance(next, str) else list(next or ())
+        self._next = tuple(name_of(one) for one in following)
+
+    def open(self) -> Any:
+        """The current program, in this step."""
+        before = SCOPE.get()
+        try:
+            found = scope()
+            if found is None:
+                return None
+            name = self._name or "step"
+            if self._next:
+                _tell_edges(found.program, name, self._next)
+            SCOPE.set(Scope(found.program, name))
+        except Exception:
+            return _gone_wrong(None)
+        return _StepRun(before)
+
+    def close(self, run: _StepRun, error: Optional[BaseException]) -> None:
+        """Back to where it was called from."""
+        SCOPE.set(run.before)
+
+    def _entry(self, run: Any) -> Step:
+        return self
+
+    def __enter__(self) -> Step:
+        return cast("Step", super().__enter__())
+
+    async def __aenter__(self) -> Step:
+        return self.__enter__()
+
+
+class ToolRun(NamedTuple):
+    """One call of a tool, announced."""
+
+    program: Program
+    call_id: str
+    own_id: bool  # the model's id of the call is not known; this one is ours
+    name: str
+    began_at: float
+
+
+class Tool(_Mark):
+    """What fills the gap between two steps. Its end is told at once, so that the program's KV is there in time."""
+
+    def __init__(
+        self,
+        name: Optional[str] = None,
+        *,
+        call_id: Optional[str] = None,
+        expected_s: Optional[float] = None,
+        timeout_s: Optional[float] = None,
+        idempotent: Optional[bool] = None,
+        background: bool = False,
+    ) -> None:
+        super().__init__(None if name is None else name_of(name))
+        self._call_id = None if call_id is None else name_of(call_id)
+        self._more: Dict[str, object] = {}
+        if expected_s is not None:
+            self._more["eta_ms"] = expected_s * 1e3
+        if timeout_s is not None:
+            self._more["timeout_ms"] = timeout_s * 1e3
+        if idempotent is not None:
+            self._more["annotations"] = {"idempotentHint": idempotent}
+        if background:
+            self._more["background"] = True
+
+    def open(self) -> Any:
+        """Announce the call."""
+        try:
+            found = SCOPE.get() or scope()
+            if found is None or not _client.enabled():
+                return None
+            return tool_began(found.program, self._name or "tool", self._call_id, self._more)
+        except Exception:
+            return _gone_wrong(None)
+
+    def close(self, run: ToolRun, error: Optional[BaseException]) -> None:
+        """Announce its end."""
+        try:
+            tool_ended(run, ok=error is None)
+        except Exception:
+            _gone_wrong(None)
+
+    def _entry(self, run: Any) -> Tool:
+        return self
+
+    def __enter__(self) -> Tool:
+        return cast("Tool", super().__enter__())
+
+    async def __aenter__(self) -> Tool:
+        return self.__enter__()
+
+
+# -- the same, for integrations
+
+
+def open_program(
+    *,
+    id: Optional[str] = None,
+    workflow: Optional[str] = None,
+    parent: Optional[Program] = None,
+    session_id: Optional[str] = None,
+    deadline_s: Optional[float] = None,
+    priority: Optional[str] = None,
+    graph: Optional[Dict[str, Any]] = None,
+) -> Program:
+    """Mint a program and tell the gateway; inside of another program it is that one's child."""
+    if parent is None:
+        found = scope()
+        parent = None if found is None else found.program
+    program = Program(
+        id or new_program_id(),
+        workflow=workflow,
+        parent_id=None if parent is None or parent.id == id else parent.id,
+        session_id=session_id,
+        priority=priority,
+        deadline_s=deadline_s,
+    )
+    if _client.enabled():
+        said: Dict[str, object] = {
+            "id": program.id,
+            "workflow": workflow,
+            "parent_id": program.parent_id,
+            "session_id": session_id,
+            "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
+            "priority": priority,
+            "graph": graph,
+        }
+        _client.send("POST", "/v1/programs", {k: v for k, v in said.items() if v is not None})
+    return program
+
+
+_counter = 0
+_process = os.urandom(3).hex()
+
+
+def tool_began(
+    program: Program, name: str, call_id: Optional[str] = None, more: Optional[Dict[str, object]] = None
+) -> ToolRun:
+    """Announce a tool call."""
+    global _counter
+    own = call_id is None
+    if call_id is None:
+        _counter += 1
+        call_id = f"sdk-{_process}-{_counter}"
+    program._tools_open += 1
+    event: Dict[str, object] = {"type": "tool_start", "tool_call_id": call_id, "tool": name}
+    if more:
+        event.update(more)
+    _client.tell(program.id, event)
+    return ToolRun(program, call_id, own, name, time.perf_counter())
+
+
+def tool_ended(run: ToolRun, *, ok: bool = True) -> None:
+    """Announce its end. When no other tool is open, the program's next call comes now."""
+    took_ms = (time.perf_counter() - run.began_at) * 1e3
+    program = run.program
+    program._tools_open -= 1
+    event: Dict[str, object] = {
+        "type": "tool_end",
+        "tool_call_id": run.call_id,
+        "tool": run.name,
+        "status": "succeeded" if ok else "failed",
+        "duration_ms": took_ms,
+    }
+    _client.tell(program.id, event)
+    if run.own_id and program._tools_open <= 0:
+        # the gateway knows this call by the model's id, which is not ours to know: say what follows from its end
+        _client.tell(program.id, _RETURNS_NOW)
+
+
+_RETURNS_NOW: Dict[str, object] = {"type": "next", "in_ms": 0}
+
+
+def end(status: str = "succeeded") -> None:
+    """The current program is over; what is kept for it may go."""
+    try:
+        found = scope()
+        if found is not None:
+            found.program.end(status)
+    except Exception:
+        _gone_wrong(None)
+
+
+def status_of(error: Optional[BaseException]) -> str:
+    """How a run ended, in a word."""
+    if error is None:
+        return "succeeded"
+    if isinstance(error, SystemExit):
+        return "succeeded" if error.code in (None, 0) else "failed"
+    cancelled = (
+        isinstance(error, (KeyboardInterrupt, GeneratorExit)) or type(error).__name__ == "CancelledError"
+    )
+    return "cancelled" if cancelled else "failed"
+
+
+_edges: Dict[str, Dict[str, List[str]]] = {}
+
+
+def _tell_edges(program: Program, name: str, following: Sequence[str]) -> None:
+    """Steps tell what may come after them; when the workflow's graph has grown, it is declared anew."""
+    workflow = program.workflow
+    if workflow is None or not _client.enabled():
+        return
+    graph = _edges.get(workflow)
+    if graph is None:
+        if len(_edges) >= WORKFLOWS_MAX:
+            return
+        graph = _edges[workflow] = {}
+    known = graph.setdefault(name, [])
+    fresh = [one for one in following if one not in known]
+    if not fresh or len(graph) > NODES_MAX:
+        return
+    known.extend(fresh)
+    _client.send("PUT", f"/v1/workflows/{quoted(workflow)}", graph_of(graph))
+
+
+def graph_of(edges: Dict[str, List[str]]) -> Dict[str, object]:
+    """Edges as the gateway takes a graph. What has several ways on is a choice between them."""
+    nodes = dict.fromkeys([*edges, *(target for row in edges.values() for target in row)])
+    return {
+        "nodes": [{"id": node, "kind": "llm"} for node in nodes],
+        "edges": [
+            {"source": source, "target": target, "conditional": len(row) > 1}
+            for source, row in edges.items()
+            for target in row
+        ],
+    }
+
+
+def _gone_wrong(result: None) -> None:
+    _client.log.debug("agentserve went wrong and was ignored", exc_info=True)
+    return result
+
+
+# -- the public face: bare or with arguments
+
+
+@overload
+def workflow(name: F, /) -> F: ...
+@overload
+def workflow(
+    name: Optional[str] = None,
+    *,
+    id: Optional[str] = None,
+    session_id: Optional[str] = None,
+    deadline_s: Optional[float] = None,
+    priority: Optional[str] = None,
+    graph: Optional[Dict[str, Any]] = None,
+) -> Workflow: ...
+def workflow(name: Any = None, **options: Any) -> Any:
+    """A run of the decorated function, or of the `with` block, is one program.
+
+    `id` names the program (else one is made up), `session_id` the conversation that it belongs to; `deadline_s` is
+    when it should be done, `priority` is `interactive`, `standard` or `batch`, `graph` its steps as the gateway's
+    `POST /v1/programs` takes them. Inside of another program it is a child of that one.
+    """
+    return Workflow()(name) if callable(name) else Workflow(name, **options)
+
+
+@overload
+def step(name: F, /) -> F: ...
+@overload
+def step(name: Optional[str] = None, *, next: Union[str, Sequence[str], None] = None) -> Step: ...
+def step(name: Any = None, **options: Any) -> Any:
+    """Model calls made inside carry this step's name; `next` names the steps that may follow."""
+    return Step()(name) if callable(name) else Step(name, **options)
+
+
+@overload
+def tool(name: F, /) -> F: ...
+@overload
+def tool(
+    name: Optional[str] = None,
+    *,
+    call_id: Optional[str] = None,
+    expected_s: Optional[float] = None,
+    timeout_s: Optional[float] = None,
+    idempotent: Optional[bool] = None,
+    background: bool = False,
+) -> Tool: ...
+def tool(name: Any = None, **options: Any) -> Any:
+    """The decorated function, or the `with` block, is a tool call: its start and end are told to the gateway.
+
+    `call_id` is the model's id of the call, where you know it; `expected_s` how long it takes, until measured times
+    are better; `timeout_s` when you give it up; `background` says that the agent does not wait for it.
+    """
+    return Tool()(name) if callable(name) else Tool(name, **options)
