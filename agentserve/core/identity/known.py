@@ -101,7 +101,7 @@ class Program:
         self.ended = False
         self.tips: list[Tip] = []
         self.marks: dict[int, bool] = {}  # hash -> after a reply (else after a request)
-        self.calls: dict[str, str] = {}  # id of an open call -> the tool's name
+        self.calls: dict[str, int] = {}  # id of an open call -> the step that asked for it
         self.traced: list[Traced] = []
         self.responses: dict[str, int] = {}
         self.openers: dict[int, None] = {}
@@ -224,26 +224,21 @@ class Tenant:
             del program.marks[value]
             _drop(self.known, value, program)
 
-    def open_call(self, program: Program, call_id: str, tool: str) -> None:
-        """A tool call was asked for."""
-        if call_id in program.calls:
-            del program.calls[
-                call_id
-            ]  # some engines count their ids anew each turn: the newest call has the id
-        elif len(program.calls) >= CALLS_MAX:
+    def open_call(self, program: Program, call_id: str, step: int) -> None:
+        """A tool call was asked for. Some engines count their ids anew each turn: the newest call has the id."""
+        program.calls.pop(call_id, None)
+        if len(program.calls) >= CALLS_MAX:
             self.close_call(program, next(iter(program.calls)))
-        program.calls[call_id] = tool
+        program.calls[call_id] = step
         self.calls.setdefault(call_id, {})[program] = None
 
-    def close_call(self, program: Program, call_id: str) -> str | None:
+    def close_call(self, program: Program, call_id: str) -> None:
         """Its result came back. What a spawning tool was asked stays known: its agent may only now begin."""
-        tool = program.calls.pop(call_id, None)
-        if tool is not None:
-            _drop(self.calls, call_id, program)
-            for traced in [t for t in program.traced if t.call_id == call_id and not t.spawns]:
-                self._untrace(traced)
-                program.traced.remove(traced)
-        return tool
+        if program.calls.pop(call_id, None) is None:
+            return
+        _drop(self.calls, call_id, program)
+        for traced in [t for t in program.traced if t.call_id == call_id and not t.spawns]:
+            self.untrace(traced)
 
     def trace(self, traced: Traced) -> None:
         """Remember a text that another call may open with."""

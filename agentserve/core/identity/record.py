@@ -60,7 +60,7 @@ class ProgramRecord(msgspec.Struct, array_like=True):
     rewrites: bool
     tips: list[TipRecord]
     marks: dict[int, bool]
-    calls: dict[str, str]
+    calls: dict[str, int]
     traced: list[TracedRecord]
     responses: dict[str, int]
     openers: list[int]
@@ -153,8 +153,8 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
             program.main = tip
     for value, reply in record.marks.items():
         home.mark(program, value, reply=reply)
-    for call_id, tool in record.calls.items():
-        home.open_call(program, call_id, tool)
+    for call_id, step in record.calls.items():
+        home.open_call(program, call_id, step)
     for text in record.traced:
         trace = Trace(whole=text.whole, windows=text.windows, lines=text.lines, short=text.short)
         home.trace(Traced(program, trace, call_id=text.call_id, spawns=text.spawns))

@@ -53,7 +53,7 @@ class Outcome:
 
     tools: tuple[
         ToolUse, ...
-    ] = ()  # calls now open; one without a name's worth of detail for text-tool agents
+    ] = ()  # calls now open; for an agent whose tools speak as the user, the one named `text`
     turn_done: bool = False  # nothing is asked for: a person, or nobody, is next; not the program's end
     final: bool = False  # a terminal tool was called, or the client said so beforehand
     ended: bool = False  # final, or a sub-agent that asks for nothing more; a later call resumes it

@@ -83,7 +83,7 @@ class Resolver:
             home.untrace(verdict.claims)  # a sibling that was asked the same takes the next call
         program = verdict.program or self._begin_as(case, verdict)
         counts = relation not in ("auxiliary", "retry")
-        returns, human = self._turn(case, program) if counts else ((), False)
+        returns, human = self._turn(case, program, verdict.tip) if counts else ((), False)
         tip = self._take_off(case, program, verdict)
         if relation == "compaction":
             program.window += 1
@@ -129,14 +129,16 @@ class Resolver:
         last = case.seeking.hash_at(len(case.seeking.items)).to_bytes(8, "little")
         return f"p-{digest_of(last, repr(case.now).encode(), str(self._tickets).encode()):016x}"
 
-    def _turn(self, case: Case, program: Program) -> tuple[tuple[str, ...], bool]:
+    def _turn(self, case: Case, program: Program, tip: Tip | None) -> tuple[tuple[str, ...], bool]:
         """What came back to the program with this call: results of tools, or a person's words."""
         returns, tail = case.seeking.returns, trailing(case.seeking.items)
+        if tail and not returns and tip is not None:
+            # Results without ids, as text or from a tool without one: of what the step before had asked for.
+            returns = tuple(call_id for call_id, step in program.calls.items() if step == tip.step)
+        observed = any(item.observation for item in tail)
+        program.text_tools = program.text_tools or (observed and not returns)
         wrote = any(item.role == "user" and not item.observation for item in tail)
-        human = bool(program.steps) and wrote and not returns and not program.calls
-        if not returns and any(item.observation for item in tail):
-            program.text_tools = True
-            human, returns = False, (TEXT_TOOL,) if TEXT_TOOL in program.calls else ()
+        human = bool(program.steps) and wrote and not returns and not observed
         turn = case.named.turn if case.named is not None else None
         if turn is not None:
             if program.turn_name is not None and turn != program.turn_name:
@@ -216,7 +218,7 @@ class Resolver:
         home.make_ready(tip)
         if reply.response_id is not None:
             home.respond(program, reply.response_id, tip.before if tip.after is None else tip.after)
-        tools = self._open_calls(home, program, reply)
+        tools = self._open_calls(home, tip, reply)
         final = resolved.final or any(plain_name(tool.name) in TERMINAL_TOOLS for tool in reply.tools)
         program.turn_done = not tools and reply.finish != "length"
         self._touch(home, program, now)
@@ -227,9 +229,10 @@ class Resolver:
             ended=final or (program.turn_done and program.parent is not None),
         )
 
-    def _open_calls(self, home: Tenant, program: Program, reply: ReplyEvidence) -> tuple[ToolUse, ...]:
+    def _open_calls(self, home: Tenant, tip: Tip, reply: ReplyEvidence) -> tuple[ToolUse, ...]:
+        program = tip.program
         for tool in reply.tools:
-            home.open_call(program, tool.id, tool.name)
+            home.open_call(program, tool.id, tip.step)
             plain = plain_name(tool.name)
             if plain in WORK_TOOLS:
                 continue
@@ -240,7 +243,7 @@ class Resolver:
         if reply.trace is not None:
             home.trace(Traced(program, reply.trace, call_id=None, spawns=False))
         if program.text_tools:
-            home.open_call(program, TEXT_TOOL, TEXT_TOOL)
+            home.open_call(program, TEXT_TOOL, tip.step)
             return (ToolUse(id=TEXT_TOOL, name=TEXT_TOOL),)
         return ()
 
@@ -276,10 +279,10 @@ class Resolver:
         return scoped(tenant, name)
 
     def opens_tool(self, program_id: ProgramId, tool_id: str, tool: str) -> None:
-        """The SDK announced a tool call that no reply asked for."""
+        """The SDK announced a tool call that no reply asked for; an agent's opening is not looked for in it."""
         program = self.find(program_id)
         if program is not None:
-            program.tenant.open_call(program, tool_id, tool)
+            program.tenant.open_call(program, tool_id, program.steps - 1)
 
     def ended(self, program_id: ProgramId, now: float) -> bool:
         """The program is over: told so, or by a terminal tool. False when it is not known."""

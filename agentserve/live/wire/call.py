@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
-from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8
+from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8, word
 from agentserve.live.wire.extensions import Extensions, extensions_of, named_in, person_of, printable_id
 from agentserve.live.wire.prints import prints_of
 
@@ -204,7 +204,7 @@ def _system_text(protocol: Protocol, body: Mapping[str, Any], messages: list[Any
     elif protocol == "responses" and isinstance(instructions := body.get("instructions"), str):
         texts.append(instructions)
     for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") not in SYSTEM_ROLES:
+        if not isinstance(message, Mapping) or word(message.get("role")) not in SYSTEM_ROLES:
             break
         texts.append(text_of(message.get("content")))
     return "\n".join(texts)

@@ -143,6 +143,11 @@ def _parts(content: Any) -> Iterator[Mapping[str, Any]]:
                 yield part
 
 
+def word(value: Any) -> str:
+    """The value if it is text, else nothing: for looking up what may be anything."""
+    return value if isinstance(value, str) else ""
+
+
 def text_of(content: Any) -> str:
     """All text in a content field, whatever its shape."""
     if isinstance(content, str):
@@ -150,7 +155,8 @@ def text_of(content: Any) -> str:
     return "".join(
         text
         for part in _parts(content)
-        if part.get("type") in _TEXT_TYPES and isinstance(text := part.get("text", part.get("refusal")), str)
+        if word(part.get("type")) in _TEXT_TYPES
+        and isinstance(text := part.get("text", part.get("refusal")), str)
     )
 
 
@@ -186,7 +192,7 @@ class _Pieces:
 
     def content(self, content: Any, *, assistant: bool) -> None:
         for part in _parts(content):
-            kind = part.get("type", "text")
+            kind = word(part.get("type", "text"))
             if kind in _TEXT_TYPES:
                 text = part.get("text", part.get("refusal"))
                 if isinstance(text, str):
@@ -195,7 +201,7 @@ class _Pieces:
                 continue
             elif kind in _CALL_TYPES:
                 self.call(part.get("id"), part.get("name"), part.get("input"))
-            elif isinstance(kind, str) and kind.endswith("tool_result"):
+            elif kind.endswith("tool_result"):
                 self.result(part.get("tool_use_id"), part.get("content"))
             else:
                 rest = canonical_json(steady(part))
@@ -243,7 +249,7 @@ def _canonical(message: Mapping[str, Any]) -> Item | None:
     role = message.get("role")
     if role is None and isinstance(kind, str) and kind != "message":
         return _canonical_typed(message, kind, pieces)
-    if role in SYSTEM_ROLES:
+    if word(role) in SYSTEM_ROLES:
         return None
     ours: Role = _ROLES.get(role, "user") if isinstance(role, str) else "user"
     if ours == "tool":

@@ -92,8 +92,10 @@ class Draft:
     def reply(self, *, items: tuple[Item, ...] | None = None) -> Reply:
         """The reply. `items`: what its client will echo, where that is not one message of text and calls."""
         tools = tuple(
-            ReplyTool(id=str(call_id), name=str(name), arguments="".join(pieces))
-            for _, (call_id, name, pieces) in sorted(self.calls.items())
+            ReplyTool(
+                id=call_id or f"{name}:{index}", name=name, arguments="".join(pieces)
+            )  # some give no ids
+            for index, (call_id, name, pieces) in sorted(self.calls.items())
         )
         text = "".join(self.texts)
         if items is None:

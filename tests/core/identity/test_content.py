@@ -481,8 +481,25 @@ def test_an_agent_whose_tools_speak_as_the_user_is_one_program_with_one_tool(wir
     seen = {"role": "user", "content": "Observation:\nBerlin, Hamburg, Munich"}
     second = wire.send(chat(ASK, flat, seen))
     assert (second.program_id, second.source, second.human) == (first.program_id, "content:request", False)
+    assert second.returns == ("call_1",)  # no id came with it, but this is what the program waited for
     _, outcome = wire.answer(second, "chat", "", [("call_2", "final_answer", {"answer": "Berlin"})])
     assert outcome.final
+
+
+def test_results_without_ids_are_those_that_the_step_before_had_asked_for(wire: Wire) -> None:
+    first = wire.send(chat(ASK))
+    [echo], outcome = wire.answer(first, "chat", "", [("", "search", {"q": "x"}), ("", "search", {"q": "y"})])
+    assert [tool.id for tool in outcome.tools] == ["search:0", "search:1"]
+    nameless = {"role": "tool", "content": "Berlin"}
+    second = wire.send(chat(ASK, echo, nameless, nameless))
+    assert (second.relation, second.returns) == ("continues", ("search:0", "search:1"))
+    [echo2], _ = wire.answer(second, "chat", "", [("call_2", "search", {"q": "z"})])
+    denied = {"role": "user", "content": "No, do not search for that."}
+    third = wire.send(chat(ASK, echo, nameless, nameless, echo2, denied))
+    assert third.returns == ("call_2",)
+    [echo3], _ = wire.answer(third, "chat", "As you wish.")
+    more = {"role": "user", "content": "Tell me what you know."}
+    assert wire.send(chat(ASK, echo, nameless, nameless, echo2, denied, echo3, more)).human
 
 
 def test_text_tool_agents_get_one_tool_without_a_name(wire: Wire) -> None:
@@ -630,7 +647,7 @@ def test_no_words_of_a_prompt_are_kept(wire: Wire) -> None:
     first = wire.send(chat(ask, system=f"System: {secret}"), headers={"authorization": f"Bearer {secret}"})
     wire.answer(first, "chat", f"Echo: {secret}", [("call_1", "consult", {"question": secret})])
     record = wire.resolver.record(first.program_id)
-    assert b"consult" in record
+    assert b"call_1" in record
     for word in ("vault", "seventeen", "brass"):
         assert word.encode() not in record
         assert word not in repr(first)
