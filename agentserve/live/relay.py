@@ -450,6 +450,8 @@ class Relay:
         length = content_length(reply.headers)
         if length is not None and tap is None:
             headers.append((b"content-length", length))
+        # until a byte of the body is here nothing goes to the client, so that the step may still go elsewhere
+        chunk = await reply.read()
         x.first_byte_at = self._clock()
         if not reply.done:
             self._driver.tell(ev.StepStarted(step=StepId(x.step)))
@@ -458,7 +460,6 @@ class Relay:
         last = b""
         try:
             while True:
-                chunk = await reply.read()
                 done = reply.done
                 last = chunk or last
                 out = chunk if tap is None else tap.feed(chunk)
@@ -469,6 +470,7 @@ class Relay:
                     break
                 if out:
                     await x.write(out, more=True)
+                chunk = await reply.read()
         except EngineError as error:
             await self._break_off(x, error, orderly=streamed and (not last or last.endswith(EVENT_ENDS)))
             raise
