@@ -123,7 +123,7 @@ class BlockPool:
     # -- allocation
 
     def allocate(self, count: int) -> bool:
-        """`count` fresh blocks for a request, evicting as needed; False, and nothing changed, when there are too few."""
+        """`count` fresh blocks for a request, evicting as needed; False, and nothing changed, if there are too few."""
         if count > self.blank + self.cached_free:
             return False
         while count > self.blank:

@@ -179,7 +179,8 @@ class EmulatedEngine:
             self._window.end += until - at
 
     def set_speed(self, factor: float) -> None:
-        """How fast this engine is beside its profile."""
+        """How fast this engine is beside its profile, from the next iteration on."""
+        self._truncate(self._now)
         self._speed = factor
 
     def pin(self, name: str, hashes: Sequence[int], until: float, now: float) -> int:
@@ -188,11 +189,21 @@ class EmulatedEngine:
         self.unpin(name, now)
         held = sum(count for _, _, count in self._pins.values())
         budget = int(self.config.pin_share_max * self.pool.total) - held
+        self._truncate(now)
+        budget = min(budget, self.pool.free - self._promised())
         path, count = self.pool.match(hashes, min(len(hashes), max(budget, 0)))
         if not count:
             return 0
         self._pins[name] = (self.pool.take(path), until, count)
         return count * self.block
+
+    def _promised(self) -> int:
+        """Blocks that the decode run under way has still to take."""
+        window = self._window
+        if window is None or window.chunks:
+            return 0
+        ahead = [-(-(s.computed + window.count) // self.block) - s.hashed - s.private for s in self._running]
+        return sum(n for n in ahead if n > 0)
 
     def unpin(self, name: str, now: float) -> None:
         """Let it go."""
@@ -283,13 +294,15 @@ class EmulatedEngine:
 
     def _run(self, now: float) -> None:
         """Complete every window that ends by now."""
-        if now > self._now:
-            self._expire_pins(now)
         while self._window is not None and self._window.end <= now:
             window = self._window
             self._window = None
             self._complete(window)
+            # pins end at iteration boundaries, so that it does not matter when one looks
+            self._expire_pins(window.end)
             self._begin(max(window.end, self._stalled_until))
+        if self._window is None:
+            self._expire_pins(now)
         self._now = max(self._now, now)
 
     def _enqueue(self, sequence: Inside, *, head: bool = False) -> None:
@@ -378,6 +391,8 @@ class EmulatedEngine:
         def need(k: int) -> int:
             return sum(-(-(k - room) // block) for room in slack if k > room)
 
+        if need(count) > self.pool.blank:
+            count = min(count, self._to_adoption())
         if need(count) > free:
             low, high = 0, count
             while high - low > 1:
@@ -388,6 +403,22 @@ class EmulatedEngine:
                     high = middle
             count = low
         return count
+
+    def _to_adoption(self) -> int:
+        """Iterations to the first block that a request fills and finds computed by another.
+
+        It then gives a block back, which spares an eviction, so a decode run that has to evict ends there.
+        """
+        seen: set[int] = set()
+        fewest = 1 << 60
+        for sequence in self._running:
+            if sequence.hashed >= len(sequence.request.hashes):
+                continue
+            following = sequence.request.hashes[sequence.hashed]
+            if following in seen or following in sequence.leaf.children:
+                fewest = min(fewest, (sequence.hashed + 1) * self.block - sequence.computed)
+            seen.add(following)
+        return max(fewest, 1)
 
     # -- planning an iteration
 
@@ -518,7 +549,8 @@ class EmulatedEngine:
 
     def _expire_pins(self, now: float) -> None:
         if self._pins:
-            for name in [p for p, (_, until, _) in self._pins.items() if until <= now]:
+            due = sorted((until, name) for name, (_, until, _) in self._pins.items() if until <= now)
+            for _, name in due:
                 self.pool.release(self._pins.pop(name)[0], 0)
 
     # -- completing

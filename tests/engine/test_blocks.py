@@ -145,7 +145,10 @@ def test_the_pool_hits_and_evicts_as_a_per_block_pool_does(
             held, real = pairs[which % len(pairs)]
             if move == "grow":
                 extra = size % 3
-                held.hashes.extend(5000 + stream * 100 + len(held.hashes) + k for k in range(extra))
+                for _ in range(extra):
+                    held.hashes.append(
+                        held.hashes[-1] * 1009 + 5000 + stream
+                    )  # a chain: never equal by chance
                 grown = model.grow(held, extra)
                 assert pool.allocate(extra) == grown
                 if grown:

@@ -253,6 +253,31 @@ def test_a_pinned_prefix_survives_pressure_until_its_time() -> None:
     assert e.resident_tokens(one.hashes) == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(PLANS, st.lists(st.floats(0, 20), max_size=20), st.floats(0, 4), st.floats(0, 8))
+def test_pins_come_and_go_alike_however_often_one_looks(
+    plans: Any, looks: list[float], at: float, held_s: float
+) -> None:
+    def played(looks: list[float]) -> list[Any]:
+        e = engine(kv_tokens=1600, kv_events=True)
+        moves: list[tuple[float, int, Any]] = [
+            (t, i, request(f"r{i}", p, o, stream=s)) for i, (t, p, o, s, _) in enumerate(plans)
+        ]
+        moves += [(at, 500, "pin"), *((t, 1000 + i, None) for i, t in enumerate(looks))]
+        out: list[Any] = []
+        for t, _, what in sorted(moves, key=lambda m: (m[0], m[1])):
+            if isinstance(what, EngineRequest):
+                e.submit(what, t)
+            elif what == "pin":
+                e.pin("p", moves[0][2].hashes, t + held_s, t)
+            else:
+                out += e.advance(t)
+            e.check()
+        return out + drain(e)
+
+    assert played(looks) == played([])
+
+
 def test_pins_never_deadlock_the_engine() -> None:
     e = engine(kv_tokens=1600, pin_share_max=1.0)
     one = request("a", 1500, 1, stream=1)
