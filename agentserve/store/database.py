@@ -5,10 +5,9 @@ Rule: the only place that knows drivers and dialects apart. Everything else writ
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +77,15 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read from; what goes wrong is a `StoreError`."""
-        try:
-            connection = await self.engine.connect()
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            raise store_error(error, self.name) from error
-        try:
-            yield connection
-        except (SQLAlchemyError, TimeoutError) as error:
-            raise store_error(error, self.name) from error
-        finally:
-            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
-                await connection.close()
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self.engine.connect())
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                raise store_error(error, self.name) from error
+            try:
+                yield connection
+            except (SQLAlchemyError, TimeoutError) as error:
+                raise store_error(error, self.name) from error
 
     async def answers(self) -> bool:
         """Is it there?"""
@@ -177,12 +174,16 @@ def _engine(url: URL) -> AsyncEngine:
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     """WAL lets readers and the writer work side by side; a committed batch outlives the process."""
     connection.isolation_level = None  # the driver begins no transaction by itself, see `_begin_sqlite`
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else it has no effect
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")  # first: the others may have to wait
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else it has no effect
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+    except Exception:
+        connection.close()  # nobody else knows of it yet
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:

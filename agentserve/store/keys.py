@@ -11,6 +11,7 @@ the database is away the keys that are known stay as they are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -30,6 +31,7 @@ log = logging.getLogger("agentserve.keys")
 
 SCOPES = ("call", "read", "admin")
 REFRESH_S = 2.0
+STOP_S = 5.0
 KEYS_MAX = 100_000
 PREFIX = "as"
 ALPHABET = string.ascii_letters + string.digits
@@ -154,6 +156,7 @@ class StoredKeys:
         self._by_id: dict[str, StoredKey] = {}
         self._stamp: tuple[int, float] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -183,19 +186,24 @@ class StoredKeys:
     def start(self) -> None:
         """Refresh now and then."""
         if self._task is None:
+            self._stopping.clear()
             self._task = asyncio.get_running_loop().create_task(self._keep_fresh())
 
     async def stop(self) -> None:
         """No more refreshing."""
         if self._task is not None:
+            self._stopping.set()  # a query under way is finished, so that its connection is given back
+            await asyncio.wait([self._task], timeout=STOP_S)
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=1.0)
             self._task = None
 
     async def _keep_fresh(self) -> None:
         said = False
         while True:
-            await asyncio.sleep(self._refresh_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_s):
+                    await self._stopping.wait()
+                return
             try:
                 await self.refresh()
                 said = False

@@ -143,5 +143,7 @@ class Sweeper:
     async def _give_back(self) -> None:
         """Hand free pages back to the file system, a few at a time; PostgreSQL's autovacuum does it by itself."""
         if self._database.embedded and self.swept:
-            async with self._database.begin() as connection:
-                await connection.execute(text("PRAGMA incremental_vacuum(1000)"))
+            async with self._database.engine.connect() as connection:
+                # one page a step: only a script is stepped to its end
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await driver.executescript("PRAGMA incremental_vacuum(1000)")
