@@ -15,6 +15,8 @@ from agentserve.engine.events import (
     RequestRejected,
     RequestStarted,
 )
+from agentserve.engine.fit import Sample, fit
+from agentserve.engine.fit import error as fit_error
 from agentserve.engine.profile import PROFILES, Accelerator, Model, Profile, profile
 
 __all__ = [
@@ -36,5 +38,8 @@ __all__ = [
     "RequestFinished",
     "RequestRejected",
     "RequestStarted",
+    "Sample",
+    "fit",
+    "fit_error",
     "profile",
 ]
