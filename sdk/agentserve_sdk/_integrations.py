@@ -21,7 +21,6 @@ MOMENTS = {
     "dspy": "dspy",
     "smolagents": "smolagents.agents",
     "mcp": "mcp.client.session",
-    "pydantic_ai": "pydantic_ai.agent",
     "haystack": "haystack.tracing",
     "strands": "strands.agent.agent",
 }
