@@ -112,6 +112,8 @@ class LlamaCppAdapter(ServedEngine):
         capacity = context * count if context else None
         version = str(props.get("build_info", ""))
         self.seen(marks={"version": version or None, "capacity": capacity})
+        if self._files is None:
+            self._files = await self._has_files()
         pins = self.book.slots > 1
         native = {
             "tokenise": "native: /v1/chat/completions/input_tokens",
@@ -122,7 +124,7 @@ class LlamaCppAdapter(ServedEngine):
                 f"native: {self.book.slots - 1} of {self.book.slots} slots may be kept for programs"
             )
             native["unpin"] = "native: the slot is given back, and erased when the program is over"
-        if self._files is not False:
+        if self._files:
             native["warm"] = "native: a slot's saved file is restored; else the next prompt with one token"
         if capacity:
             native["kv_capacity"] = "native: /props (context per slot, times slots)"
@@ -160,6 +162,11 @@ class LlamaCppAdapter(ServedEngine):
     async def _slots(self) -> list[Json] | None:
         found = (await self.wire.get("/slots")).json()
         return found if isinstance(found, list) else None
+
+    async def _has_files(self) -> bool:
+        """Ask it to save under a name that it must refuse: without a place for files it says so first (501)."""
+        answer = await self.wire.post("/slots/0?action=save", {"filename": "../"})
+        return answer.status == 400
 
     async def _page(self) -> Exposition:
         answer = await self.wire.get("/metrics")

@@ -219,7 +219,7 @@ class SGLangAdapter(ServedEngine):
         if self._priority:
             body["priority"] = self._turned(PRIORITY_SPAN)
 
-    async def countprompt_tokens(self, protocol: str, body: Json) -> int | None:
+    async def count_tokens(self, protocol: str, body: Json) -> int | None:
         if protocol == "messages":
             answer = await self.wire.post("/v1/messages/count_tokens", body)
             return whole(answer.table().get("input_tokens"))
