@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections import OrderedDict, deque
 from hashlib import blake2b
@@ -462,7 +463,9 @@ def make_spans(settings: TelemetrySettings, *, clock_offset_s: float = 0.0) -> S
     if settings.traces == "off":
         return None
     return Spans(
-        ConsoleSpanExporter() if settings.traces == "console" else _otlp(settings.otlp_endpoint),
+        ConsoleSpanExporter(out=sys.stdout)
+        if settings.traces == "console"
+        else _otlp(settings.otlp_endpoint),
         sample=settings.trace_sample,
         conventions=Conventions(settings.semconv),
         clock_offset_s=clock_offset_s,
