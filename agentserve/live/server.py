@@ -383,7 +383,7 @@ class HttpConnection(asyncio.Protocol):
             await self.app(request.scope(), request.receive, request.send)
         except StreamCut as error:
             log.info("an answer was cut: %s", error)
-            self._abort()
+            self._cut()
         except Exception:
             log.exception("the application failed on %s %s", request.method, request.path)
             if request.started or request.left:
@@ -400,7 +400,7 @@ class HttpConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if not request.done:
-            self._abort()
+            self._cut()
         elif not request.keep_alive or self._closing:
             transport.close()
         else:
@@ -434,6 +434,13 @@ class HttpConnection(asyncio.Protocol):
             # a socket closed with unread bytes is reset, and the client would never read why
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _cut(self) -> None:
+        """End an answer that cannot be completed: the client gets what there is, and sees that it is not all."""
+        self._closing = True
+        if self.transport is not None:
+            self.transport.close()
+            self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _abort(self) -> None:
         self._closing = True
