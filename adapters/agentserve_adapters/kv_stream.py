@@ -139,6 +139,7 @@ class _Reader:
                 await asyncio.gather(watcher, return_exceptions=True)
             if monitor is not None:
                 socket.disable_monitor()
+                monitor.close(linger=0)
             socket.close(linger=0)
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:

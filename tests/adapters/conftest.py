@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from agentserve_adapters.detect import installed
 
 from agentserve.ports import EngineOptions
-from agentserve_adapters.detect import installed
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
 CHAT_REPLY = {

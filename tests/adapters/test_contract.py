@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from agentserve_adapters.detect import detect
 
 from agentserve.errors import EngineError
 from agentserve.ports import (
@@ -21,7 +22,6 @@ from agentserve.ports import (
     ProgramPrefix,
     Receipt,
 )
-from agentserve_adapters.detect import detect
 
 KINDS = [
     "anthropic",
