@@ -36,6 +36,9 @@ _STRENGTHS = tuple(float(rung.strength) for rung in RUNGS)
 
 CHAINS = 6
 _LEARNING_RATE, _FORGETTING = 0.2, 0.99
+# However sure the narrow keys of a trunk are, so much of it is what the tool is like in general: their tails are
+# thin, and what they miss is costly.
+_SURPRISE = 0.06
 ANY_TOOL = 0  # under which the weights of all tools together are kept, for tools not seen before
 _SAMPLED = 4  # one outcome in this many goes to the weights of all tools together
 TOOLS_MAX = 4_096
@@ -85,11 +88,16 @@ class Chains:
 
     def learn(self, nodes: Sequence[Histogram[float] | None], at: int, *, tool: int, shape: int) -> None:
         """The outcome fell into bin `at`: move the weights towards the chains that gave it more probability."""
-        above = self._trunk(nodes, shape)[at]
+        start = self._trunk(nodes, shape)[at]
+        to_parallel, past_parallel, parallel_node = self._rung(nodes, PARALLEL)
+        to_slow, past_slow, slow_node = self._rung(nodes, SLOW)
+        to_fast, past_fast, fast_node = self._rung(nodes, FAST)
+        to_exact, past_exact, exact_node = self._rung(nodes, EXACT)
+        lately, seen, repeated = to_fast * fast_node[at], to_slow * slow_node[at], to_exact * exact_node[at]
         foretold: list[float] = []
-        for start in (above, _shrunk(nodes, PARALLEL, at, above)):
-            own = _shrunk(nodes, FAST, at, _shrunk(nodes, SLOW, at, start))
-            foretold += (start, own, _shrunk(nodes, EXACT, at, own))
+        for above in (start, to_parallel * parallel_node[at] + past_parallel * start):
+            own = lately + past_fast * (seen + past_slow * above)
+            foretold += (above, own, repeated + past_exact * own)
         gains = [_LEARNING_RATE * math.log(probability + 1e-6) for probability in foretold]
         self._learned += 1
         for key in (tool, ANY_TOOL) if self._learned % _SAMPLED == 1 else (tool,):
@@ -111,9 +119,10 @@ class Chains:
         to_tool, past_tool, tool_node = self._rung(nodes, TOOL)
         to_argument, past_argument, argument_node = self._rung(nodes, ARGUMENT)
         d, past_shape, shape_node = self._rung(nodes, SHAPE)
-        c = past_shape * to_argument
-        b = past_shape * past_argument * to_tool
-        rest = past_shape * past_argument * past_tool
+        sure = 1.0 - _SURPRISE
+        d, c = sure * d, sure * past_shape * to_argument
+        above = sure * past_shape * past_argument + _SURPRISE
+        b, rest = above * to_tool, above * past_tool
         a, base = rest * to_all, rest * past_all / self._bins
         sums = [
             base + a * p + b * q + c * r + d * s
@@ -162,13 +171,3 @@ class Chains:
     def load(self, dumped: Mapping[int, list[float]]) -> None:
         self._scores = {tool: scores for tool, scores in dumped.items() if len(scores) == CHAINS}
         self._trunks.clear()
-
-
-def _shrunk(nodes: Sequence[Histogram[float] | None], rung: int, at: int, above: float) -> float:
-    """The probability of one bin after one rung."""
-    node = nodes[rung]
-    if node is None:
-        return above
-    strength = _STRENGTHS[rung] * node[-1]
-    probability: float = (node[at] + strength * above) / (node[-2] + strength)
-    return probability

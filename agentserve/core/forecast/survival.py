@@ -10,7 +10,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from operator import mul
 
 from agentserve.core.forecast.grid import Grid
 
@@ -123,23 +122,27 @@ class Survival:
         grid, origin = self.grid, self.elapsed_s
         end = origin + min(cap_s, CAP_BREAK_EVENS * break_even_s)
         first = grid.position(origin)[0] if origin > grid.low else 0
-        last = max(first, min(bisect_right(grid.edges, end) - 1, grid.bins - 1))  # the bin that holds the cap
-        masses, means = self.masses[first:last], grid.means[first:last]
+        last = max(first, bisect_right(grid.edges, end, 0, grid.bins) - 1)  # the bin that holds the cap
+        means: Sequence[float] = grid.means
         if origin:
-            means = tuple(max(mean - origin, 0.0) for mean in means)
-        edges = grid.edges[first + 1 : last + 1]
-        returned = list(accumulate(masses))
-        held = list(accumulate(map(mul, masses, means)))
+            means = [max(mean - origin, 0.0) for mean in means]
         miss = break_even_s - origin
-        costs = [h + (1.0 - r) * (edge + miss) for h, r, edge in zip(held, returned, edges, strict=True)]
+        best, best_at, held, alive = break_even_s, origin, 0.0, 1.0
+        for mass, mean, edge in zip(
+            self.masses[first:last], means[first:last], grid.edges[first + 1 : last + 1], strict=True
+        ):
+            held += mass * mean
+            alive -= mass
+            cost = held + alive * (edge + miss)
+            if cost < best:
+                best, best_at = cost, edge
         # Between two edges the cap itself is the last candidate.
-        back, spent = (returned[-1], held[-1]) if costs else (0.0, 0.0)
-        start, (place, inside) = self._start(last), grid.position(end)
-        part = self.masses[last] * max(0.0, (inside - start) / (1.0 - start)) if place == last else 0.0
         left = max(grid.edges[last], origin)
-        costs.append(spent + part * (0.5 * (left + end) - origin) + (1.0 - back - part) * (end + miss))
-        least = min(costs)
-        if least >= break_even_s:
-            return 0.0
-        best = costs.index(least)
-        return edges[best] - origin if best < len(edges) else end - origin
+        if end > left:
+            start, width = self._start(last), grid.log_edges[last + 1] - grid.log_edges[last]
+            inside = (math.log(end) - grid.log_edges[last]) / width
+            part = self.masses[last] * min(1.0, (inside - start) / (1.0 - start))
+            cost = held + part * (0.5 * (left + end) - origin) + (alive - part) * (end + miss)
+            if cost < best:
+                best_at = end
+        return best_at - origin
