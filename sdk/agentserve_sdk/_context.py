@@ -89,20 +89,42 @@ class Program:
         tell(self.id, said)
 
 
+class Lease:
+    """How long a scope holds that was set where nobody can take it back.
+
+    A framework may tell of a run's begin in the run's own context and of its end in another.
+    """
+
+    __slots__ = ("before", "over")
+
+    def __init__(self, before: Optional[Scope]) -> None:
+        self.before = before
+        self.over = False
+
+
 class Scope(NamedTuple):
     """Where the running code is."""
 
     program: Program
     step: Optional[str] = None
+    lease: Optional[Lease] = None
 
 
 SCOPE: ContextVar[Optional[Scope]] = ContextVar("agentserve_scope", default=None)
 _ambient: Dict[str, Scope] = {}
 
 
+def marked() -> Optional[Scope]:
+    """Where the running code is, by what was marked in this process."""
+    found = SCOPE.get()
+    while found is not None and found.lease is not None and found.lease.over:
+        found = found.lease.before
+    return found
+
+
 def scope() -> Optional[Scope]:
     """Where the running code is, else the program that this process was started for."""
-    return SCOPE.get() or ambient()
+    return marked() or ambient()
 
 
 def ambient() -> Optional[Scope]:

@@ -226,7 +226,7 @@ class Tool(_Mark):
     def open(self) -> Any:
         """Announce the call."""
         try:
-            found = SCOPE.get() or scope()
+            found = scope()
             if found is None or not _client.enabled():
                 return None
             return tool_began(found.program, self._name or "tool", self._call_id, self._more)

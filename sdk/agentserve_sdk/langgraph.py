@@ -9,14 +9,13 @@ from contextvars import ContextVar
 from typing import Any, Dict, NamedTuple, Optional
 
 from agentserve_sdk import _client
-from agentserve_sdk._context import SCOPE, Program, Scope, name_of, quoted, scope
+from agentserve_sdk._context import SCOPE, Lease, Program, Scope, marked, name_of, quoted, scope
 from agentserve_sdk._hooks import Open, quiet
 from agentserve_sdk._marks import ToolRun, open_program, status_of, tool_began, tool_ended
 
 
 class _Run(NamedTuple):
-    scope: Optional[Scope]  # of what happens inside
-    before: Optional[Scope]
+    scope: Scope  # of what happens inside
     program: Optional[Program] = None  # if it is this run that made it
 
 
@@ -130,8 +129,8 @@ def _began(
     if not _client.enabled():
         return
     metadata = metadata or {}
-    before, above = SCOPE.get(), _runs.get(parent_run_id)
-    found = above.scope if above is not None and above.scope is not None else scope()
+    above = _runs.get(parent_run_id)
+    found = above.scope if above is not None else scope()
     made = None
     if found is None:
         thread = metadata.get("thread_id")
@@ -140,9 +139,10 @@ def _began(
         )
         found = Scope(made)
     node = metadata.get("langgraph_node")
-    if node is not None:
-        found = Scope(found.program, name_of(node))
-    _runs.put(run_id, _Run(found, before, made))
+    step = found.step if node is None else name_of(node)
+    # Async callbacks tell of the end from a task of their own, where setting the scope back would have no effect.
+    found = Scope(found.program, step, None if made is not None else Lease(marked()))
+    _runs.put(run_id, _Run(found, made))
     if made is None:
         SCOPE.set(found)
 
@@ -151,9 +151,9 @@ def _ended(error: Optional[BaseException], *, run_id: Any, **_: Any) -> None:
     run = _runs.pop(run_id)
     if run is None:
         return
-    if run.program is None:
-        SCOPE.set(run.before)
-    else:
+    if run.scope.lease is not None:
+        run.scope.lease.over = True
+    if run.program is not None:
         run.program.end(status_of(error))
 
 
@@ -166,7 +166,7 @@ def _tool_began(
         return
     name = said.get("name") or (serialized or {}).get("name") or "tool"
     call_id = None if tool_call_id is None else str(tool_call_id)
-    _runs.put(run_id, _Run(found, SCOPE.get()))
+    _runs.put(run_id, _Run(found))
     _tools.put(run_id, tool_began(found.program, name_of(name), call_id))
 
 

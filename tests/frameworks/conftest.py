@@ -12,9 +12,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import pytest
-
 import agentserve_sdk as agentserve
+import pytest
 from agentserve_sdk import testing
 
 RUNS = 4
@@ -25,7 +24,11 @@ QUESTION = "Please find the three largest cities of land-{run}."
 def scripted(call: testing.Call) -> testing.Answer:
     """Ask for the tool once, then answer."""
     tools = json.dumps(call.body.get("tools", []))
-    return testing.ToolCall(TOOL, {"q": "cities"}) if TOOL in tools and call.turns == 0 else "Done: three cities."
+    return (
+        testing.ToolCall(TOOL, {"q": "cities"})
+        if TOOL in tools and call.turns == 0
+        else "Done: three cities."
+    )
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import json
 import operator
 from typing import Annotated, Any
 
+import agentserve_sdk as agentserve
 import pytest
 from typing_extensions import TypedDict
-
-import agentserve_sdk as agentserve
 
 pytest.importorskip("langgraph")
 from langchain_core.tools import tool

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import agentserve_sdk as agentserve
+import pytest
 
 pytest.importorskip("mcp")
 from mcp import ClientSession, StdioServerParameters

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 import agentserve_sdk as agentserve
+import pytest
 
 openai = pytest.importorskip("openai")
 TOOLS: Any = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
@@ -34,7 +33,9 @@ async def test_tasks_carry_their_own(held: Any) -> None:
 
         async def ask(question: str) -> None:
             for _ in range(2):
-                await client.chat.completions.create(model="m", messages=[{"role": "user", "content": question}])
+                await client.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": question}]
+                )
 
         await held.side_by_side(ask)
 

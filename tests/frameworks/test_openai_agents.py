@@ -9,9 +9,8 @@ import pytest
 pytest.importorskip("agents")
 from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, RunConfig, Runner, function_tool
 from agents.tracing import set_trace_processors
-from openai import AsyncOpenAI
-
 from agentserve_sdk import openai_agents
+from openai import AsyncOpenAI
 
 
 @function_tool

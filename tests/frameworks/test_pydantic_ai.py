@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pydantic_ai")
+from agentserve_sdk.pydantic_ai import Serve
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-
-from agentserve_sdk.pydantic_ai import Serve
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 import agentserve_sdk as agentserve
+import pytest
 
 pytest.importorskip("smolagents")
 from agentserve_sdk import testing
