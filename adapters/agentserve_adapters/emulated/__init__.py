@@ -9,6 +9,7 @@ import httpx
 
 from agentserve.errors import ConfigError
 from agentserve.ports import Asgi, Capabilities, EngineOptions
+from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.emulated.server import EmulatedOptions, EmulatedServer
 from agentserve_adapters.vllm import VLLMAdapter
 
@@ -37,6 +38,11 @@ class EmulatedAdapter(VLLMAdapter):
             transport=httpx.ASGITransport(app=self.server),
             **kwargs,
         )
+
+    @staticmethod
+    async def recognise(sight: Sight) -> Recognised | None:
+        """Never: it lives in this process, and what answers elsewhere is to be treated as the server it is."""
+        return None
 
     @property
     def app(self) -> Asgi | None:

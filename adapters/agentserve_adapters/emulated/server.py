@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from agentserve.engine import EngineConfig, profile
-from agentserve_adapters.emulated import gauges, wire
+from agentserve_adapters.emulated import dialects, gauges, wire
 from agentserve_adapters.emulated.host import Host, TooLong
 from agentserve_adapters.emulated.kv_publisher import KvPublisher
 from agentserve_adapters.emulated.speech import Speech, speak
@@ -99,6 +99,8 @@ class EmulatedServer:
             ("POST", "/detokenize"): self._detokenize,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/messages"): self._messages,
+            ("POST", "/v1/messages/count_tokens"): self._count_messages,
             ("POST", "/v1/embeddings"): self._embeddings,
         }
         if self.options.dev_mode:
@@ -287,6 +289,25 @@ class EmulatedServer:
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         await self._generate(body, tokens, limit, shape, receive, send, messages=messages)
 
+    async def _messages(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = dialects.chat_from_messages(await read_json(receive))
+        try:
+            if not body.get("max_tokens"):
+                raise Refused(400, "max_tokens is required", param="max_tokens")
+            tokens = template(body["messages"], body.get("tools"))
+            shape = dialects.MessagesShape(request_name(scope, body), self.options.model, len(tokens))
+            limit = body["max_tokens"]
+            await self._generate(body, tokens, limit, shape, receive, send, messages=body["messages"])
+        except Refused as refusal:
+            said = refusal.body["error"]
+            error = {"type": said["type"], "message": said["message"]}
+            await reply(send, refusal.status, {"type": "error", "error": error})
+
+    async def _count_messages(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = dialects.chat_from_messages(await read_json(receive))
+        count = len(template(body["messages"], body.get("tools")))
+        await reply(send, 200, {"input_tokens": count})
+
     async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(receive)
         prompt = body.get("prompt")
@@ -409,10 +430,11 @@ class EmulatedServer:
         async def all_of_them() -> None:
             await asyncio.gather(*(one(i, s, r) for i, (s, r) in enumerate(zip(speeches, runs, strict=True))))
             options = body.get("stream_options") or {}
-            if options.get("include_usage"):
+            if options.get("include_usage") or shape.always_counted:
                 counts = wire.usage(len(tokens), sum(s.tokens for s in speeches), cached[0])
                 await lines.put(shape.counted(counts))
-            await lines.put(wire.DONE)
+            if shape.done:
+                await lines.put(shape.done)
             await lines.put(None)
 
         async def write() -> None:

@@ -48,6 +48,9 @@ def message(speech: Speech) -> dict[str, Any]:
 class ChatShape:
     """Chat completions, whole and in chunks."""
 
+    done = DONE  # what ends a stream
+    always_counted = False  # whether a stream ends with usage even if not asked
+
     def __init__(self, name: str, model: str, created: int) -> None:
         self.head = {"id": f"chatcmpl-{name}", "created": created, "model": model}
 
