@@ -319,7 +319,11 @@ async def test_a_hosted_engine_gets_our_headers_and_path_and_no_others() -> None
 
     def handler(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, headers={"X-Up": "1"}, content=b"{}")
+        return httpx.Response(200, headers={"X-Up": "1"}, content=pieces())
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{"
+        yield b"}"
 
     upstream = hosted(handler)
     reply = await upstream.send("POST", "/v1/x?y=1", [*JSON, (b"x-a", b"b")], b"{}", deadlines=QUICK)
