@@ -57,7 +57,7 @@ class KvStream:
         self._engine = engine
         self._queue: asyncio.Queue[KvChange] = asyncio.Queue(CHANGES_MAX)
         self._readers = [_Reader(source, engine, self._put) for source in sources]
-        self._runs: list[asyncio.Task[None]] = []
+        self._runs: list[asyncio.Task[None]] = []  # one a reader, and one a start over
         self._overrun = False
 
     @property
@@ -89,9 +89,12 @@ class KvStream:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
-    def wake(self, change: KvChange) -> None:
-        """Put in what was learnt elsewhere, for instance a restart seen in the metrics."""
-        self._put(change)
+    def start_over(self) -> None:
+        """A restart was seen elsewhere, for instance in the gauges: forget, and read the new run from its start."""
+        self._put(CLEARED)
+        for reader in self._readers:
+            reader.sequence.begin_anew()
+            self._runs.append(asyncio.create_task(reader.refill()))
 
     def _put(self, change: KvChange) -> None:
         if self._overrun:
@@ -142,6 +145,11 @@ class _Reader:
                 monitor.close(linger=0)
             socket.close(linger=0)
 
+    async def refill(self) -> None:
+        """Ask for everything that the publisher still has and we do not know."""
+        async with self._one_at_a_time:
+            await self._refill()
+
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """A connection that breaks puts the sequence in doubt; one that comes (back) asks for what was missed."""
         while True:
@@ -149,8 +157,7 @@ class _Reader:
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 self.sequence.doubt()
             elif event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                async with self._one_at_a_time:
-                    await self._refill()
+                await self.refill()
 
     async def _take(self, frames: list[bytes]) -> None:
         read = self._parse(frames)

@@ -32,7 +32,7 @@ from agentserve.ports import (
 )
 from agentserve_adapters.actions import ActionLog, Refused
 from agentserve_adapters.incarnation import Incarnation
-from agentserve_adapters.kv_stream import CLEARED, KvSource, KvStream
+from agentserve_adapters.kv_stream import KvSource, KvStream
 from agentserve_adapters.prompts import cached_tokens, warm_request
 from agentserve_adapters.residency import Residency
 from agentserve_adapters.wire import GENERATE_TIMEOUT_S, Answer, EngineWire
@@ -143,7 +143,7 @@ class ServedEngine:
         """Forget what was believed of the last run."""
         self.actions.forget()
         if self._stream is not None:
-            self._stream.wake(CLEARED)
+            self._stream.start_over()
 
     # -- on the request's path
 

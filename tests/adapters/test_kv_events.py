@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -122,7 +123,9 @@ def test_wildcard_endpoints_are_reached_at_the_engines_host() -> None:
 class Publisher:
     """An engine's side: PUB and, if asked for, a replay ROUTER with a bounded buffer."""
 
-    def __init__(self, ports: tuple[int, int] | None = None, *, buffer: int = 1000, replays: bool = True) -> None:
+    def __init__(
+        self, ports: tuple[int, int] | None = None, *, buffer: int = 1000, replays: bool = True
+    ) -> None:
         context = zmq.asyncio.Context.instance()
         self.pub, self.router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
         for socket in (self.pub, self.router):
@@ -133,8 +136,8 @@ class Publisher:
                 self.router.bind_to_random_port("tcp://127.0.0.1"),
             )
         else:
-            self.pub.bind(f"tcp://127.0.0.1:{ports[0]}")
-            self.router.bind(f"tcp://127.0.0.1:{ports[1]}")
+            bind_again(self.pub, ports[0])
+            bind_again(self.router, ports[1])
         self.ports = ports
         self.buffer: list[tuple[int, bytes]] = []
         self.limit = buffer
@@ -175,6 +178,16 @@ async def publisher() -> AsyncIterator[Publisher]:
     made = Publisher()
     yield made
     await made.close()
+
+
+def bind_again(socket: Any, port: int) -> None:
+    """ZeroMQ gives a port back a moment after its socket was closed."""
+    for _ in range(250):
+        with contextlib.suppress(zmq.ZMQError):
+            socket.bind(f"tcp://127.0.0.1:{port}")
+            return
+        time.sleep(0.02)
+    raise OSError(f"port {port} stays in use")
 
 
 class Listener:
@@ -274,6 +287,17 @@ async def test_a_restart_is_noticed_even_when_the_count_has_caught_up() -> None:
     assert hashes(listener.seen[listener.seen.index(CLEARED) :]) == [11, 12, 13]
     await listener.close()
     await second.close()
+
+
+async def test_a_restart_seen_in_the_gauges_keeps_what_the_new_run_has_published(
+    publisher: Publisher,
+) -> None:
+    listener = Listener(publisher.source)
+    await publisher.publish(1)
+    await listener.until(lambda seen: hashes(seen) == [1])
+    listener.stream.start_over()
+    await listener.until(lambda seen: CLEARED in seen and hashes(seen[seen.index(CLEARED) :]) == [1])
+    await listener.close()
 
 
 async def test_ranks_are_joined_into_one_stream() -> None:
