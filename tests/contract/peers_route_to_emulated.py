@@ -29,7 +29,7 @@ import uvicorn
 from agentserve_adapters.emulated import EmulatedOptions, EmulatedServer
 
 CALLS = 8  # of each kind, all different, so that a router has something to spread
-START_S_MAX = 60.0
+START_S_MAX = 150.0  # LiteLLM's first start compiles its imports
 CALL_S_MAX = 20.0
 
 
@@ -112,16 +112,17 @@ ROUTERS: dict[str, Callable[[int, list[str], Path], list[str]]] = {
 
 
 async def ready(url: str, process: asyncio.subprocess.Process) -> None:
-    """Wait until the router answers for the model."""
+    """Wait until the router gets an answer from an engine; not all of them list models by name."""
     until = time.monotonic() + START_S_MAX
     headers = {"authorization": "Bearer sk-peers"}
-    async with httpx.AsyncClient(timeout=2.0) as client:
+    asked = {"model": "emulated", "max_tokens": 1, "messages": [{"role": "user", "content": "ready?"}]}
+    async with httpx.AsyncClient(timeout=5.0) as client:
         while time.monotonic() < until:
             if process.returncode is not None:
                 raise RuntimeError(f"it ended with status {process.returncode}")
             with contextlib.suppress(httpx.HTTPError):
-                reply = await client.get(f"{url}/v1/models", headers=headers)
-                if reply.status_code == 200 and "emulated" in reply.text:
+                reply = await client.post(f"{url}/v1/chat/completions", headers=headers, json=asked)
+                if reply.status_code == 200:
                     return
             await asyncio.sleep(0.3)
     raise RuntimeError(f"it was not ready within {START_S_MAX:.0f} s")

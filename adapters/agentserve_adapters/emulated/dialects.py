@@ -1,4 +1,4 @@
-"""The other two protocols that a vLLM server speaks: Anthropic's messages and OpenAI's responses, as forms of chat.
+"""Anthropic's messages, which a vLLM server speaks as well, as a form of chat.
 
 Rule: a request becomes a chat request, and the reply is written by a shape with the methods of `wire.ChatShape`.
 """
@@ -48,7 +48,9 @@ def chat_from_messages(body: Json) -> Json:
         ]
     choice = body.get("tool_choice") or {}
     forced = {"type": "function", "function": {"name": choice.get("name")}}
-    out["tool_choice"] = {"any": "required", "none": "none", "tool": forced}.get(choice.get("type"), "auto")
+    out["tool_choice"] = {"any": "required", "none": "none", "tool": forced}.get(
+        str(choice.get("type")), "auto"
+    )
     return out
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from agentserve.engine import EngineConfig, profile
-from agentserve_adapters.emulated import dialects, gauges, wire
+from agentserve_adapters.emulated import dialects, gauges, responses, wire
 from agentserve_adapters.emulated.host import Host, TooLong
 from agentserve_adapters.emulated.kv_publisher import KvPublisher
 from agentserve_adapters.emulated.speech import Speech, speak
@@ -99,6 +99,7 @@ class EmulatedServer:
             ("POST", "/detokenize"): self._detokenize,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/responses"): self._responses,
             ("POST", "/v1/messages"): self._messages,
             ("POST", "/v1/messages/count_tokens"): self._count_messages,
             ("POST", "/v1/embeddings"): self._embeddings,
@@ -288,6 +289,15 @@ class EmulatedServer:
         shape = wire.ChatShape(request_name(scope, body), self.options.model, int(time.time()))
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         await self._generate(body, tokens, limit, shape, receive, send, messages=messages)
+
+    async def _responses(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = responses.chat_from_responses(await read_json(receive))
+        if not body["messages"]:
+            raise Refused(400, "input is empty", param="input")
+        tokens = template(body["messages"], body.get("tools"))
+        shape = responses.ResponsesShape(request_name(scope, body), self.options.model, int(time.time()))
+        limit = body.get("max_output_tokens")
+        await self._generate(body, tokens, limit, shape, receive, send, messages=body["messages"])
 
     async def _messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = dialects.chat_from_messages(await read_json(receive))
