@@ -19,6 +19,8 @@ from agentserve.core.program import Program, Step
 
 # Until an engine says or shows how much it holds.
 KV_TOKENS_ASSUMED = 1 << 40
+# What a prefill must amount to before its time says something of the engine's speed.
+PREFILL_TOKENS_TELLING = 1024
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -32,7 +34,8 @@ class Engine:
     kv_tokens: int = KV_TOKENS_ASSUMED
     kv_known: bool = False
     seqs_max: int | None = None
-    prefill_tokens_per_s: float = 20_000.0
+    prefill_tokens_per_s: float = 20_000.0  # assumed until it is told or shown
+    prefill_known: bool = False
     decode_s_per_token: float = 0.015
     speed: float = 1.0
 
@@ -65,6 +68,17 @@ class Engine:
 
     def decode_s(self, tokens: float) -> float:
         return tokens * self.decode_s_per_token / self.speed
+
+    def learn_speed(self, *, uncached_tokens: int, seconds: float) -> None:
+        """A prefill of so many tokens took so long from dispatch to first byte.
+
+        Whatever waited or ran beside it only makes it look slower, so the estimate rises fast and sinks slowly.
+        """
+        if self.prefill_known or uncached_tokens < PREFILL_TOKENS_TELLING or seconds <= 0.0:
+            return
+        seen = uncached_tokens / seconds / self.speed
+        gain = 0.5 if seen > self.prefill_tokens_per_s else 0.05
+        self.prefill_tokens_per_s += gain * (seen - self.prefill_tokens_per_s)
 
     def learn_capacity(self, *, distance: int, hit: bool, now: float) -> None:
         """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity."""
@@ -139,6 +153,8 @@ class Fleet:
         """A step finished there: move the clock, believe the engine about what it found cached."""
         program = step.program
         believed = step.expected_cached if cached is None else cached
+        if cached is not None and step.started_at is not None and step.dispatched_at is not None:
+            engine.learn_speed(uncached_tokens=prompt - cached, seconds=step.started_at - step.dispatched_at)
         if cached is not None:
             own = program.home == engine.id and program.home_tokens > 0
             distance = engine.written - program.home_clock

@@ -376,6 +376,7 @@ class Scheduler:
             engine.seqs_max = event.seqs_max
         if event.prefill_tokens_per_s is not None:
             engine.prefill_tokens_per_s = event.prefill_tokens_per_s
+            engine.prefill_known = True
         if event.decode_tokens_per_s is not None:
             engine.decode_s_per_token = 1.0 / event.decode_tokens_per_s
         if event.preemptions is not None:

@@ -177,6 +177,19 @@ def test_unknown_capacity_is_learned_from_a_miss(desk: Any) -> None:
     assert 60_000 < engine.kv_tokens < 91_000
 
 
+def test_an_engines_prefill_speed_is_learned_from_its_first_bytes(desk: Any) -> None:
+    d = desk("affinity")
+    d.tell(ev.EngineBack(engine="x"))
+    d.tell(ev.EngineLost(engine="e0"))
+    for i in range(12):
+        d.arrive(f"p{i}", tokens=4000)
+        d.tell(ev.StepStarted(step=f"p{i}/0"), after=0.08)
+        d.finish(f"p{i}", tokens=4000, cached_tokens=0)
+    assert 45_000 < d.board.fleet["x"].prefill_tokens_per_s < 51_000
+    d.tell(ev.EngineReported(engine="x", prefill_tokens_per_s=7.0))
+    assert d.board.fleet["x"].prefill_tokens_per_s == 7.0
+
+
 def test_the_same_events_give_the_same_decisions(desk: Any) -> None:
     def script(d: Any) -> list[Any]:
         for i in range(12):
