@@ -288,6 +288,21 @@ def test_pins_never_deadlock_the_engine() -> None:
     assert "b" in finished(drain(e))
 
 
+def test_a_touched_prefix_outlives_one_that_was_used_later() -> None:
+    e = engine(kv_tokens=1600)
+    old, new = request("a", 480, 1, stream=1), request("b", 480, 1, stream=2)
+    e.submit(old, 0.0)
+    drain(e, 10.0)
+    e.submit(new, 10.0)
+    drain(e, 20.0)
+    assert e.touch(old.hashes, 20.0) == 480
+    e.check()
+    e.submit(request("c", 1000, 10), 20.0)
+    drain(e, 30.0)
+    assert e.resident_tokens(old.hashes) == 480
+    assert e.resident_tokens(new.hashes) < 480
+
+
 def test_progress_is_known_between_events() -> None:
     e = engine()
     e.submit(request("a", 100, 200), 0.0)
