@@ -46,6 +46,7 @@ class Ledger:
         self._quotas = quotas
         self._now = now
         self._clock = clock
+        self._traceparent = getattr(telemetry, "traceparent", None)  # of a telemetry that makes traces
         self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
         self._chars_per_token: dict[str, float] = {}
 
@@ -71,6 +72,14 @@ class Ledger:
         seen = min(max(call.prompt_chars / prompt_tokens, SCALE_RANGE[0]), SCALE_RANGE[1])
         old = self._scale(call.model)
         self._chars_per_token[call.model] = old + SCALE_GAIN * (seen - old)
+
+    def traceparent(self, x: Exchange) -> str | None:
+        """What the engine is told of the trace that this step is in."""
+        given = x.headers.get("traceparent")
+        if self._traceparent is None or x.resolved is None:
+            return given
+        made: str | None = self._traceparent(x.resolved.program_id, x.step, given)
+        return made or given
 
     # -- ends
 

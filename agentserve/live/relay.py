@@ -437,7 +437,7 @@ class Relay:
             cache_salt=tenant.id if tenant.cache_salt else None,
             expected_output_tokens=call.extensions.output_tokens_expected,
             program_final=resolved.final,
-            traceparent=x.headers.get("traceparent"),
+            traceparent=self._ledger.traceparent(x),
         )
 
     async def _relay(self, x: Exchange, engine: Engine, reply: UpstreamReply, taps: Taps) -> None:
@@ -475,9 +475,13 @@ class Relay:
             await self._break_off(x, error, orderly=streamed and (not last or last.endswith(EVENT_ENDS)))
             raise
         x.stop_watching()
-        # the scheduler learns first, so that a client that answers at once finds its place free
-        self._finish(x, engine, reply, reader)
-        await x.write(out, more=False)
+        try:
+            # The client gets its last byte before we read what the reply means: the loop writes when this turn of it
+            # is over, and resumes us before anything that the client could send next.
+            await x.write(out, more=False)
+            await asyncio.sleep(0)
+        finally:
+            self._finish(x, engine, reply, reader)
 
     async def _break_off(self, x: Exchange, error: EngineError, *, orderly: bool) -> None:
         """The engine failed in mid-reply. A stream can still say so; anything else is cut."""
@@ -558,7 +562,10 @@ def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
 
 def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
     """Does the engine answer with server-sent events?"""
-    return any(name == b"content-type" and b"event-stream" in value for name, value in headers)
+    for name, value in headers:
+        if name == b"content-type":
+            return b"event-stream" in value
+    return False
 
 
 def rejection(decision: do.Reject) -> Overloaded:

@@ -7,6 +7,7 @@ connections are refused with a hint, streams finish up to the drain limit, and o
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import socket
 
@@ -17,6 +18,8 @@ from agentserve.live.auth import OpenKeys, check_openness
 from agentserve.live.server import limited
 
 BACKLOG = 4096
+# live programs are many small objects that live for minutes: look at the old ones seldom
+GC_THRESHOLDS = (20_000, 20, 50)
 
 
 class GatewayServer(uvicorn.Server):
@@ -25,6 +28,16 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._alone = False  # is the process ours?
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._alone = True
+        await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._alone:
+            settle_heap()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.leave()
@@ -33,6 +46,13 @@ class GatewayServer(uvicorn.Server):
     def port(self) -> int:
         """Where it listens, once it has started."""
         return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+def settle_heap() -> None:
+    """What is loaded by now stays: keep the collector from going through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def server_for(gateway: Gateway, *, host: str | None = None, port: int | None = None) -> GatewayServer:
