@@ -42,6 +42,11 @@ class Residency:
         """All that is resident, shared blocks counted once."""
         return self._resident_tokens
 
+    def holds(self, block: int) -> bool:
+        """Is this block there?"""
+        found = self._blocks.get(block)
+        return found is not None and found.copies > 0
+
     def holding(self, program: str) -> KvHolding | None:
         tip = self._tips.get(program)
         if tip is None:
