@@ -38,13 +38,13 @@ CHAINS = 6
 _LEARNING_RATE, _FORGETTING = 0.2, 0.99
 # However sure the narrow keys of a trunk are, so much of it is what the tool is like in general: their tails are
 # thin, and what they miss is costly.
-_SURPRISE = 0.06
+_SURPRISE = 0.03
 ANY_TOOL = 0  # under which the weights of all tools together are kept, for tools not seen before
 _SAMPLED = 4  # one outcome in this many goes to the weights of all tools together
 TOOLS_MAX = 4_096
 TRUNKS_MAX = 2_048
 # A trunk may be older than its own rung by one observation in this many, and than all others by a few more.
-_TRUNK_SLACK, _TRUNK_SLACK_MAX = 8.0, 8.0
+_TRUNK_SLACK, _TRUNK_SLACK_MAX = 32.0, 4.0
 _TRUNK_AGE_MAX = 64
 
 

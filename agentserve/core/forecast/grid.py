@@ -66,8 +66,8 @@ class Grid:
 
     def _smear(self, centre: float, blur: float) -> Smear:
         """Never into the overflow, never out of the grid."""
-        first = max(0, math.floor(centre - 2.0 * blur + 0.5))
-        last = min(self.bins - 2, math.ceil(centre + 2.0 * blur - 0.5))
+        first = max(0, math.floor(centre - 2.5 * blur + 0.5))
+        last = min(self.bins - 2, math.ceil(centre + 2.5 * blur - 0.5))
         raw = [math.exp(-0.5 * ((i - centre) / blur) ** 2) for i in range(first, last + 1)]
         total = sum(raw)
         return tuple((first + i, x / total) for i, x in enumerate(raw))
