@@ -71,6 +71,7 @@ class Gateway:
         if driver.hands is None:
             driver.hands = engines
         engines.tells(driver.tell, driver.now)
+        engines.watched_by(lambda engine: journal.fact("engine", views.engine_fact(engine, clock())))
         self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
         ledger = Ledger(journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock)
         self.responses = Responses(Kept(responses_max=settings.limits.stored_responses_max))

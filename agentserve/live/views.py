@@ -91,6 +91,20 @@ def engine(found: Engine, board: Board) -> dict[str, Any]:
     }
 
 
+def engine_fact(found: Engine, at: float) -> dict[str, Any]:
+    """An engine that was taken in, as the journal keeps it."""
+    settings = found.settings
+    return {
+        "id": found.id,
+        "url": found.adapter.url or settings.url,
+        "kind": settings.kind,
+        "state": "added",
+        "models": list(settings.models) or None,
+        "kv_tokens": settings.kv_tokens,
+        "seen_at": at,
+    }
+
+
 def pins(board: Board) -> list[dict[str, Any]]:
     """Programs in a gap whose KV is thought to be kept: what a pin, of any mode, protects."""
     kept = []

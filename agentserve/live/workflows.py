@@ -6,13 +6,16 @@ it was sent.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from agentserve.core.ids import WorkflowId
 from agentserve.core.workflow import LearnedGraph, Remaining, WorkflowGraph
-from agentserve.errors import BadRequest, NotFound
+from agentserve.errors import AgentServeError, BadRequest, NotFound
 from agentserve.live.wire import printable_id
 from agentserve.ports import Journal
 
@@ -40,7 +43,25 @@ class Workflows:
 
     def put(self, tenant: str, name: Any, sent: Any, *, at: float) -> Declared:
         """Declare a graph, or declare it anew."""
-        workflow = workflow_id(name)
+        declared = self._take(tenant, workflow_id(name), sent, at)
+        self._journal.fact(
+            "graph",
+            {
+                "tenant": tenant,
+                "name": declared.name,
+                "graph": "declared",
+                "body": msgspec.json.encode(sent),
+                "at": at,
+            },
+        )
+        return declared
+
+    def restore(self, tenant: str, name: str, body: bytes, *, at: float) -> None:
+        """Take up again what was declared before a restart; what cannot be read is left out."""
+        with contextlib.suppress(AgentServeError, msgspec.DecodeError, UnicodeError):
+            self._take(tenant, workflow_id(name), msgspec.json.decode(body), at)
+
+    def _take(self, tenant: str, workflow: WorkflowId, sent: Any, at: float) -> Declared:
         graph = WorkflowGraph.parse(sent)
         declared = Declared(
             tenant=tenant,
@@ -54,7 +75,6 @@ class Workflows:
         self._declared.move_to_end((tenant, workflow))
         if len(self._declared) > WORKFLOWS_MAX:
             self._declared.popitem(last=False)
-        self._journal.fact("workflow", {"tenant": tenant, "name": workflow, "graph": sent, "at": at})
         return declared
 
     def get(self, tenant: str, name: str) -> Declared | None:

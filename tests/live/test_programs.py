@@ -8,6 +8,7 @@ import pytest
 
 from agentserve.core import events as ev
 from agentserve.live.auth import Caller, ListedKeys
+from agentserve.live.workflows import Workflows
 from tests.live.conftest import ScriptedEngine, Serve
 
 GRAPH = {
@@ -131,3 +132,17 @@ async def test_a_tenant_does_not_see_anothers_program(engine: ScriptedEngine, se
     assert (
         await running.client.get("/v1/programs/x", headers={"authorization": "Bearer as-a"})
     ).status_code == 200
+
+
+async def test_a_declared_graph_is_journalled_and_can_be_taken_up_again(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    await running.client.put("/v1/workflows/report", json=GRAPH)
+    ((_, fact),) = [(kind, row) for kind, row in running.books.facts if kind == "graph"]
+    assert (fact["tenant"], fact["name"], fact["graph"]) == ("default", "report", "declared")
+    workflows = Workflows(running.books)
+    workflows.restore("default", "report", fact["body"], at=fact["at"])
+    workflows.restore("default", "broken", b'{"nodes": 3}', at=1.0)
+    assert [declared.name for declared in workflows.of("default")] == ["report"]
+    assert workflows["default", "report"].sent == GRAPH
