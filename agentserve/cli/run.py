@@ -1,0 +1,278 @@
+"""`agentserve run -- CMD`: start any agent command with its base URLs pointed at the gateway, as one program.
+
+Rule: the command runs as it would alone: its input, output and exit status are its own, and a gateway that does not
+answer is said once and changes nothing else. Its environment is added to, and only what must point at the gateway is
+replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from agentserve.errors import AgentServeError, UsageError
+
+HELP = "run an agent command with its base URLs pointed at the gateway"
+URL_DEFAULT = "http://127.0.0.1:8400"
+ASK_S = 2.0
+STORED_S = 3.0  # how long the summary waits for the journal, which is written behind
+TOOLS_SHOWN_MAX = 3
+KEY_STAND_IN = "agentserve"  # where no key is asked for, clients want one all the same
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("--url", help=f"the gateway (default: AGENTSERVE_URL, else {URL_DEFAULT})")
+    parser.add_argument("--key", help="its API key (default: AGENTSERVE_API_KEY)")
+    parser.add_argument("--program", metavar="ID", help="the program's id (default: a new one)")
+    parser.add_argument(
+        "--workflow", metavar="NAME", help="the kind of program (default: the command's name)"
+    )
+    parser.add_argument("--priority", choices=("interactive", "standard", "batch"))
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="when it should be done")
+    parser.add_argument("--quiet", action="store_true", help="no summary")
+    parser.add_argument("--config", metavar="FILE", help="settings file, to find the store for the summary")
+    parser.add_argument("--store", metavar="URL", help="database, for the summary")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; its exit status is ours."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise UsageError("there is no command to run", remedy="write `agentserve run -- codex exec ...`")
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"there is no command {command[0]!r}", remedy="is it installed, and in PATH?")
+    if args.deadline is not None and args.deadline <= 0:
+        raise UsageError(f"--deadline is {args.deadline:g}", remedy="it is more than 0 seconds")
+    url = (args.url or os.environ.get("AGENTSERVE_URL") or URL_DEFAULT).rstrip("/").removesuffix("/v1")
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url is {url}", remedy=f"write it as {URL_DEFAULT}")
+    gateway = Gateway(url, args.key or os.environ.get("AGENTSERVE_API_KEY"))
+    program = args.program or f"run-{secrets.token_hex(10)}"
+    gateway.declare(program, args, PurePath(command[0]).name)
+    began = time.monotonic()
+    status = supervise(pointed(command, gateway, program), environment(os.environ, gateway, program))
+    took_s = time.monotonic() - began
+    live = gateway.live(program)
+    gateway.end(program, status)
+    if not args.quiet:
+        print(
+            summary(program, status, took_s, live, stored(args, program) if live else None), file=sys.stderr
+        )
+    return status
+
+
+class Gateway:
+    """What is asked of it. None of it may keep the command from running."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url
+        self.key = key
+        self._away = False
+
+    def declare(self, program: str, args: argparse.Namespace, name: str) -> None:
+        """Tell of the program, before its first call."""
+        said = {
+            "id": program,
+            "parent_id": os.environ.get("AGENTSERVE_PROGRAM_ID"),
+            "workflow": args.workflow or name,
+            "priority": args.priority,
+            "deadline_ms": None if args.deadline is None else args.deadline * 1e3,
+        }
+        self._ask("POST", "/v1/programs", {k: v for k, v in said.items() if v is not None})
+
+    def live(self, program: str) -> dict[str, Any] | None:
+        """What it knows of the program, while it still runs."""
+        return self._ask("GET", f"/v1/programs/{quote(program, safe='')}")
+
+    def end(self, program: str, status: int) -> None:
+        """The program is over."""
+        how = "succeeded" if status == 0 else "cancelled" if status in (130, 143) else "failed"
+        self._ask("POST", f"/v1/programs/{quote(program, safe='')}/events", [{"type": "end", "status": how}])
+
+    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
+        if self._away:
+            return None
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            reply = httpx.request(method, self.url + path, json=body, headers=headers, timeout=ASK_S)
+            reply.raise_for_status()
+            found = reply.json()
+        except (httpx.HTTPError, ValueError) as error:
+            what = f"does not answer: {error}"
+            if isinstance(error, httpx.HTTPStatusError):
+                what = f"refuses: {error.response.text[:200]}"
+            else:
+                self._away = True
+            if method != "GET":
+                print(f"agentserve: the gateway at {self.url} {what}", file=sys.stderr)
+            return None
+        return found if isinstance(found, dict) else None
+
+
+# -- pointing the command at the gateway
+
+
+def environment(given: Mapping[str, str], gateway: Gateway, program: str) -> dict[str, str]:
+    """The command's environment. The base URLs carry the program, for clients that send no header of their own."""
+    root = f"{gateway.url}/p/{quote(program, safe='')}"
+    key = gateway.key or KEY_STAND_IN
+    made = dict(given)
+    made.update(
+        AGENTSERVE_URL=gateway.url,
+        AGENTSERVE_PROGRAM_ID=program,
+        OPENAI_BASE_URL=f"{root}/v1",
+        OPENAI_API_BASE=f"{root}/v1",  # Aider, and others that use LiteLLM
+        OPENAI_HOST=root,  # Goose
+        OPENAI_API_KEY=key,
+        ANTHROPIC_BASE_URL=root,
+        ANTHROPIC_API_BASE=root,
+        # what Claude Code knows of its calls: their class, sub-agents, compaction, measured tool durations
+        CLAUDE_CODE_GATEWAY_HINT_HEADERS="1",
+        # its billing line changes with each request, and would change the prompt's first tokens
+        CLAUDE_CODE_ATTRIBUTION_HEADER="0",
+    )
+    if gateway.key:
+        made["AGENTSERVE_API_KEY"] = gateway.key
+    if gateway.key or "ANTHROPIC_API_KEY" not in given:
+        made["ANTHROPIC_AUTH_TOKEN"] = key
+        made.pop("ANTHROPIC_API_KEY", None)  # both would be sent
+    if "TRACEPARENT" not in given:
+        digest = hashlib.sha256(program.encode()).hexdigest()
+        made["TRACEPARENT"] = f"00-{digest[:32]}-{digest[32:48]}-01"
+    return made
+
+
+def pointed(command: Sequence[str], gateway: Gateway, program: str) -> list[str]:
+    """The command, with the provider's settings added where the client takes them as arguments only."""
+    if PurePath(command[0]).name != "codex":
+        return list(command)
+    provider = {
+        "model_provider": "agentserve",
+        "model_providers.agentserve.name": "agentserve",
+        "model_providers.agentserve.base_url": f"{gateway.url}/p/{quote(program, safe='')}/v1",
+        "model_providers.agentserve.wire_api": "responses",
+        "model_providers.agentserve.env_key": "OPENAI_API_KEY",
+    }
+    settings = [part for key, value in provider.items() for part in ("-c", f'{key}="{value}"')]
+    return [command[0], *settings, *command[1:]]
+
+
+def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run it to its end; what ends us is passed on, so that the command ends in its own way."""
+    try:
+        child = subprocess.Popen(command, env=dict(env))
+    except OSError as error:
+        raise AgentServeError(f"cannot start {command[0]}: {error.strerror}") from error
+    with _passing_on(child):
+        status = child.wait()
+    return 128 - status if status < 0 else status
+
+
+@contextlib.contextmanager
+def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    def pass_on(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):
+            child.send_signal(number)
+
+    # the terminal sends an interrupt to the command too: it is not ours to answer
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        before[number] = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- the summary
+
+
+def stored(args: argparse.Namespace, program: str) -> dict[str, Any] | None:
+    """What the store has of the program and its sub-agents, if the store is here and knows of its end in time."""
+    from agentserve.cli.stored import with_database
+    from agentserve.store import queries
+    from agentserve.store.database import Database
+
+    async def work(database: Database) -> dict[str, Any] | None:
+        root = await queries.program(database, program)
+        if root is None:
+            return None
+        family = [root, *await queries.programs(database, parent=root["id"], limit=1000)]
+        return {
+            "programs": family,
+            "tools": [t for p in family for t in await queries.tool_calls(database, p["id"])],
+            "pins": [p for one in family for p in await queries.pins(database, program_id=one["id"])],
+            "over": root["state"] == "ended",
+        }
+
+    found = None
+    until = time.monotonic() + STORED_S
+    while time.monotonic() < until:
+        try:
+            found = with_database(args, work)
+        except AgentServeError:
+            return None  # it is elsewhere
+        if found is not None and found["over"]:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def summary(
+    program: str, status: int, took_s: float, live: dict[str, Any] | None, kept: dict[str, Any] | None
+) -> str:
+    """One screen: how it went, where the time went, and what the gateway saved."""
+    how = "succeeded" if status == 0 else f"exit status {status}"
+    lines = [f"\nagentserve: {program} {how} after {took_s:.1f} s"]
+    if live is None:
+        lines.append("  no call of it came through the gateway, or the gateway is away")
+    elif kept is None:
+        lines.append(f"  steps       {live.get('steps_done', 0)}")
+        lines.append(f"  output      {live.get('output_tokens', 0):,} tokens")
+        lines.append("  more        on the gateway's own machine: `agentserve programs show " + program + "`")
+    else:
+        lines += [f"  {name:<11} {value}" for name, value in figures(kept)]
+    return "\n".join(lines)
+
+
+def figures(kept: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of the summary."""
+    programs = kept["programs"]
+
+    def total(field: str) -> float:
+        return sum(p[field] or 0 for p in programs)
+
+    agents = len(programs) - 1
+    yield "steps", f"{total('steps'):.0f}" + (f", {agents} by sub-agents' programs" if agents else "")
+    by_tool: dict[str, float] = {}
+    for tool in kept["tools"]:
+        by_tool[tool["name"]] = by_tool.get(tool["name"], 0.0) + (tool["seconds"] or 0.0)
+    longest = sorted(by_tool.items(), key=lambda pair: -pair[1])[:TOOLS_SHOWN_MAX]
+    named = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in longest)
+    yield "tool time", f"{sum(by_tool.values()):.1f} s" + (f" ({named})" if named else "")
+    yield "queue time", f"{total('queue_s'):.2f} s"
+    prompt, cached = total("prompt_tokens"), total("cached_tokens")
+    yield (
+        "reused",
+        f"{cached:,.0f} of {prompt:,.0f} prompt tokens" + (f" ({cached / prompt:.0%})" if prompt else ""),
+    )
+    yield "output", f"{total('output_tokens'):,.0f} tokens"
+    hits = [pin for pin in kept["pins"] if pin["saved_s"]]
+    yield "saved", f"{sum(p['saved_s'] for p in hits):.1f} s of prefill by {len(hits)} pins that were used"
