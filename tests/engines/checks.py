@@ -114,11 +114,13 @@ async def a_closed_connection_ends_the_step(bench: Bench) -> str:
     if load.running is None:
         raise Skip("it does not say what runs")
     body = {**bench.chat("pa", 20, tokens=1500), "stream": True, "ignore_eos": True}
-    async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as client:
-        async with client.stream("POST", bench.url + "/v1/chat/completions", json=body) as reply:
-            async for _ in reply.aiter_bytes():
-                break
-            during = (await bench.adapter.load()).running
+    async with (
+        httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as client,
+        client.stream("POST", bench.url + "/v1/chat/completions", json=body) as reply,
+    ):
+        async for _ in reply.aiter_bytes():
+            break
+        during = (await bench.adapter.load()).running
     for _ in range(50):
         await asyncio.sleep(0.1)
         if (await bench.adapter.load()).running == 0:

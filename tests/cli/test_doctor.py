@@ -1,0 +1,123 @@
+"""`agentserve doctor` and `agentserve engines` against engines that answer over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentserve.cli import main
+
+NOBODY = "http://127.0.0.1:1"
+
+
+class PlainEngine(BaseHTTPRequestHandler):
+    """A model list in OpenAI's shape, and a gateway's admin API beside it."""
+
+    answers: dict[str, Any] = {
+        "/v1/models": {"object": "list", "data": [{"id": "tiny", "owned_by": "someone"}]},
+        "/admin/v1/engines": {
+            "data": [{"id": "e1", "kind": "vllm", "state": "up", "models": ["tiny"], "kv_tokens": 5000}]
+        },
+    }
+
+    def do_GET(self) -> None:
+        found = self.answers.get(self.path)
+        body = json.dumps(found if found is not None else {"error": "no such path"}).encode()
+        self.send_response(200 if found is not None else 404)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def engine() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PlainEngine)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join(5)
+    server.server_close()
+
+
+def test_doctor_says_what_a_usable_engine_is_and_exits_with_zero(
+    engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", engine]) == 0
+    said = capsys.readouterr().out
+    assert "openai_http" in said
+    assert "usable" in said
+    assert "tiny" in said
+    assert "reserved: held by admission at the proxy" in said
+
+
+def test_doctor_exits_with_one_when_an_engine_does_not_answer(
+    engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", engine, NOBODY]) == 1
+    assert "not usable" in capsys.readouterr().out
+
+
+def test_doctors_json_holds_what_its_text_says(engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", engine, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["usable"] is True
+    assert found["kind"] == "openai_http"
+    assert found["models"] == ["tiny"]
+    assert found["mechanisms"]["pin"].startswith("reserved")
+
+
+def test_an_engine_taken_for_another_kind_by_name_is_reported_as_that(
+    engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", engine, "--kind", "tgi", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "tgi"
+    assert found["usable"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--kind", "vlm", NOBODY], "did you mean `vllm`?"),
+        (["engine:8000"], "http://host:port"),
+        ([], "name its address"),
+    ],
+)
+def test_a_wrong_command_exits_with_two_and_says_how_it_is_right(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_engines_lists_those_of_the_settings(
+    engine: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "agentserve.toml"
+    settings.write_text(f'[[engines]]\nid = "a"\nurl = "{engine}"\n[[engines]]\nid = "b"\nurl = "{NOBODY}"\n')
+    assert main(["engines", "--config", str(settings)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[0] == "a" and " up " in line for line in lines)
+    assert any(line.split()[0] == "b" and " down " in line for line in lines)
+
+
+def test_engines_of_a_gateway_are_its_own_view(engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "--gateway", engine]) == 0
+    assert "5,000" in capsys.readouterr().out
+    assert main(["engines", "--gateway", NOBODY]) == 1
