@@ -4,7 +4,9 @@ One rule: constant memory a key and a bounded number of keys; nothing is kept of
 know what any particular tool does: what it knows of a tool is what it measured, shrunk towards coarser keys.
 
 A call is known by a ladder of keys, from all calls down to the exact repeat in the same program; `chains` says how
-what was counted under them is combined. Waits for people are counted apart, and declared durations are mixed in.
+what was counted under them is combined. What tools and their argument classes are like is learned from all tenants
+together; everything narrower is a tenant's own. Waits for people are counted apart, and declared durations are
+mixed in.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from agentserve.core.forecast.masses import Table, add_to_each
 from agentserve.core.forecast.survival import Survival
 
 KEYS_MAX = 65_536
-PROGRAMS_MAX = 16_384
-PROGRAM_KEYS_MAX = 128
+PROGRAMS_MAX = 8_192
+PROGRAM_KEYS_MAX = 64
 _HUMAN_KEYS_MAX = 4_096
 _ALL_CALLS = 0  # the key that every call has
 _VERSION = 1
@@ -131,10 +133,14 @@ class ToolForecaster:
         slow = fast = None
         if program is not None:
             own = self._programs.get((tenant, program))
-            if own is None and create:
-                while len(self._programs) >= self._programs_max:
-                    del self._programs[next(iter(self._programs))]
-                own = self._programs[tenant, program] = Table(self._grid, PROGRAM_KEYS_MAX)
+            if create:
+                if own is None:
+                    while len(self._programs) >= self._programs_max:
+                        del self._programs[next(iter(self._programs))]
+                    own = Table(self._grid, PROGRAM_KEYS_MAX)
+                else:  # moved to the end: the one not told of for longest goes first
+                    del self._programs[tenant, program]
+                self._programs[tenant, program] = own
             if own is not None:
                 find_own = own.at if create else own.get
                 slow, fast = find_own(argument), find_own(argument ^ 1)

@@ -146,6 +146,15 @@ def test_the_number_of_keys_is_bounded() -> None:
     assert len(forecaster) <= 500 + 10 * PROGRAM_KEYS_MAX
 
 
+def test_the_program_not_heard_of_for_longest_is_forgotten_first() -> None:
+    forecaster = ToolForecaster(programs_max=5)
+    for i in range(60):
+        forecaster.observe(tenant="t", program="old but busy", call=FAST, seconds=9.0)
+        forecaster.observe(tenant="t", program=f"p{i}", call=FAST, seconds=0.05)
+    assert median(forecaster, FAST, program="old but busy") == pytest.approx(9.0, rel=0.3)
+    assert median(forecaster, FAST, program="p0") == median(forecaster, FAST, program=None)
+
+
 def test_what_is_used_is_not_forgotten() -> None:
     forecaster = ToolForecaster(keys_max=400)
     for i in range(3_000):
