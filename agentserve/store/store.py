@@ -36,6 +36,9 @@ class Store:
         self.journal = journal
         self.keys = keys
         self.recovered = Recovered()
+        self.away = (
+            False  # opened without its database: that no key is known does not mean that there is none
+        )
         self._snapshots: Snapshots | None = None
 
     @classmethod
@@ -59,6 +62,7 @@ class Store:
             if await database.answers():
                 await database.close()
                 raise
+            store.away = True
             log.critical("starting without the database, with no keys and nothing recovered: %s", error)
         journal.start()
         store.keys.start()
