@@ -2,13 +2,17 @@
 
 Rule: time is an argument, and nothing here waits. Closed: all is well. Open: it failed several times in a row and
 gets no traffic. Half-open: its pause is over and one probe may find out; the pause doubles when that fails too.
+
+Probes decide sooner than traffic: many steps can fail at one moment for one reason, and a probe that succeeds right
+after says that the engine lives. Only traffic that fails on and on, whatever the probes say, opens it by itself.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-FAILURES_MAX = 3
+FAILURES_MAX = 3  # probes in a row
+STEPS_FAILED_MAX = 50  # steps in a row, with none that succeeded between
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 15.0
 
@@ -24,18 +28,34 @@ class State(StrEnum):
 class Breaker:
     """One engine's."""
 
-    __slots__ = ("_failures_max", "_pause_s", "failures", "opened_at", "reason", "state")
+    __slots__ = ("_failures_max", "_pause_s", "failures", "opened_at", "reason", "state", "steps_failed")
 
     def __init__(self, *, failures_max: int = FAILURES_MAX) -> None:
         self._failures_max = failures_max
         self._pause_s = PAUSE_S_MIN
-        self.failures = 0  # in a row
+        self.failures = 0  # probes, in a row
+        self.steps_failed = 0  # in a row
         self.opened_at = 0.0
         self.reason = ""
         self.state = State.CLOSED
 
+    def step_failed(self, now: float, reason: str) -> bool:
+        """A step failed on the engine. True when that opened the breaker just now."""
+        self.steps_failed += 1
+        self.reason = reason
+        if self.state is State.CLOSED and self.steps_failed >= STEPS_FAILED_MAX:
+            self.steps_failed = 0
+            self._pause_s = PAUSE_S_MIN
+            self._open(now)
+            return True
+        return False
+
+    def step_succeeded(self) -> None:
+        """A step's reply came whole."""
+        self.steps_failed = 0
+
     def failed(self, now: float, reason: str) -> bool:
-        """The engine failed. True when that opened the breaker just now."""
+        """A probe failed. True when that opened the breaker just now."""
         self.failures += 1
         self.reason = reason
         if self.state is State.HALF_OPEN:
@@ -48,7 +68,7 @@ class Breaker:
         return False
 
     def succeeded(self) -> bool:
-        """The engine answered. True when that closed the breaker just now."""
+        """A probe was answered. True when that closed the breaker just now."""
         reopened = self.state is not State.CLOSED
         self.failures = 0
         self.reason = ""

@@ -88,7 +88,8 @@ class Monitor:
         """A step failed there for a reason that is the engine's."""
         engine.failures += 1
         self.suspect(engine)
-        self._count_failure(engine, reason)
+        if engine.breaker.step_failed(self._now(), reason) and engine.up:
+            self._lost(engine, reason)
 
     def suspect(self, engine: Engine) -> None:
         """Look at it at once; until that was done it gets no new steps, so that a retry goes elsewhere."""
@@ -100,7 +101,7 @@ class Monitor:
 
     def succeeded(self, engine: Engine) -> None:
         """A step's reply came whole."""
-        engine.breaker.failures = 0
+        engine.breaker.step_succeeded()
 
     # -- probing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentserve.live.breaker import FAILURES_MAX, PAUSE_S_MAX, PAUSE_S_MIN, Breaker, State
+from agentserve.live.breaker import FAILURES_MAX, PAUSE_S_MAX, PAUSE_S_MIN, STEPS_FAILED_MAX, Breaker, State
 
 
 def opened(at: float = 0.0) -> Breaker:
@@ -47,3 +47,25 @@ def test_a_probe_that_fails_doubles_the_pause_up_to_a_bound() -> None:
         pauses.append(breaker.probe_in_s(float(i)))
     assert pauses[:3] == [2 * PAUSE_S_MIN, 4 * PAUSE_S_MIN, 8 * PAUSE_S_MIN]
     assert pauses[-1] == PAUSE_S_MAX
+
+
+def test_many_steps_that_fail_at_once_do_not_open_it_when_probes_are_answered() -> None:
+    breaker = Breaker()
+    for _ in range(STEPS_FAILED_MAX - 1):
+        assert not breaker.step_failed(0.0, "x")
+        breaker.succeeded()
+    assert breaker.state is State.CLOSED
+
+
+def test_steps_that_fail_on_and_on_open_it_whatever_probes_say() -> None:
+    breaker = Breaker()
+    opened_by = []
+    for _ in range(STEPS_FAILED_MAX):
+        opened_by.append(breaker.step_failed(0.0, "x"))
+        breaker.succeeded() if breaker.state is State.CLOSED else None
+    assert opened_by[-1]
+    breaker.probing()
+    breaker.succeeded()
+    breaker.step_failed(0.0, "x")
+    breaker.step_succeeded()
+    assert breaker.steps_failed == 0

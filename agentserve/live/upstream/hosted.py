@@ -107,6 +107,8 @@ class HostedUpstream:
 
 def engine_error(error: httpx.HTTPError) -> EngineError:
     """What an exception of httpx means for the step."""
+    if isinstance(error, httpx.ConnectTimeout):  # nothing was sent
+        return EngineUnreachable("no connection in time")
     if isinstance(error, httpx.TimeoutException):
         return EngineTimeout(f"the engine took too long: {type(error).__name__}")
     if isinstance(error, (httpx.RemoteProtocolError, httpx.DecodingError)):

@@ -28,6 +28,7 @@ HEADERS_MAX = 256
 KEEPALIVE_S = 4.0
 BUFFERS_JOINED_BYTES_MAX = 64 * 1024  # up to here head and body are joined and written at once
 FINAL_STATUS_MIN = 200
+DIALLING_MAX = 64  # connections being opened at once: more would only overflow the engine's backlog
 PROBE_S = (20, 5, 3)  # TCP keepalive: after so long, every so often, so many times
 
 
@@ -282,6 +283,7 @@ class LeanUpstream:
         self._idle: deque[Connection] = deque()  # the most recently used last
         self._open: set[Connection] = set()
         self._opening = 0
+        self._dialling = asyncio.Semaphore(DIALLING_MAX)
         self._connections_max = connections_max
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._stopped = False
@@ -363,12 +365,13 @@ class LeanUpstream:
             return await self._wait_for_place(deadlines)
         self._opening += 1
         try:
-            async with asyncio.timeout(deadlines.connect_s):
+            async with self._dialling, asyncio.timeout(deadlines.connect_s):
                 _, connection = await self.loop.create_connection(
                     lambda: Connection(self), self._host, self._port
                 )
         except TimeoutError:
-            raise EngineTimeout(
+            # nothing was sent, so this is no answer that came too late
+            raise EngineUnreachable(
                 f"no connection to {self._host}:{self._port} within {deadlines.connect_s:g} s"
             ) from None
         except OSError as error:
