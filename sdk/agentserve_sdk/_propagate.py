@@ -25,6 +25,7 @@ def install() -> None:
         when_imported(name, httpx)
     when_imported("requests.sessions", requests)
     when_imported("aiohttp.client_reqrep", aiohttp)
+    when_imported("http.client", stdlib)
 
 
 def httpx(module: ModuleType) -> None:
@@ -100,6 +101,32 @@ def aiohttp(module: ModuleType) -> None:
     cls = next((c for c in module.ClientRequest.__mro__ if "send" in vars(c)), None)
     if cls is not None:
         _wrap(cls, "send", sending)
+
+
+def stdlib(module: ModuleType) -> None:
+    """`http.client`, and `urllib.request` on top of it: a redirect is a request of its own, without our headers."""
+
+    def requesting(requests: Callable[..., Any]) -> Callable[..., Any]:
+        def request(
+            self: Any, method: Any, url: Any, body: Any = None, headers: Any = None, **kwargs: Any
+        ) -> Any:
+            return requests(self, method, url, body, _stdlib_headers(self, headers or {}), **kwargs)
+
+        return request
+
+    _wrap(module.HTTPConnection, "request", requesting)
+
+
+def _stdlib_headers(connection: Any, given: Any) -> Any:
+    try:
+        scheme = "https" if connection.default_port == _client.PORTS["https"] else "http"
+        if ours(scheme, connection.host, connection.port):
+            found = {name.lower(): value for name, value in given.items()}
+            if add(found):
+                return found
+    except Exception:
+        _client.log.debug("agentserve could not add its headers", exc_info=True)
+    return given
 
 
 def ours(scheme: Any, host: Any, port: Any) -> bool:

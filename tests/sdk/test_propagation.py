@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +66,14 @@ def test_sync_clients_carry_program_and_step(gateway: testing.Gateway, client: A
     client.post(url, json=BODY)
     assert ids(gateway) == [program.id, None]
     assert gateway.calls[0].step == "draft"
+
+
+def test_the_standard_library_carries_it(gateway: testing.Gateway) -> None:
+    asked = urllib.request.Request(f"{gateway.base_url}/chat/completions", json.dumps(BODY).encode())
+    with agentserve.workflow("w") as program:
+        urllib.request.urlopen(asked, timeout=5).close()
+    urllib.request.urlopen(asked, timeout=5).close()
+    assert ids(gateway) == [program.id, None]
 
 
 @pytest.mark.parametrize("client", [httpx, httpx2])
