@@ -79,7 +79,7 @@ async def collected(stream: Any) -> list[Any]:
 
 async def joined(chunks: list[Any]) -> list[Any]:
     """Chunks by what they say: how often an engine writes depends on the moment."""
-    said: dict[str, Any] = {"text": "", "roles": [], "finish": [], "usage": None, "tools": ""}
+    said: dict[str, Any] = {"text": "", "roles": [], "finish": [], "usage": None, "tools": {}}
     for chunk in chunks:
         if getattr(chunk, "usage", None) is not None:
             said["usage"] = chunk.usage
@@ -89,7 +89,10 @@ async def joined(chunks: list[Any]) -> list[Any]:
             said["roles"] += [delta.role] if delta is not None and delta.role else []
             said["finish"] += [choice.finish_reason] if choice.finish_reason else []
             for call in (delta.tool_calls if delta is not None else None) or ():
-                said["tools"] += f"{call.index}{call.function.name or ''}{call.function.arguments or ''}"
+                before = said["tools"].get(call.index, "")
+                said["tools"][call.index] = (
+                    before + (call.function.name or "") + (call.function.arguments or "")
+                )
     return [plain(said)]
 
 
