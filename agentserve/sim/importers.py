@@ -200,7 +200,7 @@ def _agent_program(row: dict[str, Any], index: int) -> ProgramPlan:
     # the common head of a source's programs is its system prompt and tools; what is known of it is only that
     # a first prompt is at least as long
     source = str(row.get("source", "file"))
-    head = min(8_000, prompts[0] // 2)
+    head = min(8_000, min(prompts) // 2)
     steps = []
     before = head
     for k, turn in enumerate(turns):

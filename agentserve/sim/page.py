@@ -35,8 +35,12 @@ ROWS = (
     ("ttft_mean_s", "mean time to first token, s"),
     ("steps_per_min", "steps a minute"),
     ("cached_share", "cached share of prompts"),
+    ("cached_of_belady", "of what Belady's eviction would hit"),
     ("reprefilled_tokens", "re-prefilled tokens"),
     ("preemptions", "preemptions"),
+    ("kv_running_share", "KV held by running steps"),
+    ("kv_kept_share", "KV kept and used again"),
+    ("kv_waste_share", "KV kept for nothing"),
 )
 
 

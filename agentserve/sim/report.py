@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentserve.sim.programs import ProgramPlan, Workload
-from agentserve.sim.world import Result
+from agentserve.sim.world import Result, StepTrace
 
 Figures = dict[str, Any]
 # Two-sided 95% points of Student's t by degrees of freedom; beyond the table the normal's.
@@ -45,6 +45,7 @@ def summarise(
     # re-prefilled: tokens that the program had sent before and that were computed again all the same
     again = sum(max(s.prompt - s.fresh - s.cached, 0) for s in good)
     span = max(result.ended_at, 1e-9)
+    tenants = _tenants(workload, result, alone_s)
     met = [t for t in roots if _met(plans[t.index], t.ended_at - t.started_at)]
     with_deadline = [t for t in roots if plans[t.index].deadline_s is not None]
     return {
@@ -72,8 +73,32 @@ def summarise(
         "unservable": result.unservable,
         "warms": result.warms,
         "warm_hits": result.warm_hits,
-        "tenants": _tenants(workload, result, alone_s),
+        # of the fleet's KV over time: held by running steps; kept and hit again later; kept and never hit again
+        **_kv(result, good),
+        "jain_slowdown": jain([t["slowdown_mean"] for t in tenants.values()]),
+        "tenants": tenants,
         "policy": {k: round(v, 6) for k, v in policy.items()},
+    }
+
+
+def _kv(result: Result, steps: Sequence[StepTrace]) -> Figures:
+    """Token-seconds of KV by what they were for, as shares of all that the fleet offered."""
+    if not result.kv_capacity_token_s:
+        return {}
+    # what a step found cached had been kept since the program's step before it
+    useful = 0.0
+    ended: dict[int, float] = {}
+    for step in steps:
+        before = ended.get(step.program)
+        if before is not None:
+            useful += min(step.cached, step.prompt - step.fresh) * max(step.dispatched_at - before, 0.0)
+        ended[step.program] = step.ended_at
+    whole = result.kv_capacity_token_s
+    idle = result.kv_idle_token_s
+    return {
+        "kv_running_share": result.kv_running_token_s / whole,
+        "kv_kept_share": min(useful, idle) / whole,
+        "kv_waste_share": max(idle - useful, 0.0) / whole,
     }
 
 

@@ -19,6 +19,7 @@ from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.engine import EmulatedEngine, EngineConfig, Profile, profile
 from agentserve.errors import UsageError
+from agentserve.sim.belady import best_cached_tokens
 from agentserve.sim.faults import draw_faults
 from agentserve.sim.oracle import Oracle
 from agentserve.sim.programs import ProgramPlan, Workload
@@ -105,6 +106,9 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> tuple[Fi
         world.workload, result, lambda plan: alone_s(plan, shape), world.scheduler.policy.figures()
     )
     figures["concurrency"] = world.concurrency
+    best = best_cached_tokens(result.steps, [e.kv_tokens for e in world.engines])
+    found = sum(s.cached for s in result.steps if s.ok)
+    figures["cached_of_belady"] = found / best if best else 1.0
     stats = [e.stats(world.now) for e in world.engines]
     figures["preemptions"] = sum(s.preemptions for s in stats)
     figures["engine_busy_share"] = sum(s.busy_s for s in stats) / (len(stats) * max(world.now, 1e-9))

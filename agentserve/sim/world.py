@@ -95,6 +95,9 @@ class Result:
     warms: int = 0
     warm_hits: int = 0
     ended_at: float = 0.0
+    kv_running_token_s: float = 0.0
+    kv_idle_token_s: float = 0.0
+    kv_capacity_token_s: float = 0.0
     samples: list[tuple[float, list[tuple[int, int, int]]]] = field(default_factory=list)
     service: dict[str, float] = field(default_factory=dict)
 
@@ -175,6 +178,11 @@ class World:
                 remedy="this is a bug of the policy: a step was lost or held for ever",
             )
         self.result.ended_at = self.now
+        for engine in self.engines:
+            stats = engine.stats(self.now)
+            self.result.kv_running_token_s += stats.running_token_s
+            self.result.kv_idle_token_s += stats.idle_token_s
+            self.result.kv_capacity_token_s += engine.kv_tokens * self.now
         return self.result
 
     def _over(self) -> bool:
@@ -402,9 +410,8 @@ class World:
                 self._at(event.at + self._engine_delay(), self._tell, ev.StepStarted(step=StepId(event.id)))
         elif isinstance(event, RequestFinished):
             self._engine_finished(index, event)
-        elif isinstance(event, RequestRejected):
-            if event.id in self._steps:
-                self._give_up(event.id)
+        elif isinstance(event, RequestRejected) and event.id in self._steps:
+            self._give_up(event.id)
 
     def _engine_finished(self, index: int, event: RequestFinished) -> None:
         warm = self._warm_programs.pop(event.id, None)
