@@ -208,11 +208,14 @@ class Journal(Protocol):
         ...
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """A step ended; `row` has the fields of `StepRow`."""
+        """A step ended; `row` has the fields of `StepRecord`."""
         ...
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:
-        """Anything else that is kept: programs, tool calls, pins, warms, accounts, engines."""
+        """Anything else that is kept: forecasts, accounts, chains, graphs, engines, notes by kind and id.
+
+        Programs, tool calls, pins and warms need not be told: they are read from the events.
+        """
         ...
 
 
@@ -269,3 +272,4 @@ class StepRecord:
     gap_s: float | None = None  # since the program's previous step ended
     gap_tools: tuple[str, ...] = ()
     decisions: tuple[AnyDecision, ...] = ()
+    trace_id: str | None = None  # of the program's trace where it is sampled; telemetry fills it in

@@ -109,7 +109,7 @@ class Recorder:
         """A step is over."""
         trace_id = None
         if self.spans is not None:
-            trace_id = self.spans.step(record)
+            trace_id = record.trace_id = self.spans.step(record)
         if not self._on:
             return
         key = (record.tenant, record.workflow, record.engine, record.outcome)

@@ -155,6 +155,7 @@ class Spans:
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._batched = batched
 
     # -- on the requests' path
 
@@ -190,6 +191,8 @@ class Spans:
             self.lost += 1
             return
         self._pending.append(item)
+        if self._thread is None and self._batched:
+            self.start()
 
     def _trace(self, program: str, incoming: str | None, parent: str | None) -> _Trace:
         trace = self._traces.get(program)
@@ -214,8 +217,8 @@ class Spans:
     # -- off it
 
     def start(self) -> None:
-        """Start the thread that builds spans."""
-        if self._thread is None:
+        """Start the thread that builds spans; the first span does it too."""
+        if self._thread is None and not self._stopping:
             self._thread = threading.Thread(target=self._run, name="agentserve-spans", daemon=True)
             self._thread.start()
 

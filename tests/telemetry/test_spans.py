@@ -198,6 +198,9 @@ async def test_stopping_writes_the_programs_that_are_still_open() -> None:
     await recorder.start()
     recorder.step_done(record())
     await recorder.stop()
+    done = record("s2")
+    recorder.step_done(done)
+    assert done.trace_id == f"{derived('trace', 'acme/p', 16):032x}"  # the journal's row has it then
     root = {span.name: span for span in traced.exporter.get_finished_spans()}["invoke_workflow coder"]
     assert (root.attributes or {})["agentserve.program.end_reason"] == "open"
 
