@@ -18,8 +18,7 @@ import logging
 import sys
 import threading
 from collections import OrderedDict, deque
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -48,6 +47,7 @@ from agentserve.core import facts
 from agentserve.errors import ConfigError
 from agentserve.ports import StepRecord
 from agentserve.telemetry.conventions import Conventions
+from agentserve.telemetry.traceparent import derived, parse_traceparent
 
 log = logging.getLogger("agentserve.traces")
 
@@ -57,32 +57,6 @@ WAKE_S = 0.25
 STOP_S = 5.0
 NS = 1_000_000_000
 SESSION_CHARS_MAX = 199  # Langfuse takes ASCII under 200
-
-
-class Caller(NamedTuple):
-    """A W3C `traceparent`."""
-
-    trace_id: int
-    span_id: int
-    sampled: bool
-
-
-def parse_traceparent(text: str | None) -> Caller | None:
-    """The caller's span, or None where the header is absent or malformed."""
-    if text is None or len(text) < 55 or text[2] != "-" or text[35] != "-" or text[52] != "-":
-        return None
-    try:
-        trace_id, span_id, flags = int(text[3:35], 16), int(text[36:52], 16), int(text[53:55], 16)
-    except ValueError:
-        return None
-    if not trace_id or not span_id or text[:2] == "ff":
-        return None
-    return Caller(trace_id, span_id, bool(flags & 1))
-
-
-def derived(what: str, name: str, size: int) -> int:
-    """An id that every gateway derives alike; never zero."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=size, person=what.encode()).digest(), "big") or 1
 
 
 class _Trace:
@@ -197,6 +171,7 @@ class Spans:
     def _trace(self, program: str, incoming: str | None, parent: str | None) -> _Trace:
         trace = self._traces.get(program)
         if trace is not None:
+            self._traces.move_to_end(program)
             return trace
         root = derived("program", program, 8)
         above = parent or self._parents.get(program)

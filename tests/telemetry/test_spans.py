@@ -18,7 +18,8 @@ from agentserve.core import facts
 from agentserve.errors import ConfigError
 from agentserve.telemetry import Recorder
 from agentserve.telemetry.conventions import ATTRIBUTES, OPERATIONS, Conventions
-from agentserve.telemetry.spans import Spans, derived, make_spans, parse_traceparent
+from agentserve.telemetry.spans import Spans, make_spans
+from agentserve.telemetry.traceparent import derived, parse_traceparent
 from tests.telemetry.test_metrics import AT, record
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
