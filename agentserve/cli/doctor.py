@@ -22,6 +22,9 @@ from agentserve.ports import Capabilities, EngineAdapter, EngineLoad, EngineOpti
 HELP = "what an engine is and what agentserve can do with it"
 
 PROBE_TIMEOUT_S = 30.0
+NO_MODEL = (
+    "it lists no model: name one (--model, or models in its settings), or does it want a key (--api-key)?"
+)
 ORDER = (
     "priority",
     "pin",
@@ -59,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="settings file (default: agentserve.toml, if there)")
     parser.add_argument("--kind", default="auto", help="what it is, where it does not say (default: ask it)")
     parser.add_argument("--api-key", metavar="KEY", help="key for the engines named here")
+    parser.add_argument(
+        "--model", action="append", default=[], help="its model, where it lists none (repeatable)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -76,7 +82,9 @@ def engines_of(args: argparse.Namespace) -> tuple[EngineSettings, ...]:
     """Those named on the command line, else those of the settings."""
     if args.url:
         return tuple(
-            EngineSettings(url=url, id=f"e{i}", kind=args.kind, api_key=args.api_key)
+            EngineSettings(
+                url=url, id=f"e{i}", kind=args.kind, api_key=args.api_key, models=tuple(args.model)
+            )
             for i, url in enumerate(args.url, start=1)
         )
     found = config.load(file=args.config).engines
@@ -122,7 +130,7 @@ async def _probe(url: str, kind: str, evidence: str, adapter: EngineAdapter) -> 
         load = await adapter.load()
     finally:
         await adapter.stop()
-    trouble = "" if capabilities.models else "it lists no model, or refuses to: is a key needed (--api-key)?"
+    trouble = "" if capabilities.models else NO_MODEL
     return Finding(
         url=url, kind=kind, evidence=evidence, capabilities=capabilities, load=load, trouble=trouble
     )

@@ -32,6 +32,7 @@ class Install:
     mend: Callable[[Path], None] = lambda env: None
     variables: dict[str, str] = field(default_factory=dict)
     gguf: bool = False
+    names_model: bool = True  # whether it lists its model; if not, a request names the model's folder
 
     @property
     def env(self) -> Path:
@@ -49,6 +50,7 @@ def uv(*arguments: str) -> None:
 
 def prepare(install: Install) -> None:
     """Make the environment, unless it is there already and whole."""
+    (CACHE / "hub").mkdir(parents=True, exist_ok=True)
     stamp = install.env / ".installed"
     wanted = "\n".join(install.requirements)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
@@ -192,6 +194,9 @@ INSTALLS = {
             kind="openai_http",
             requirements=("transformers[serving]==5.23.0", TORCH),
             command=start_transformers,
+            # its model list is its download folder, and fails where there is none
+            variables={"HF_HUB_CACHE": str(CACHE / "hub")},
+            names_model=False,
         ),
     )
 }

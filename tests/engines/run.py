@@ -40,8 +40,8 @@ CHECK_TIMEOUT_S = 900.0
 
 
 @contextmanager
-def serving(install: Install) -> Iterator[str]:
-    """The engine's address while it runs."""
+def serving(install: Install) -> Iterator[tuple[str, Path]]:
+    """The engine's address while it runs, and its model's files."""
     prepare(install)
     files = model(install)
     port = free_ports()
@@ -59,7 +59,7 @@ def serving(install: Install) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(url, process, log_file)
-        yield url
+        yield url, files
     finally:
         stop(process)
 
@@ -110,9 +110,11 @@ def free_ports() -> int:
         return port
 
 
-async def check(name: str, kind: str, url: str) -> list[tuple[str, str, str, str]]:
+async def check(
+    name: str, kind: str, url: str, models: tuple[str, ...] = ()
+) -> list[tuple[str, str, str, str]]:
     """Every check's verdict: engine, check, passed or failed or skipped, what was seen."""
-    adapter = installed()[kind](EngineOptions(id=name, kind=kind, url=url))
+    adapter = installed()[kind](EngineOptions(id=name, kind=kind, url=url, models=models))
     bench = Bench(url=url, kind=kind, adapter=adapter)
     rows = []
     await adapter.start()
@@ -130,7 +132,7 @@ async def check(name: str, kind: str, url: str) -> list[tuple[str, str, str, str
                 traceback.print_exc()
                 rows.append((name, sentence, "FAILED", f"{type(exc).__name__}: {exc}"))
             print(f"  {rows[-1][2]:<8} {sentence}: {rows[-1][3]}", flush=True)
-        finding = await examine(EngineSettings(id=name, url=url))
+        finding = await examine(EngineSettings(id=name, url=url, models=models))
         print(render(finding))
         verdict = "passed" if finding.usable and finding.kind == kind else "FAILED"
         rows.append((name, "doctor finds it usable", verdict, finding.trouble))
@@ -153,6 +155,7 @@ def main() -> int:
     parser.add_argument(
         "--url", action="append", default=[], metavar="ENGINE=URL", help="one that runs already"
     )
+    parser.add_argument("--model", action="append", default=[], help="its model, where it lists none")
     args = parser.parse_args()
     running = dict(given.split("=", 1) for given in args.url)
     names = args.engines or list(running) or list(INSTALLS)
@@ -162,10 +165,11 @@ def main() -> int:
         print(f"{name}:", flush=True)
         try:
             if name in running:
-                rows += asyncio.run(check(name, install.kind, running[name]))
+                rows += asyncio.run(check(name, install.kind, running[name], tuple(args.model)))
             else:
-                with serving(install) as url:
-                    rows += asyncio.run(check(name, install.kind, url))
+                with serving(install) as (url, files):
+                    models = () if install.names_model else (str(files),)
+                    rows += asyncio.run(check(name, install.kind, url, models))
         except (RuntimeError, OSError, subprocess.SubprocessError) as exc:
             rows.append((name, "installs and starts", "FAILED", str(exc)))
             print(f"  FAILED   {exc}", flush=True)
