@@ -6,19 +6,29 @@ before goes where it was meant to go. Every way in catches its own faults.
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import TYPE_CHECKING, Dict, Iterable, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterable, NamedTuple, Optional, Tuple, Union
 
 if TYPE_CHECKING:
     from agentserve_sdk._post import Poster
 
-log = logging.getLogger("agentserve_sdk")
 URL_DEFAULT = "http://127.0.0.1:8400"
 FLUSH_S = 1.0
 PORTS = {"http": 80, "https": 443}
 
 Origin = Tuple[str, str, int]
+
+
+class _Log:
+    """The logger `agentserve_sdk`, loaded when there is something to say: `logging` is half of the import's time."""
+
+    def __getattr__(self, name: str) -> Any:
+        import logging
+
+        return getattr(logging.getLogger("agentserve_sdk"), name)
+
+
+log = _Log()
 
 
 class Settings(NamedTuple):

@@ -63,8 +63,9 @@ class Poster:
     # -- the application's side
 
     def put(self, program_id: Optional[str], event: Dict[str, object]) -> None:
-        """Queue an event."""
-        if len(self._queue) >= QUEUE_MAX or self._closed:
+        """Queue an event. While the gateway is left alone nothing is queued, so that nothing wakes the thread."""
+        resting = self._rest_until and time.monotonic() < self._rest_until
+        if resting or len(self._queue) >= QUEUE_MAX or self._closed:
             self.dropped += 1
             return
         self._queue.append((program_id, event))
@@ -159,6 +160,7 @@ class Poster:
         else:
             self.sent += len(batch)
             self._failures = 0
+            self._rest_until = 0.0
 
     def _ask(self, method: str, path: str, body: bytes) -> int:
         """One exchange, on the connection that is open if it still is."""

@@ -69,7 +69,7 @@ def requests(module: ModuleType) -> None:
 
     def sending(sends: Callable[..., Any]) -> Callable[..., Any]:
         def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            _quietly(lambda: add(request.headers) if _ours_url(request.url) else None)
+            _quietly(lambda: add(request.headers) if ours_url(request.url) else None)
             return sends(self, request, *args, **kwargs)
 
         return send
@@ -77,7 +77,7 @@ def requests(module: ModuleType) -> None:
     def rebuilding(rebuilds: Callable[..., Any]) -> Callable[..., Any]:
         def rebuild_auth(self: Any, prepared_request: Any, response: Any) -> Any:
             url = prepared_request.url
-            _quietly(lambda: None if _ours_url(url) else remove(prepared_request.headers))
+            _quietly(lambda: None if ours_url(url) else remove(prepared_request.headers))
             return rebuilds(self, prepared_request, response)
 
         return rebuild_auth
@@ -135,7 +135,8 @@ def ours(scheme: Any, host: Any, port: Any) -> bool:
     return origin is not None and (scheme, host, port or _client.PORTS.get(scheme)) == origin
 
 
-def _ours_url(url: Any) -> bool:
+def ours_url(url: Any) -> bool:
+    """The same, of an address in one piece."""
     return ours(*(_client.origin_of(str(url)) or (None, None, None)))
 
 

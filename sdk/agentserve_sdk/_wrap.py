@@ -7,10 +7,12 @@ code runs; between two values the consumer has its own scope back, so that closi
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, Callable, Optional, Protocol
 
 from agentserve_sdk._context import SCOPE
+
+# of code objects, as the language reference has them
+GENERATOR, COROUTINE, ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 class Mark(Protocol):
@@ -25,15 +27,26 @@ class Mark(Protocol):
 
 def wrapped(mark: Mark, fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function with the mark around each of its calls."""
-    if inspect.isasyncgenfunction(fn):
+    flags = _flags(fn)
+    if flags & ASYNC_GENERATOR:
         made = _async_generator(mark, fn)
-    elif inspect.isgeneratorfunction(fn):
+    elif flags & GENERATOR:
         made = _generator(mark, fn)
-    elif inspect.iscoroutinefunction(fn):
+    elif flags & COROUTINE:
         made = _async_function(mark, fn)
     else:
         made = _function(mark, fn)
     return functools.wraps(fn)(made)
+
+
+def _flags(fn: Any) -> int:
+    """What kind of function it is; `inspect` would tell too, and takes longer to import than all of this package."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    if code is None:  # an object that is called
+        code = getattr(vars(type(fn)).get("__call__"), "__code__", None)
+    return 0 if code is None else int(code.co_flags)
 
 
 def _function(mark: Mark, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -83,4 +83,4 @@ def mistakes(agent: Agent) -> None:
     bare("x", width=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     agent.run("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     agentserve.workflow(deadline="soon")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    agentserve.step("draft", next=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    agentserve.step("draft", next=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
