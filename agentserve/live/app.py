@@ -30,6 +30,7 @@ from agentserve.live.feed import Feed
 from agentserve.live.kept import Kept
 from agentserve.live.monitor import Monitor, ProbeSettings
 from agentserve.live.outcome import Ledger
+from agentserve.live.passage import Passage
 from agentserve.live.quotas import Quotas
 from agentserve.live.relay import Relay
 from agentserve.live.responses import Responses
@@ -74,13 +75,23 @@ class Gateway:
         engines.watched_by(lambda engine: journal.fact("engine", views.engine_fact(engine, clock())))
         self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
         ledger = Ledger(journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock)
+        passage = Passage(
+            settings=settings,
+            driver=driver,
+            resolver=resolver,
+            engines=engines,
+            monitor=self.monitor,
+            ledger=ledger,
+            quotas=self.quotas,
+            clock=clock,
+        )
         self.responses = Responses(Kept(responses_max=settings.limits.stored_responses_max))
         self.relay = Relay(
             settings=settings,
             driver=driver,
             resolver=resolver,
             engines=engines,
-            monitor=self.monitor,
+            passage=passage,
             ledger=ledger,
             keys=keys,
             quotas=self.quotas,

@@ -18,8 +18,9 @@ from agentserve.core import events as ev
 
 WATCHERS_MAX = 64
 QUEUE_MAX = 2_000
-PROGRAMS_MAX = 5_000
-STORY_MAX = 64  # entries a program
+PROGRAMS_MAX = 2_000
+STEPS_MAX = 20_000  # open ones whose program is known
+STORY_MAX = 32  # entries a program
 
 Entry = dict[str, Any]
 
@@ -88,7 +89,7 @@ class Feed:
         if program is not None:
             if step is not None:
                 self._of_step[step] = program
-                if len(self._of_step) > PROGRAMS_MAX:
+                if len(self._of_step) > STEPS_MAX:
                     self._of_step.popitem(last=False)
             return program
         return None if step is None else self._of_step.get(step)

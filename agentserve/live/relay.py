@@ -1,8 +1,8 @@
-"""The hot path: a client's step, through the scheduler, to an engine, and the reply back.
+"""The hot path: a client's step, read, attributed to its program, put before the scheduler, and sent where that says.
 
-Rule: bytes of the reply pass unchanged, and whatever is read from them is read beside. Before the first byte a step
-may go elsewhere once; after it, never. Every wait ends by itself, by a deadline or by the client leaving. What the
-scheduler was told begins with `StepArrived` and ends with exactly one of finished, failed or gone.
+Rule: before the first byte a step may go elsewhere once; after it, never. Every wait ends by itself, by a deadline or
+by the client leaving. What the scheduler was told begins with `StepArrived` and ends with exactly one of finished,
+failed or gone.
 """
 
 from __future__ import annotations
@@ -20,38 +20,22 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.identity import Resolved, Resolver, scoped
 from agentserve.core.ids import StepId, TenantId, WorkflowId
-from agentserve.errors import (
-    AgentServeError,
-    BadRequest,
-    EngineBroke,
-    EngineError,
-    EngineUnreachable,
-    NotFound,
-    Overloaded,
-)
+from agentserve.errors import AgentServeError, BadRequest, EngineError, NotFound, Overloaded
 from agentserve.live import shapes
 from agentserve.live.auth import CALL, Keys, authorise
 from agentserve.live.driver import Driver, Ticket
-from agentserve.live.engines import Engine, Engines
+from agentserve.live.engines import Engines
 from agentserve.live.exchange import LEFT_EXTENSION, Exchange, Receive, Scope, Send, StreamCut
-from agentserve.live.headers import content_length, forwarded, returned
-from agentserve.live.monitor import Monitor
 from agentserve.live.outcome import Ledger
+from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas
 from agentserve.live.responses import Responses
-from agentserve.live.splice import ask_for_usage, wants_asking
-from agentserve.live.taps import Taps
-from agentserve.live.translate import Translation, translation
-from agentserve.live.upstream import Deadlines, UpstreamReply
-from agentserve.live.wire import Call, CallReader, ReplyReader
-from agentserve.ports import Hints, Outgoing
+from agentserve.live.wire import Call, CallReader
 
 log = logging.getLogger("agentserve.relay")
 
-ATTEMPTS_MAX = 2
 ELSEWHERE_WAIT_S = 10.0  # how long a step whose engine failed waits for another one
 NO_ENGINE_RETRY_S = 5.0
-BUSY_STATUSES = frozenset({502, 503, 504})
 REJECTED = {
     "queue_timeout": "no place came free in time",
     "overloaded": "too many steps wait",
@@ -72,37 +56,28 @@ class Relay:
         driver: Driver,
         resolver: Resolver,
         engines: Engines,
-        monitor: Monitor,
+        passage: Passage,
         ledger: Ledger,
         keys: Keys,
         quotas: Quotas,
         responses: Responses,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._settings = settings
         self._limits = settings.limits
         self._driver = driver
         self._resolver = resolver
         self._engines = engines
-        self._monitor = monitor
+        self._passage = passage
         self._ledger = ledger
         self._keys = keys
         self._quotas = quotas
         self._responses = responses
         self._clock = clock
         self._reader = CallReader()
-        self._show_headers = settings.gateway.response_headers
         self._steps = 0
         self._boot = f"{int(clock() * 1000):x}"
         self.open: set[Exchange] = set()  # under way
         self.draining = False
-        limits = settings.limits
-        self._deadlines = Deadlines(
-            connect_s=limits.connect_timeout_s,
-            first_byte_s=limits.first_byte_timeout_s,
-            idle_s=limits.idle_stream_timeout_s,
-            overall_s=limits.overall_timeout_s,
-        )
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
         """One request; `path` is the engine's, without a program in front."""
@@ -115,7 +90,7 @@ class Relay:
         except asyncio.CancelledError:
             if not x.left:
                 raise
-            _uncancel()
+            uncancel()
         except StreamCut:
             raise
         except AgentServeError as error:
@@ -137,7 +112,7 @@ class Relay:
             return
         if x.started:
             raise StreamCut(str(error)) from error
-        status = await x.refuse(error, self._own_headers(x))
+        status = await x.refuse(error, self._passage.own_headers(x))
         self._ledger.refused(x, status, error)
 
     # -- reading the request
@@ -246,7 +221,7 @@ class Relay:
                 x.dispatched_at = self._clock()
                 x.queue_s += self._driver.now() - now
                 x.attempts += 1
-                failure = await self._attempt(x, decision)
+                failure = await self._passage.attempt(x, decision)
                 if failure is None:
                     told = True
                     return
@@ -332,218 +307,6 @@ class Relay:
                 x, shapes.status_of(error) if isinstance(error, Exception) else 499, str(error)
             )
 
-    # -- the engine
-
-    async def _attempt(self, x: Exchange, decision: do.Dispatch) -> EngineError | None:
-        """Send the step and relay its reply. A failure before the first byte is returned, not raised."""
-        engine = self._engines.get(decision.engine)
-        if engine is None:
-            return EngineUnreachable("the engine was removed", engine=decision.engine)
-        x.engine = engine.id
-        engine.running[x.step] = x
-        engine.steps += 1
-        try:
-            return await self._exchange_with(x, engine, decision)
-        except EngineError as error:
-            error.engine = error.engine or engine.id
-            self._monitor.failed(engine, reason_of(error))
-            if (
-                x.started
-                or x.attempts >= ATTEMPTS_MAX
-                or not isinstance(error, (EngineUnreachable, EngineBroke))
-            ):
-                raise
-            return error
-        except asyncio.CancelledError:
-            if x.left or not x.aborted:
-                raise
-            _uncancel()
-            away = EngineUnreachable(f"the engine went away: {x.aborted}", engine=engine.id)
-            if x.started:
-                raise away from None
-            return away
-        finally:
-            engine.running.pop(x.step, None)
-
-    async def _exchange_with(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> EngineError | None:
-        outgoing, payload, taps = self._prepare(x, engine, decision)
-        headers = [
-            (name.encode("latin-1"), value.encode("latin-1")) for name, value in outgoing.headers.items()
-        ]
-        reply = await engine.upstream.send("POST", outgoing.path, headers, payload, deadlines=self._deadlines)
-        try:
-            if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
-                self._monitor.suspect(engine)
-                return EngineUnreachable(f"engine {engine.id} answered {reply.status}", engine=engine.id)
-            await self._relay(x, engine, reply, taps)
-        finally:
-            reply.close()
-        return None
-
-    def _alternatives(self, x: Exchange, engine: Engine) -> bool:
-        assert x.call is not None
-        return any(
-            other is not engine and other.up and not other.draining and other.serves(x.call.model)
-            for other in self._engines
-        )
-
-    def _prepare(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> tuple[Outgoing, bytes, Taps]:
-        """What the engine gets, and what stands between its reply and the client."""
-        fresh = x.attempts == 1  # an adapter has not had its way with the body yet
-        body = x.body if fresh else _decode(x.raw)
-        taps = Taps()
-        outgoing = Outgoing(
-            protocol=x.protocol, path=x.upstream_path, body=body, headers=forwarded(x.scope["headers"])
-        )
-        if not engine.speaks(x.protocol):
-            made = self._translate(x, engine, body)
-            outgoing.protocol, outgoing.path, outgoing.body, outgoing.changed = (
-                "chat",
-                made.path,
-                made.body,
-                True,
-            )
-            taps.translated = made.tap
-        engine.adapter.prepare(outgoing, self._hints(x, decision))
-        payload: bytes | None = None if outgoing.changed else x.raw
-        if taps.translated is None and wants_asking(x.protocol, outgoing.body):
-            payload = ask_for_usage(outgoing.body, payload)
-            taps.filters_usage = True
-        if x.thread is not None:
-            taps.keeps = x.thread.tap
-        if payload is None:
-            payload = _encode(outgoing.body)
-        return outgoing, payload, taps
-
-    def _translate(self, x: Exchange, engine: Engine, body: dict[str, Any]) -> Translation:
-        made = translation(x.protocol, body) if engine.speaks("chat") else None
-        if made is None:
-            raise BadRequest(
-                f"engine {engine.id} does not serve {x.upstream_path.partition('?')[0]}",
-                remedy="use an endpoint that it serves, or add an engine that serves this one",
-            )
-        return made
-
-    def _hints(self, x: Exchange, decision: do.Dispatch) -> Hints:
-        call, resolved = x.call, x.resolved
-        assert call is not None
-        assert resolved is not None
-        tenant = self._quotas.settings_of(resolved.tenant)
-        return Hints(
-            program=resolved.program_id,
-            tenant=resolved.tenant,
-            step=x.step,
-            priority=decision.priority,
-            cache_salt=tenant.id if tenant.cache_salt else None,
-            expected_output_tokens=call.extensions.output_tokens_expected,
-            program_final=resolved.final,
-            traceparent=self._ledger.traceparent(x),
-        )
-
-    async def _relay(self, x: Exchange, engine: Engine, reply: UpstreamReply, taps: Taps) -> None:
-        """The reply, piece by piece, to the client and to the reader beside."""
-        assert x.call is not None
-        streamed = is_stream(reply.headers)
-        reader = ReplyReader(x.call.protocol, streamed=streamed)
-        tap, heard_last = taps.chain(streamed=streamed), taps.translated is not None
-        headers = returned(reply.headers)
-        length = content_length(reply.headers)
-        if length is not None and tap is None:
-            headers.append((b"content-length", length))
-        # until a byte of the body is here nothing goes to the client, so that the step may still go elsewhere
-        chunk = await reply.read()
-        x.first_byte_at = self._clock()
-        if not reply.done:
-            self._driver.tell(ev.StepStarted(step=StepId(x.step)))
-        headers += self._own_headers(x)
-        await x.start(reply.status, headers)
-        last = b""
-        try:
-            while True:
-                done = reply.done
-                last = chunk or last
-                out = chunk if tap is None else tap.feed(chunk)
-                if done and tap is not None:
-                    out += tap.finish()
-                reader.feed(out if heard_last else chunk)
-                if done:
-                    break
-                if out:
-                    await x.write(out, more=True)
-                chunk = await reply.read()
-        except EngineError as error:
-            await self._break_off(x, error, orderly=streamed and (not last or last.endswith(EVENT_ENDS)))
-            raise
-        x.stop_watching()
-        try:
-            # The client gets its last byte before we read what the reply means: the loop writes when this turn of it
-            # is over, and resumes us before anything that the client could send next.
-            await x.write(out, more=False)
-            await asyncio.sleep(0)
-        finally:
-            self._finish(x, engine, reply, reader)
-
-    async def _break_off(self, x: Exchange, error: EngineError, *, orderly: bool) -> None:
-        """The engine failed in mid-reply. A stream can still say so; anything else is cut."""
-        if orderly:
-            await x.write(shapes.stream_error(x.protocol, error), more=False)
-
-    def _finish(self, x: Exchange, engine: Engine, reply: UpstreamReply, reader: ReplyReader) -> None:
-        """The reply is whole, whatever it says; a failure of ours in reading it is not the client's."""
-        try:
-            self._read_end(x, engine, reply, reader)
-        except Exception:
-            log.exception("the end of a step could not be read")
-            self._ledger.fell_back("reply")
-            self._driver.tell(ev.StepFailed(step=StepId(x.step), reason="unread", retryable=False))
-
-    def _read_end(self, x: Exchange, engine: Engine, reply: UpstreamReply, reader: ReplyReader) -> None:
-        now = self._driver.now()
-        assert x.resolved is not None
-        self._monitor.succeeded(engine)
-        if reply.status >= 400:
-            self._resolver.failed(x.resolved, now)
-            self._driver.tell(
-                ev.StepFailed(step=StepId(x.step), reason=f"status_{reply.status}", retryable=False)
-            )
-            self._ledger.failed(x, reply.status, f"the engine answered {reply.status}")
-            return
-        parsed = reader.finish()
-        outcome = self._resolver.replied(x.resolved, parsed.evidence(), now)
-        finished = self._ledger.finished(x, reply.status, parsed, outcome)
-        self._driver.tell(finished)
-        if finished.final:
-            self._quotas.program_over(x.resolved.tenant, x.resolved.program_id)
-            self._engines.prefixes.forget(x.resolved.program_id)
-        else:
-            self._engines.prefixes.keep(x.resolved.program_id, x.protocol, x.raw)
-
-    def _own_headers(self, x: Exchange) -> list[tuple[bytes, bytes]]:
-        resolved, decision = x.resolved, x.decision
-        if not self._show_headers or resolved is None:
-            return []
-        overhead_s = time.perf_counter() - x.started_clock - x.queue_s
-        if x.first_byte_at is not None and x.dispatched_at is not None:
-            overhead_s -= x.first_byte_at - x.dispatched_at
-        headers = [
-            (b"x-agentserve-program", printable(resolved.name)),
-            (b"x-agentserve-step", x.step.encode("ascii")),
-            (b"x-agentserve-identity", printable(resolved.source)),
-            (b"x-agentserve-confidence", b"%.2f" % resolved.confidence),
-            (b"x-agentserve-queue-ms", b"%.1f" % (x.queue_s * 1e3)),
-            (b"x-agentserve-overhead-ms", b"%.2f" % (max(overhead_s, 0.0) * 1e3)),
-        ]
-        if decision is not None:
-            headers += [
-                (b"x-agentserve-engine", printable(x.engine)),
-                (b"x-agentserve-cached-tokens", b"%d" % decision.expected_cached_tokens),
-                (b"x-agentserve-reason", printable(decision.reason)),
-            ]
-        return headers
-
-
-EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
-
 
 def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
     """The request's JSON object."""
@@ -560,14 +323,6 @@ def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
     return body
 
 
-def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Does the engine answer with server-sent events?"""
-    for name, value in headers:
-        if name == b"content-type":
-            return b"event-stream" in value
-    return False
-
-
 def rejection(decision: do.Reject) -> Overloaded:
     """What the scheduler's refusal is to a client."""
     why = REJECTED.get(decision.reason, decision.reason.replace("_", " "))
@@ -577,20 +332,3 @@ def rejection(decision: do.Reject) -> Overloaded:
         retry_after_s=decision.retry_after_s,
         status=decision.status,
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """One low-cardinality word for a failure."""
-    name = type(error).__name__
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-
-
-def printable(text: str) -> bytes:
-    """A header value: ASCII, on one line."""
-    return text.encode("ascii", "backslashreplace").replace(b"\r", b" ").replace(b"\n", b" ")
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
