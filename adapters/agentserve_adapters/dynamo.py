@@ -12,7 +12,7 @@ from agentserve.ports import Capabilities, EngineLoad, Hints, Json, Outgoing
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.readings import summed, whole
-from agentserve_adapters.served import ServedEngine, context_of, gather_softly
+from agentserve_adapters.served import ServedEngine, context_of, together
 
 WORST_PRIORITY = -(2**31)  # larger goes sooner
 
@@ -32,7 +32,7 @@ class DynamoAdapter(ServedEngine):
         return None
 
     async def probe(self) -> Capabilities:
-        models, page, health = await gather_softly(self.models(), self._page(), self.ask_softly("/health"))
+        models, page, health = await together(self.models(), self._page(), self.ask_softly("/health"))
         blocks = page.count("dynamo_frontend_model_total_kv_blocks")
         size = whole(page.mean("dynamo_frontend_model_kv_cache_block_size"))
         capacity = blocks * size if blocks and size else None

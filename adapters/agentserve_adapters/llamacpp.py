@@ -16,7 +16,7 @@ from agentserve_adapters.actions import Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.readings import at, whole
-from agentserve_adapters.served import RESERVED, ServedEngine, gather_softly
+from agentserve_adapters.served import RESERVED, ServedEngine, together
 
 SAVED_MAX = 1_000
 SLOT_TIMEOUT_S = 30.0  # a long prompt's file is hundreds of megabytes
@@ -102,7 +102,7 @@ class LlamaCppAdapter(ServedEngine):
     # -- probing
 
     async def probe(self) -> Capabilities:
-        models, props, slots, page = await gather_softly(
+        models, props, slots, page = await together(
             self.models(), self.ask_softly("/props"), self._slots(), self._page()
         )
         self._metrics, self._slots_shown = bool(page), slots is not None

@@ -12,7 +12,7 @@ from agentserve_adapters.actions import Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.readings import whole
-from agentserve_adapters.served import CLOSED, ServedEngine, context_of, gather_softly
+from agentserve_adapters.served import CLOSED, ServedEngine, context_of, together
 
 
 class LMDeployAdapter(ServedEngine):
@@ -30,7 +30,7 @@ class LMDeployAdapter(ServedEngine):
         return None
 
     async def probe(self) -> Capabilities:
-        models, page, info = await gather_softly(
+        models, page, info = await together(
             self.models(), self._page(), self.ask_softly("/distserve/engine_info")
         )
         size, blocks = whole(info.get("block_size")), whole(info.get("num_gpu_blocks"))

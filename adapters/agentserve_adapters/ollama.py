@@ -12,7 +12,7 @@ from agentserve.ports import Capabilities, EngineLoad, Outcome, ProgramPrefix, R
 from agentserve_adapters.actions import Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.readings import whole
-from agentserve_adapters.served import RESERVED, ServedEngine, gather_softly
+from agentserve_adapters.served import RESERVED, ServedEngine, together
 
 
 class OllamaAdapter(ServedEngine):
@@ -31,7 +31,7 @@ class OllamaAdapter(ServedEngine):
         return None
 
     async def probe(self) -> Capabilities:
-        models, version, loaded = await gather_softly(
+        models, version, loaded = await together(
             self.models(), self.ask_softly("/api/version"), self._loaded()
         )
         contexts = [n for m in loaded if (n := whole(m.get("context_length"))) is not None]

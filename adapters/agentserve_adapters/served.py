@@ -253,7 +253,7 @@ def context_of(models: list[Json]) -> int | None:
     return min(found) if found else None
 
 
-async def gather_softly(*reads: Any) -> list[Any]:
+async def together(*reads: Any) -> list[Any]:
     """Several reads at once; the first failure is raised when all have ended."""
     results = await asyncio.gather(*reads, return_exceptions=True)
     for result in results:

@@ -17,7 +17,7 @@ from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.kv_stream import KvSource, reachable
 from agentserve_adapters.readings import at, real, summed, whole
-from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, gather_softly
+from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, together
 from agentserve_adapters.wire import GENERATE_TIMEOUT_S
 
 PRIORITY_SPAN = 2**31 - 1
@@ -57,7 +57,7 @@ class SGLangAdapter(ServedEngine):
     # -- probing
 
     async def probe(self) -> Capabilities:
-        models, info = await gather_softly(self.models(), self._server_info())
+        models, info = await together(self.models(), self._server_info())
         self._info = info
         capacity = self._capacity()
         self.seen(marks={"started": info.get("startup_time"), "version": info.get("version")})

@@ -11,7 +11,7 @@ from agentserve.ports import Capabilities, EngineLoad, Json
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.readings import whole
-from agentserve_adapters.served import ServedEngine, gather_softly
+from agentserve_adapters.served import ServedEngine, together
 
 
 class TGIAdapter(ServedEngine):
@@ -30,7 +30,7 @@ class TGIAdapter(ServedEngine):
         return None
 
     async def probe(self) -> Capabilities:
-        info, page = await gather_softly(self._info(), self._page())
+        info, page = await together(self._info(), self._page())
         capacity = whole(info.get("max_batch_total_tokens")) or page.count("tgi_batch_max_total_tokens")
         models = self.options.models or ((str(info["model_id"]),) if "model_id" in info else ())
         self.seen(marks={"version": info.get("version"), "capacity": capacity})

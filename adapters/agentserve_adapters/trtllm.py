@@ -30,7 +30,7 @@ from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.kv_events import level_hash
 from agentserve_adapters.kv_stream import CLEARED
 from agentserve_adapters.readings import at, whole
-from agentserve_adapters.served import ServedEngine, context_of, gather_softly
+from agentserve_adapters.served import ServedEngine, context_of, together
 
 # What its chat and completion requests take; anything else is answered with 400.
 CHAT_FIELDS = frozenset(
@@ -79,7 +79,7 @@ class TensorRTLLMAdapter(ServedEngine):
     # -- probing
 
     async def probe(self) -> Capabilities:
-        models, version, stats, info = await gather_softly(
+        models, version, stats, info = await together(
             self.models(), self.ask_softly("/version"), self._newest_stats(), self.ask_softly("/server_info")
         )
         kv: Json = at(stats, "kvCacheStats") or {}
@@ -146,7 +146,7 @@ class TensorRTLLMAdapter(ServedEngine):
         used, blocks = whole(kv.get("usedNumBlocks")), whole(kv.get("maxNumBlocks"))
         boot = self.seen(
             marks={"blocks": blocks},
-            counters={"iter": whole(stats.get("iter")), "hits": kv.get("reusedBlocks")},
+            counters={"iter": whole(stats.get("iter"))},
         )
         return EngineLoad(
             running=whole(stats.get("numActiveRequests")),

@@ -17,10 +17,12 @@ from agentserve_adapters.actions import Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.kv_stream import KvSource, reachable
+from agentserve_adapters.prompts import PATHS
 from agentserve_adapters.readings import at, summed, version_tuple, whole
-from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, gather_softly
+from agentserve_adapters.served import CLOSED, RESERVED, ServedEngine, context_of, together
 
 WORST_PRIORITY = 2**31 - 1  # smaller goes sooner in vLLM, as in our hints
+TRIAL_TIMEOUT_S = 1.5
 SALT_CHARS_MAX = 128
 SALT_FORBIDDEN = re.compile(r"[@/\\\x00]")
 # From this version on, session and priority travel as headers and the client's bytes stay untouched.
@@ -49,6 +51,7 @@ class VLLMAdapter(ServedEngine):
         self._priority = False
         self._offloads = False
         self._aborts_by_name = True
+        self._cached: bool | None = None  # whether replies say what was cached; None until it was seen
 
     @staticmethod
     async def recognise(sight: Sight) -> Recognised | None:
@@ -64,7 +67,7 @@ class VLLMAdapter(ServedEngine):
 
     async def probe(self) -> Capabilities:
         models = await self.models()
-        version_answer, page, sources, config, protocols = await gather_softly(
+        version_answer, page, sources, config, protocols = await together(
             self.ask_softly("/version"),
             self._page(),
             self.kv_sources(),
@@ -157,31 +160,39 @@ class VLLMAdapter(ServedEngine):
         return found if isinstance(found, dict) else {}
 
     async def _served_protocols(self) -> frozenset[str]:
-        """By its own list of routes; without one, what every version serves."""
+        """By its own list of routes; without one, what every version serves and what is there but refuses GET."""
         paths = (await self.ask_softly("/openapi.json")).get("paths")
-        if not isinstance(paths, dict):
-            return frozenset({"chat", "completions"})
-        served = {
-            "chat": "/v1/chat/completions",
-            "completions": "/v1/completions",
-            "responses": "/v1/responses",
-            "messages": "/v1/messages",
-            "embeddings": "/v1/embeddings",
-        }
-        return frozenset(protocol for protocol, path in served.items() if path in paths)
+        if isinstance(paths, dict):
+            return frozenset(protocol for protocol, path in PATHS.items() if path in paths)
+        newer = [p for p in PATHS if p not in ("chat", "completions")]
+        answers = await together(*(self.wire.get(PATHS[p]) for p in newer))
+        there = {p for p, answer in zip(newer, answers, strict=True) if answer.status == 405}
+        return frozenset({"chat", "completions"} | there)
 
     async def _reports_cached(self, config: Json, models: list[Json]) -> bool:
-        """Ask for one token and see whether the reply's usage has the detail. Once per probe, a few tokens."""
+        """Ask for one token and see whether the reply's usage has the detail: once a run, and not for long.
+
+        A full engine answers too late; then it is asked again at the next probe.
+        """
         names = self.names(models)
+        if self._cached is not None:
+            return self._cached
         if not names or self.options.extra.get("probe") == "passive":
             return False
         body = {"model": names[0], "prompt": [1, 1], "max_tokens": 1, "temperature": 0}
         try:
-            answer = await self.wire.post("/v1/completions", body)
+            answer = await self.wire.post("/v1/completions", body, timeout_s=TRIAL_TIMEOUT_S)
         except EngineError:
             return False
         usage = answer.table().get("usage")
-        return isinstance(usage, dict) and isinstance(usage.get("prompt_tokens_details"), dict)
+        if isinstance(usage, dict):
+            self._cached = isinstance(usage.get("prompt_tokens_details"), dict)
+        return self._cached is True
+
+    def restarted(self) -> None:
+        super().restarted()
+        self._cached = None
+        self._aborts_by_name = True
 
     # -- gauges
 

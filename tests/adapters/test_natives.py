@@ -103,6 +103,21 @@ async def test_vllm_is_asked_whether_it_reports_cached_tokens(build: Any) -> Non
     assert "--enable-prompt-tokens-details" in dict(caps.unlocks)
 
 
+async def test_vllm_is_tried_once_a_run_and_again_after_a_restart(build: Any) -> None:
+    adapter, engine = build("vllm")
+    await adapter.probe()
+    await adapter.probe()
+    assert len(engine.bodies("POST /v1/completions")) == 1
+    engine.shape["GET /version"] = {"version": "0.33.0"}
+    await adapter.probe()
+    assert len(engine.bodies("POST /v1/completions")) == 2
+
+
+async def test_a_vllm_without_a_list_of_routes_is_asked_path_by_path(build: Any) -> None:
+    adapter, _ = build("vllm", {"GET /openapi.json": (404, {}), "GET /v1/messages": (405, {})})
+    assert (await adapter.probe()).protocols == {"chat", "completions", "messages"}
+
+
 async def test_a_passive_probe_of_vllm_runs_nothing(build: Any) -> None:
     adapter, engine = build("vllm", extra={"probe": "passive"})
     await adapter.probe()
