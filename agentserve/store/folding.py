@@ -6,7 +6,7 @@ here, so that a batch touches each program once.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -56,6 +56,13 @@ class Folded:
         self.events = 0
         self.first_at: float | None = None
         self.last_at: float | None = None
+        self.malformed: Counter[str] = Counter()  # by kind
+        self.complaint = ""  # about the first of them
+
+    def left_out(self, kind: str, error: Exception) -> None:
+        """Something could not be folded."""
+        self.malformed[kind] += 1
+        self.complaint = self.complaint or f"{kind}: {error!r}"
 
     def count(self) -> int:
         """Rows to write, the journal's piece aside."""
@@ -87,20 +94,26 @@ class Fold:
         self._program_of: OrderedDict[str, str] = OrderedDict()
 
     def fold(self, told: list[Told], records: list[Record]) -> Folded:
-        """One batch."""
+        """One batch. What makes no sense is left out and counted: it must not cost what does."""
         out = Folded()
         for item in told:
-            self._event(item, out)
+            try:
+                self._event(item, out)
+            except Exception as error:
+                out.left_out("event", error)
         if told:
-            out.events = len(told)
             out.first_at = told[0].now + self._offset_s
             out.last_at = told[-1].now + self._offset_s
-            out.journal = _encode_events(told)
+            known = [item for item in told if isinstance(item.event, ev.Event)]
+            out.events, out.journal = _encoded(known, out)
         for record in records:
-            if record.kind == "step":
-                self._step(record.row, out)
-            else:
-                self._fact(record.kind, record.row, out)
+            try:
+                if record.kind == "step":
+                    self._step(record.row, out)
+                else:
+                    self._fact(record.kind, record.row, out)
+            except Exception as error:
+                out.left_out(record.kind, error)
         return out
 
     # -- events
@@ -108,6 +121,8 @@ class Fold:
     def _event(self, told: Told, out: Folded) -> None:
         event, now, decisions = told
         kind = type(event)
+        if not issubclass(kind, ev.Event):
+            raise TypeError(f"{kind.__name__} is no event")
         if kind is ev.StepArrived:
             assert isinstance(event, ev.StepArrived)
             self._program_of[event.step] = event.program
@@ -391,6 +406,21 @@ class Fold:
             "at": float(row.get("at") or 0.0),
             "body": _encode_body(dict(row)),
         }
+
+
+def _encoded(told: list[Told], out: Folded) -> tuple[int, bytes]:
+    """The journal's piece and how many events are in it."""
+    try:
+        return len(told), _encode_events(told)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        kept = []
+        for item in told:
+            try:
+                _encode_events(item)
+                kept.append(item)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                out.left_out("event", error)
+        return len(kept), _encode_events(kept)
 
 
 _U64 = 0xFFFF_FFFF_FFFF_FFFF

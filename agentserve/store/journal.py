@@ -217,6 +217,10 @@ class WriteBehind:
                     number += 1
                     dropped, self._dropped = self._dropped, 0
                     folded = self._fold.fold(told, records)
+                    if folded.malformed:
+                        for kind, rows in folded.malformed.items():
+                            self.lost[kind, "malformed"] += rows
+                        log.error("%d rows made no sense: %s", folded.malformed.total(), folded.complaint)
                     if not await self._persist(database, writer, folded, number, dropped):
                         return
                     self.written[DETAIL] += len(told)

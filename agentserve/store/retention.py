@@ -23,6 +23,7 @@ from agentserve.store.database import Database
 log = logging.getLogger("agentserve.store")
 
 SWEEP_EVERY_S = 30.0
+SIZE_EVERY_S = 600.0  # PostgreSQL counts rows by reading them all
 CHUNK_ROWS = 500
 CHUNKS_OF_A_TICK_MAX = 4
 CHAIN_DAYS_MAX = 2.0  # no client comes back to a program after that
@@ -54,6 +55,7 @@ class Sweeper:
         self._settings = settings
         self._clock = clock
         self._next_at = 0.0
+        self._size_at = 0.0
         self.swept = 0
         self.size_bytes = 0
 
@@ -87,9 +89,13 @@ class Sweeper:
 
     async def _shrink(self, chunks: int) -> bool:
         """Down to the size that is allowed."""
+        if time.monotonic() < self._size_at:
+            return False
         limit = self._settings.size_mb_max * 1_000_000
         self.size_bytes = await self.used_bytes()
         if self.size_bytes <= limit:
+            if not self._database.embedded:
+                self._size_at = time.monotonic() + SIZE_EVERY_S
             await self._give_back()
             return False
         while chunks > 0:

@@ -169,6 +169,31 @@ async def test_the_journal_goes_on_after_a_row_that_is_refused(
     assert [s["id"] for s in await queries.steps(database, "acme/p")] == ["acme/p#0"]
 
 
+async def test_what_makes_no_sense_is_left_out_and_counted(
+    database: Database, journal: WriteBehind, gateway: Gateway
+) -> None:
+    journal.step({"step": "s", "program": "acme/p"})
+    journal.fact("account", {"tenant": "acme"})
+    journal.fact("engine", {"id": None, "state": object()})
+    journal.event(None, AT, [])  # type: ignore[arg-type]
+    journal.event(ev.StepStarted(step="s"), AT, [object()])  # type: ignore[list-item]
+    arrived = ev.StepArrived(
+        step="x", program="acme/q", tenant="acme", prompt_tokens=1, prefix=(ev.Segment(2**70, 5),)
+    )
+    journal.event(arrived, AT, [])
+    gateway.step("acme/p", 0, AT)
+    assert await journal.flushed(30)
+    assert journal.up
+    assert {kind for kind, _ in journal.lost} >= {"step", "account", "event"}
+    assert [s["id"] for s in await queries.steps(database, "acme/p")] == ["acme/p#0"]
+    [piece] = await journal_of(database)
+    assert {type(event).__name__ for event, _, _ in piece.told} == {
+        "StepArrived",
+        "StepStarted",
+        "StepFinished",
+    }
+
+
 async def test_whatever_clients_call_things_can_be_stored(database: Database, journal: WriteBehind) -> None:
     odd = "acme/" + "x" * 5000
     for number, program in enumerate(
