@@ -1,6 +1,6 @@
 """The admin API, version 1: what runs, why, and the few things an operator changes at run time.
 
-Rule: every path needs the admin scope; paths only grow within a version. Handlers read the live records through
+Rule: looking needs a key with the scope `read`, changing one with `admin`; paths only grow within a version. Handlers read the live records through
 `views` and the store through the query functions that they were given.
 """
 
@@ -20,7 +20,7 @@ from agentserve.config import EngineSettings, TenantSettings
 from agentserve.core.identity import unscoped
 from agentserve.errors import BadRequest, NotFound, Overloaded
 from agentserve.live import views
-from agentserve.live.auth import ADMIN
+from agentserve.live.auth import ADMIN, READ
 from agentserve.live.programs import mapping, number, program_name
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.wire import printable_id
@@ -69,7 +69,7 @@ class Admin:
 
     async def summary(self, request: Request) -> Response:
         """The gateway at a glance."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         gateway = self._gateway
         return json_response(
             views.summary(
@@ -83,7 +83,7 @@ class Admin:
 
     async def programs(self, request: Request) -> Response:
         """Live programs, the most recently active first."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         tenant, limit = request.query_params.get("tenant"), limit_of(request)
         now = self._gateway.driver.now()
         found: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class Admin:
 
     async def program(self, request: Request) -> Response:
         """One live program, by its key `tenant/name`."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         found = self._gateway.program_view(request.path_params["key"])
         if found is None:
             raise NotFound(f"there is no live program {request.path_params['key']!r}")
@@ -107,13 +107,13 @@ class Admin:
 
     async def end_program(self, request: Request) -> Response:
         """Declare a program over."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         known = self._gateway.end_program(request.path_params["key"], "told")
         return json_response({"ended": known})
 
     async def decisions(self, request: Request) -> Response:
         """What happened to a program and what was decided, with reasons."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         key = request.path_params["key"]
         story = self._gateway.feed.story(key)
         if not story and self._board.programs.get(key) is None:
@@ -122,20 +122,20 @@ class Admin:
 
     async def steps(self, request: Request) -> Response:
         """Open steps, the longest waiting first."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         now, limit = self._gateway.driver.now(), limit_of(request)
         steps = sorted(self._board.steps.values(), key=lambda s: (s.arrived_at, s.id))
         return json_response({"data": [views.step(s, now) for s in steps[:limit]], "total": len(steps)})
 
     async def pins(self, request: Request) -> Response:
         """Programs in a gap whose KV is kept."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         kept = views.pins(self._board)
         return json_response({"data": kept[: limit_of(request)], "total": len(kept)})
 
     async def workflows(self, request: Request) -> Response:
         """Declared step graphs."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         declared = self._gateway.workflows.of(request.query_params.get("tenant"))
         return json_response(
             {
@@ -155,7 +155,7 @@ class Admin:
 
     async def events(self, request: Request) -> Response:
         """A server-sent stream of what happens, from now on."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         if self._gateway.feed.full:
             raise Overloaded("too many watch already", remedy="close another stream", retry_after_s=10.0)
         return StreamingResponse(
@@ -195,36 +195,36 @@ class Admin:
 
     async def engines(self, request: Request) -> Response:
         """All engines."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         return json_response({"data": [views.engine(e, self._board) for e in self._gateway.engines]})
 
     async def engine(self, request: Request) -> Response:
         """One engine."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         return json_response(views.engine(self._gateway.engines[request.path_params["engine"]], self._board))
 
     async def add_engine(self, request: Request) -> Response:
         """Take an engine in; it gets steps once it has answered."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         said = mapping(await json_body(request))
         engine = await self._gateway.engines.add(engine_settings(said))
         return json_response(views.engine(engine, self._board), 201)
 
     async def drain_engine(self, request: Request) -> Response:
         """Give the engine nothing new."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         engine = self._gateway.engines.drain(request.path_params["engine"])
         return json_response(views.engine(engine, self._board))
 
     async def resume_engine(self, request: Request) -> Response:
         """Give the engine steps again."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         engine = self._gateway.engines.drain(request.path_params["engine"], on=False)
         return json_response(views.engine(engine, self._board))
 
     async def remove_engine(self, request: Request) -> Response:
         """Take the engine out; what runs there goes elsewhere or ends with an error."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         await self._gateway.engines.remove(request.path_params["engine"])
         return json_response({"removed": request.path_params["engine"]})
 
@@ -232,21 +232,25 @@ class Admin:
 
     async def tenants(self, request: Request) -> Response:
         """Tenants with limits of their own."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         return json_response({"data": [tenant_view(t) for t in self._gateway.quotas.tenants()]})
 
     async def tenant(self, request: Request) -> Response:
         """One tenant's limits."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         return json_response(tenant_view(self._gateway.quotas.settings_of(request.path_params["tenant"])))
 
     async def put_tenant(self, request: Request) -> Response:
         """Replace a tenant's limits, until the gateway is restarted."""
-        self._services.authorise(request, ADMIN)
+        self._may(request)
         said = mapping(await json_body(request))
         settings = tenant_settings(program_name(request.path_params["tenant"], "tenant"), said)
         self._gateway.set_tenant(settings)
         return json_response(tenant_view(settings))
+
+    def _may(self, request: Request) -> None:
+        """Looking needs the scope `read`, changing anything `admin`, which includes it."""
+        self._services.authorise(request, READ if request.method == "GET" else ADMIN)
 
     @property
     def _board(self) -> Any:

@@ -20,7 +20,7 @@ import agentserve
 from agentserve.errors import AgentServeError, BadRequest, NotFound
 from agentserve.live import openapi, shapes
 from agentserve.live.admin import Admin
-from agentserve.live.auth import ADMIN, CALL, Principal, authorise
+from agentserve.live.auth import ADMIN, CALL, READ, Principal, authorise, is_loopback
 from agentserve.live.programs import Programs, mapping
 from agentserve.live.replies import json_body, json_response
 
@@ -98,7 +98,9 @@ class Services:
         return json_response({"status": "draining", "open": len(self._gateway.relay.open)}, 202)
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics as text, where the telemetry keeps any."""
+        """The metrics as text, where the telemetry keeps any; from elsewhere than this machine with a key that may read."""
+        if request.client is None or not is_loopback(request.client.host):
+            self.authorise(request, READ)
         render = getattr(self._gateway.telemetry, "render", None)
         if render is None:
             raise NotFound("metrics are switched off", remedy="set telemetry.metrics = true")

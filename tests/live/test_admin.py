@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
-from agentserve.live.auth import ADMIN, Caller, ListedKeys
+from agentserve.live.auth import ADMIN, READ, Caller, ListedKeys
 from tests.live.conftest import ScriptedEngine, Serve, raw, until
 
 
-async def test_every_path_needs_the_admin_scope(engine: ScriptedEngine, serve: Serve) -> None:
+async def test_a_key_that_may_read_looks_and_changes_nothing(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(
+        engine, keys=ListedKeys.of({"as-r": Caller(tenant="ops", scopes=frozenset({READ}))})
+    )
+    key = {"x-api-key": "as-r"}
+    assert (await running.client.get("/admin/v1/engines", headers=key)).status_code == 200
+    assert (await running.client.post("/admin/v1/engines/e1/drain", headers=key)).status_code == 403
+    assert (await running.client.delete("/admin/v1/engines/e1", headers=key)).status_code == 403
+    assert (await running.client.put("/admin/v1/tenants/x", headers=key, json={})).status_code == 403
+
+
+async def test_every_path_needs_a_key_with_the_scope_for_it(engine: ScriptedEngine, serve: Serve) -> None:
     keys = ListedKeys.of(
         {"as-c": Caller(tenant="a"), "as-x": Caller(tenant="ops", scopes=frozenset({ADMIN}))}
     )
