@@ -1,7 +1,7 @@
 """The admin API, version 1: what runs, why, and the few things an operator changes at run time.
 
-Rule: looking needs a key with the scope `read`, changing one with `admin`; paths only grow within a version. Handlers read the live records through
-`views` and the store through the query functions that they were given.
+Rule: looking needs a key with the scope `read`, changing one with `admin`; paths only grow within a version. Handlers
+read the live records through `views`.
 """
 
 from __future__ import annotations

@@ -225,6 +225,7 @@ def page(api: Json) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>agentserve API</title><style>{_STYLE}</style>"
         "<h1>agentserve API</h1><p>The machine-readable form is <a href=openapi.json>openapi.json</a>. Send "
-        "<code>Authorization: Bearer KEY</code> or <code>x-api-key: KEY</code>; under <code>/admin</code> looking needs "
-        f"a key with the scope <code>read</code>, changing one with <code>admin</code>.</p><table>{''.join(rows)}</table></html>"
+        "<code>Authorization: Bearer KEY</code> or <code>x-api-key: KEY</code>; under <code>/admin</code> looking "
+        "needs a key with the scope <code>read</code>, changing one with <code>admin</code>.</p>"
+        f"<table>{''.join(rows)}</table></html>"
     )

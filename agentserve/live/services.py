@@ -98,7 +98,7 @@ class Services:
         return json_response({"status": "draining", "open": len(self._gateway.relay.open)}, 202)
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics as text, where the telemetry keeps any; from elsewhere than this machine with a key that may read."""
+        """The metrics as text; from elsewhere than this machine only with a key that may read."""
         if request.client is None or not is_loopback(request.client.host):
             self.authorise(request, READ)
         render = getattr(self._gateway.telemetry, "render", None)
