@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -229,6 +230,7 @@ def main() -> int:
         if args.what == "away" or args.postgres:
             binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
             cluster = Cluster(binaries)
+            stack.callback(shutil.rmtree, cluster.home, ignore_errors=True)
             stack.callback(cluster.stop)
             if args.what == "away":
                 out = asyncio.run(away(args, cluster, folder))
