@@ -10,7 +10,9 @@ import agentserve_sdk as agentserve
 agentserve.init()
 URL = os.environ.get("AGENTSERVE_URL", "http://127.0.0.1:8400")
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("AGENTSERVE_API_KEY", "none"))
+MODEL = os.environ.get("MODEL", "emulated")
 SEARCH = {"name": "search", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}
+TOOLS = [{"type": "function", "function": SEARCH}]
 
 
 def search(q: str = "") -> str:
@@ -21,11 +23,7 @@ def search(q: str = "") -> str:
 def research(question: str, turns: int = 3) -> str:
     messages = [{"role": "user", "content": question}]
     for _ in range(turns):
-        reply = client.chat.completions.create(
-            model=os.environ.get("MODEL", "emulated"),
-            messages=messages,
-            tools=[{"type": "function", "function": SEARCH}],
-        )
+        reply = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS)
         said = reply.choices[0].message
         messages.append(said)
         if not said.tool_calls:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import agentserve_sdk as agentserve
 import pytest
 from agentserve_sdk import testing
 
+EXAMPLES = Path(__file__).parents[2] / "sdk" / "examples"
 RUNS = 4
 TOOL = "search"
 QUESTION = "Please find the three largest cities of land-{run}."
@@ -79,6 +84,15 @@ class Held:
         assert len(set(seen.values())) == 1, "every run makes the same calls"
         assert set(self.gateway.programs) == set(programs.values()), "no program is made up beside ours"
         self._record("calls", f"{len(self.gateway.calls)} of {len(self.gateway.calls)}")
+
+    def example(self, name: str, *, tools: int = 1, text: str = "Done: three cities.") -> None:
+        """The example of that name, as a user would start it, is one program with one tool call."""
+        env = {**os.environ, "AGENTSERVE_URL": self.gateway.url, "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, str(EXAMPLES / name)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert text in done.stdout
+        self.one_program(tools=tools)
 
     def one_program(self, *, tools: int = 1, model_ids: bool = False) -> testing.Program:
         """A run that the application said nothing of is one program, and its tools are announced."""

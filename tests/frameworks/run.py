@@ -21,6 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALL_S, TEST_S = 900, 300
 TESTS_NEED = ("pytest>=8.4", "pytest-asyncio>=1.2")
 
+# no telemetry, and nothing asked of the network while a test runs
+QUIET = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "HAYSTACK_TELEMETRY_ENABLED": "false",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "OTEL_SDK_DISABLED": "true",
+    "AGNO_TELEMETRY": "false",
+    "OPENAI_AGENTS_DISABLE_TRACE_EXPORT": "1",
+    "OPENAI_API_KEY": "none",
+}
+
 FRAMEWORKS: dict[str, tuple[str, ...]] = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
@@ -33,7 +45,7 @@ FRAMEWORKS: dict[str, tuple[str, ...]] = {
     "dspy": ("dspy",),
     "autogen": ("autogen-agentchat", "autogen-ext[openai]"),
     "haystack": ("haystack-ai",),
-    "adk": ("google-adk", "litellm"),
+    "adk": ("google-adk", "litellm", "mcp"),
     "strands": ("strands-agents[openai]",),
     "agno": ("agno", "openai"),
     "mcp": ("mcp",),
@@ -90,7 +102,7 @@ def tried(name: str) -> Row:
         str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "filterwarnings=default",
         "-o", "junit_family=xunit1", f"--junitxml={report}", f"--rootdir={ROOT}", f"tests/frameworks/test_{name}.py",
     ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "sdk"), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "sdk"), "PYTHONDONTWRITEBYTECODE": "1", **QUIET}
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TEST_S)
     except subprocess.TimeoutExpired:

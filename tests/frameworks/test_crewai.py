@@ -41,3 +41,7 @@ def test_a_kickoff_is_a_program(held: Any) -> None:
     program = held.one_program()
     assert program.declared["workflow"] == "cities"
     assert set(program.steps) == {"researcher"}
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("crewai_crew.py")

@@ -46,3 +46,8 @@ async def test_tasks_carry_their_own(held: Any, agent: Any) -> None:
 def test_a_call_is_a_program(held: Any, agent: Any) -> None:
     assert agent(question="of land-1").answer == "three cities"
     held.one_program()
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.gateway._answer = answer
+    held.example("dspy_react.py", text="three cities")

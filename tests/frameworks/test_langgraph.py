@@ -103,3 +103,7 @@ def test_parallel_nodes_are_steps_of_one_program(held: Any) -> None:
 def test_parallel_nodes_in_threads_carry_their_own(held: Any) -> None:
     app = fan(held)
     held.in_threads(lambda question: app.invoke({"question": question, "parts": []}))
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("langgraph_agent.py")

@@ -38,3 +38,7 @@ async def test_tasks_carry_their_own(held: Any, streaming: bool) -> None:
 async def test_a_run_is_a_program(held: Any) -> None:
     await agent(held).run("of land-1")
     assert held.one_program().declared["workflow"] == "researcher"
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("llama_index_agent.py")

@@ -41,3 +41,7 @@ async def test_a_trace_is_a_program(held: Any, agent: Any) -> None:
     assert program.steps == ["researcher", "researcher"]
     assert program.declared["workflow"] == "triage"
     assert program.declared["session_id"] == "chat-7"
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("openai_agents_run.py")

@@ -34,3 +34,7 @@ async def test_a_run_is_a_program(held: Any, agent: Any) -> None:
     program = held.one_program(model_ids=True)
     assert program.steps == ["researcher", "researcher"]
     assert program.declared["workflow"] == "researcher"
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("pydantic_ai_agent.py")

@@ -51,3 +51,7 @@ def test_a_streamed_run_is_one_too(held: Any) -> None:
     for _ in agent(held).run("of land-1", stream=True):
         assert agentserve.current() is None
     held.one_program()
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("smolagents_agent.py", text="three cities")

@@ -33,3 +33,7 @@ async def test_tasks_carry_their_own(held: Any) -> None:
 def test_an_invocation_is_a_program(held: Any) -> None:
     agent(held)("of land-1")
     assert held.one_program(model_ids=True).declared["workflow"] == "researcher"
+
+
+def test_the_example_runs_as_it_stands(held: Any) -> None:
+    held.example("strands_agent.py")
