@@ -87,6 +87,8 @@ class Passage:
         try:
             return await self._exchange_with(x, engine, decision)
         except EngineError as error:
+            # no longer under way: should this failure cost the engine its place, nobody need stop the step there
+            engine.running.pop(x.step, None)
             error.engine = error.engine or engine.id
             self._monitor.failed(engine, reason_of(error))
             if (

@@ -78,6 +78,7 @@ class Relay:
         self._boot = f"{int(clock() * 1000):x}"
         self.open: set[Exchange] = set()  # under way
         self.draining = False
+        self.elsewhere_wait_s = ELSEWHERE_WAIT_S
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
         """One request; `path` is the engine's, without a program in front."""
@@ -277,13 +278,13 @@ class Relay:
         """The engine failed before the first byte: the next decision, or the failure itself."""
         if x.attempts >= ATTEMPTS_MAX:
             raise failure
-        if x.aborted:
-            x.aborted = ""  # the scheduler did it, and has put the step back by itself
-        else:
+        x.aborted = ""
+        # a scheduler that lost the engine has put the step back by itself
+        if x.reasons[-1] is x.decision:
             self._driver.tell(ev.StepFailed(step=StepId(x.step), reason=reason_of(failure), retryable=True))
         self._ledger.retried(x, failure)
         try:
-            async with asyncio.timeout(ELSEWHERE_WAIT_S):
+            async with asyncio.timeout(self.elsewhere_wait_s):
                 decision = await asyncio.shield(ticket.again())
         except TimeoutError:
             raise failure from None
@@ -302,7 +303,12 @@ class Relay:
         elif isinstance(error, Overloaded):
             self._ledger.rejected(x, error)
         else:
-            self._driver.tell(ev.StepFailed(step=StepId(x.step), reason=reason_of(error), retryable=False))
+            if ticket.decision.done():
+                self._driver.tell(
+                    ev.StepFailed(step=StepId(x.step), reason=reason_of(error), retryable=False)
+                )
+            else:  # it waits for a place that it does not want any more
+                ticket.cancel()
             self._ledger.failed(
                 x, shapes.status_of(error) if isinstance(error, Exception) else 499, str(error)
             )

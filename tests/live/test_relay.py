@@ -11,6 +11,7 @@ import pytest
 
 from agentserve.config import LimitSettings
 from agentserve.core import events as ev
+from agentserve.live.breaker import STEPS_FAILED_MAX
 from tests.live.conftest import (
     USAGE_CHUNK,
     ScriptedEngine,
@@ -381,3 +382,31 @@ async def test_a_draining_gateway_refuses_what_is_new_and_finishes_what_runs(
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     assert (await running.client.get("/readyz")).status_code == 503
     assert (await under_way).content == sse(delta("a"), delta("b", "stop"))
+
+
+async def test_a_step_whose_failure_costs_the_engine_its_place_is_still_answered(
+    engine: ScriptedEngine, other: ScriptedEngine, serve: Serve
+) -> None:
+    engine.otherwise = raw(close=True)
+    running = await serve(engine, other, policy="fifo")
+    running.gateway.engines["e1"].breaker.steps_failed = STEPS_FAILED_MAX - 1
+    reply = await running.chat()
+    assert (reply.status_code, reply.headers["x-agentserve-engine"]) == (200, "e2")
+    assert running.books.told(ev.EngineLost)
+    await running.quiet()
+    assert [row["outcome"] for row in running.books.steps] == ["finished"]
+
+
+async def test_a_step_that_finds_no_other_engine_in_time_leaves_the_queue(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    running.gateway.relay.elsewhere_wait_s = 0.2
+    engine.script.append(raw(hang=True))
+    asking = asyncio.create_task(running.chat())
+    await until(lambda: engine.asked)
+    await engine.stop()
+    reply = await asking
+    assert reply.status_code in (502, 503)
+    await running.quiet()
+    assert not running.gateway.driver.scheduler.board.waiting
