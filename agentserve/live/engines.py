@@ -63,7 +63,8 @@ class Engine:
     steps: int = 0  # sent so far
     failures: int = 0
     running: dict[str, Abortable] = field(default_factory=dict)
-    seen_at: float | None = None  # epoch
+    seen_at: float | None = None  # by a probe
+    heard_at: float = -1e18  # a byte of some reply came; on the driver's clock
 
     @property
     def models(self) -> tuple[str, ...]:

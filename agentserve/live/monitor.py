@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from agentserve.core import events as ev
 from agentserve.core.ids import EngineId, ProgramId
-from agentserve.errors import AgentServeError
+from agentserve.errors import AgentServeError, EngineTimeout
 from agentserve.live.breaker import State
 from agentserve.live.engines import Engine, Engines
 from agentserve.ports import ReportsHoldings, Telemetry
@@ -27,7 +27,7 @@ class ProbeSettings:
     """How often, and how long a probe may take."""
 
     interval_s: float = 2.0
-    timeout_s: float = 3.0
+    timeout_s: float = 5.0
     ask_again_s: float = 300.0  # capabilities may change under a running engine
 
 
@@ -99,9 +99,14 @@ class Monitor:
         if urgent is not None:
             urgent.set()
 
+    def heard(self, engine: Engine) -> None:
+        """A byte of a reply came."""
+        engine.heard_at = self._now()
+
     def succeeded(self, engine: Engine) -> None:
         """A step's reply came whole."""
         engine.breaker.step_succeeded()
+        engine.heard_at = self._now()
 
     # -- probing
 
@@ -116,8 +121,10 @@ class Monitor:
                         await self._ask(engine)
                         asked_at = now
                     await self._look(engine)
-            except TimeoutError:
-                self._count_failure(engine, "the probe timed out")
+            except (TimeoutError, EngineTimeout):
+                # one that is too busy to answer us while it serves clients is busy, not lost
+                if engine.heard_at < now:
+                    self._count_failure(engine, "the probe timed out")
             except (AgentServeError, OSError) as error:
                 self._count_failure(engine, str(error))
             except Exception as error:

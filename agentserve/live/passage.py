@@ -197,6 +197,7 @@ class Passage:
         # until a byte of the body is here nothing goes to the client, so that the step may still go elsewhere
         chunk = await reply.read()
         x.first_byte_at = self._clock()
+        self._monitor.heard(engine)
         if not reply.done:
             self._driver.tell(ev.StepStarted(step=StepId(x.step)))
         headers += self.own_headers(x)

@@ -127,7 +127,10 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
                 nonlocal count
                 while True:
                     count += 1
+                    before = soak.finished
                     await program(f"p{count}", client, soak, random.Random(rng.random()), args)
+                    if soak.finished == before:
+                        await asyncio.sleep(1.0)  # as a client does that was refused
                     if loop.time() >= until:
                         return
 

@@ -1,0 +1,49 @@
+"""When an engine is lost, and when it is only busy."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agentserve.core import events as ev
+from agentserve.live.monitor import ProbeSettings
+from tests.live.conftest import ScriptedEngine, Serve, until
+
+IMPATIENT = ProbeSettings(interval_s=0.02, timeout_s=0.05)
+
+
+async def test_an_engine_whose_probes_time_out_is_lost(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine, probes=IMPATIENT)
+
+    async def never() -> None:
+        await asyncio.sleep(60)
+
+    running.gateway.engines["e1"].adapter.load = never  # type: ignore[method-assign, assignment]
+    await until(lambda: running.books.told(ev.EngineLost))
+    assert not running.gateway.engines["e1"].up
+
+
+async def test_an_engine_that_serves_while_its_probes_time_out_is_busy_and_not_lost(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine, probes=IMPATIENT)
+    one = running.gateway.engines["e1"]
+    probes = 0
+
+    async def heard_but_silent() -> None:
+        nonlocal probes
+        probes += 1
+        await asyncio.sleep(0.01)
+        running.gateway.monitor.heard(one)
+        await asyncio.sleep(60)
+
+    one.adapter.load = heard_but_silent  # type: ignore[method-assign, assignment]
+    await until(lambda: probes > 6)
+    assert one.up
+    assert not running.books.told(ev.EngineLost)
+
+
+async def test_a_restarted_engine_has_lost_what_it_held(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine, probes=IMPATIENT)
+    running.gateway.engines["e1"].adapter.boot = "2"  # type: ignore[attr-defined]
+    await until(lambda: len(running.books.told(ev.EngineBack)) == 2)
+    assert [lost.reason for lost in running.books.told(ev.EngineLost)] == ["restarted"]
