@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -25,6 +25,7 @@ from agentserve.core.policies import make_policy
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.scheduler import Scheduler
+from agentserve.core.workflow import StepGraphs
 from agentserve.errors import AgentServeError, ConfigError
 from agentserve.live.app import Gateway, build_app
 from agentserve.live.auth import Keys, OpenKeys, is_loopback
@@ -63,7 +64,11 @@ async def composed(settings: Settings) -> AsyncIterator[Composed]:
     store = await Store.open(settings)
     try:
         made = _compose(settings, store)
-        yield made
+        await made.telemetry.start()
+        try:
+            yield made
+        finally:
+            await made.telemetry.stop()
     finally:
         await store.close()
 
@@ -101,7 +106,9 @@ def _compose(settings: Settings, store: Store) -> Composed:
     )
     resolver.restore(store.recovered.chains)
     keys: Keys = store.keys
-    openly = not len(store.keys) and (is_loopback(settings.gateway.host) or settings.gateway.allow_open)
+    # without the database nobody knows whether there are keys: then it is closed
+    stranger = not is_loopback(settings.gateway.host) and not settings.gateway.allow_open
+    openly = not store.away and not len(store.keys) and not stranger
     if openly:
         keys = OpenKeys()
     gateway = build_app(
@@ -113,14 +120,23 @@ def _compose(settings: Settings, store: Store) -> Composed:
         telemetry=telemetry,
         keys=keys,
     )
-    _keep(store, resolver, foresight, policy, now())
+    graphs = StepGraphs()
+    for kept in store.recovered.graphs:
+        if kept.kind == "learned":
+            graphs.restore(kept.tenant, kept.name, kept.body)
+    driver.listen(lambda event, at, _: graphs.tell(event, at))
+    for name, pulled in gauges(driver, foresight, policy).items():
+        telemetry.pull(name, pulled)
+    _keep(store, resolver, foresight, policy, graphs, now())
     return Composed(
         settings=settings, gateway=gateway, store=store, scheduler=scheduler, telemetry=telemetry, open=openly
     )
 
 
-def _keep(store: Store, resolver: Resolver, foresight: Learned, policy: Policy, now: float) -> None:
-    """From now on forecasts, accounts and open programs survive a restart."""
+def _keep(
+    store: Store, resolver: Resolver, foresight: Learned, policy: Policy, graphs: StepGraphs, now: float
+) -> None:
+    """From now on forecasts, graphs, accounts and open programs survive a restart."""
     accounts = None
     if isinstance(policy, WorkingSet):
         books = policy.accounts
@@ -129,7 +145,53 @@ def _keep(store: Store, resolver: Resolver, foresight: Learned, policy: Policy, 
         def accounts() -> Mapping[str, float]:
             return {str(t): s for t, s in books.services(time.time()).items()}
 
-    store.snapshots(chain_of=lambda program: resolver.record(ProgramId(program)), forecasts=foresight.states(), accounts=accounts)
+    store.snapshots(
+        chain_of=lambda program: resolver.record(ProgramId(program)),
+        forecasts=foresight.states(),
+        accounts=accounts,
+        graphs=lambda: {(tenant, name): body for tenant, name, body in graphs.take_changed()},
+    )
+
+
+Gauge = Callable[[], float | Mapping[tuple[str, ...], float]]
+
+
+def gauges(driver: Driver, foresight: Learned, policy: Policy) -> dict[str, Gauge]:
+    """Figures of the core that are asked for at each scrape."""
+    board = driver.scheduler.board
+    calibrations = {"gap": foresight.gaps_calibration, "output": foresight.outputs_calibration}
+
+    def coverage() -> dict[tuple[str, ...], float]:
+        return {
+            (forecast, name.removeprefix("coverage_")): value
+            for forecast, calibration in calibrations.items()
+            for name, value in calibration.numbers().items()
+            if name.startswith("coverage_")
+        }
+
+    def loss() -> dict[tuple[str, ...], float]:
+        out: dict[tuple[str, ...], float] = {}
+        for forecast, calibration in calibrations.items():
+            for name, value in calibration.numbers().items():
+                if name.endswith("loss_p90"):
+                    out[forecast, "naive" if name.startswith("naive") else "ours"] = value
+        return out
+
+    made: dict[str, Gauge] = {
+        "steps_waiting": lambda: float(len(board.waiting)),
+        "steps_running": lambda: {(e.id,): float(len(e.steps)) for e in board.fleet},
+        "scheduler_healthy": lambda: float(driver.healthy),
+        "forecast_coverage": coverage,
+        "forecast_loss": loss,
+        "forecast_samples": lambda: {(n,): c.numbers().get("outcomes", 0.0) for n, c in calibrations.items()},
+    }
+    if isinstance(policy, WorkingSet):
+        accounts = policy.accounts
+        made["fairness_gap_token_seconds"] = lambda: accounts.gap_max
+        made["tenant_service_token_seconds"] = lambda: {
+            (t,): s for t, s in accounts.services(driver.now()).items()
+        }
+    return made
 
 
 def _restore_forecasts(foresight: Learned, kept: Mapping[str, bytes]) -> None:
@@ -151,6 +213,7 @@ def policy_params(settings: Settings) -> dict[str, Any]:
     params = dict(settings.scheduler.params)
     if settings.scheduler.prefer == "tail" and settings.scheduler.policy == WorkingSet.name:
         params.setdefault("beta", 0.0)
+        params.setdefault("gamma", 0.0)
     return params
 
 

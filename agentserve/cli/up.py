@@ -99,7 +99,7 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
         reload = Reload(args, made)
         with contextlib.suppress(NotImplementedError, AttributeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.start)
-        announce(made.settings, openly=made.open)
+        announce(made.settings, openly=made.open, keys=len(made.store.keys))
         try:
             await server.serve()
         except SystemExit as error:  # uvicorn's way to say that it cannot listen
@@ -107,7 +107,7 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
             raise UsageError(f"cannot listen on {where}", remedy="choose another --port") from error
 
 
-def announce(settings: Settings, *, openly: bool) -> None:
+def announce(settings: Settings, *, openly: bool, keys: int) -> None:
     """What a newcomer needs: where, the console, and a line to try."""
     host = settings.gateway.host if settings.gateway.host not in ("0.0.0.0", "::") else "127.0.0.1"
     base = f"http://{host}:{settings.gateway.port}"
@@ -124,6 +124,10 @@ def announce(settings: Settings, *, openly: bool) -> None:
     if openly:
         lines.append(
             "  open      no API key is asked for; create one with `agentserve keys create`, then restart"
+        )
+    elif not keys:
+        lines.append(
+            "  closed    there is no API key yet, so every call is refused; `agentserve keys create` makes one"
         )
     print("\n".join(lines), flush=True)
 

@@ -116,6 +116,14 @@ class Learned:
         if step.relation == "auxiliary":
             return
         limit = step.output_tokens_max
+        forecast = self.outputs.predict(
+            tenant=program.tenant,
+            workflow=program.workflow,
+            role=program.role,
+            tokens_max=limit,
+            program=program.id,
+        )
+        self.outputs_calibration.observe(forecast, float(max(event.output_tokens, 1)))
         self.outputs.observe(
             tenant=program.tenant,
             tokens=event.output_tokens,

@@ -42,6 +42,9 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.leave()
         await super().shutdown(sockets)
+        # uvicorn would raise the signal once more when it is done, and the process would end before what stands
+        # around the server (the store, the spans) is closed
+        self._captured_signals.clear()
 
     def port(self) -> int:
         """Where it listens, once it has started."""

@@ -48,6 +48,9 @@ class WorkingSetParams:
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
     margin_tokens: int = 600  # a step's growth beyond forecast
     beta: float = 1.0  # seconds of rank per forecast second left: 0 is program-FCFS, large is shortest first
+    gamma: float = (
+        0.0  # seconds of rank per thousand tokens that a seat takes: small ones first fill the memory better
+    )
     mu: float = 0.7  # price of memory, as a share of the engine's own fill rate
     sweep_s: float = 0.5
     touch_s: float = 2.0  # 0: never
@@ -184,6 +187,7 @@ class WorkingSet(Policy):
         """Smaller goes first. Static, so that a heap holds it: start, plus how much is left, by class and deadline."""
         left_s = self.board.foresight.steps_left(program) * self._step_s
         key = program.created_at + self.params.beta * left_s
+        key += self.params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
         key += self.params.class_step_s * (CLASS_RANK[program.priority] - 1)
         if program.deadline_at is not None:
             key = min(key, program.deadline_at - left_s)
