@@ -1,4 +1,4 @@
-"""The wheel: it needs nothing but a Python, from 3.9 on, and imports quickly because it imports little."""
+"""The wheel needs nothing but a Python, from 3.9 on."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ with testing.Gateway() as gateway:
     assert [(tool.name, tool.ended) for tool in program.tools] == [("search", True)]
 print("well")
 """
-IMPORTS = (
-    "import sys; before = set(sys.modules); import agentserve_sdk; print(*sorted(set(sys.modules) - before))"
-)
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -79,22 +76,3 @@ def test_it_works_alone_in_an_empty_environment(python: str, wheel: Path, tmp_pa
     shutil.unpack_archive(str(wheel), packages, "zip")
     # -I: nothing but this environment; -W error: nothing is said to go away
     assert run(inside, "-I", "-W", "error", "-c", AN_AGENT, cwd=tmp_path) == "well"
-
-
-def test_importing_it_loads_no_client_and_no_framework(tmp_path: Path) -> None:
-    loaded = run(sys.executable, "-c", IMPORTS, cwd=tmp_path).split()
-    slow = {
-        "asyncio",
-        "http.client",
-        "ssl",
-        "urllib.request",
-        "inspect",
-        "httpx",
-        "logging.handlers",
-        "email",
-    }
-    assert {name for name in loaded if name.startswith("agentserve")} == {
-        "agentserve_sdk",
-        *(f"agentserve_sdk.{name}" for name in ("_client", "_context", "_marks", "_threads", "_wrap")),
-    }
-    assert not slow & set(loaded) - {"inspect"}
