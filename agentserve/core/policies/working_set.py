@@ -7,9 +7,9 @@ tenants, then by start and by how much is left of them.
 Reads: prompt and output tokens, shared prefixes, gap survival, steps left, tenants' weights, engine capacity.
 
 How it decides
-- A fresh seat is given up to `admit` of an engine's KV; the seated may grow to `ceiling`. The cliff beyond is
-  one-sided (a little too much doubles completion times, a little too few costs little), so nothing adaptive ever
-  passes the ceiling.
+- A fresh seat is given up to `admit` of an engine's KV, early starts and small needs first; the seated may grow to
+  `ceiling`. The cliff beyond is one-sided (a little too much doubles completion times, a little too few costs
+  little), so nothing adaptive ever passes the ceiling.
 - A seat in a gap is kept while the program's best rate of return times its prefill saved exceeds the price of the
   memory. The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x the rate at which
   the engine could fill its KV anew.
@@ -47,11 +47,11 @@ class WorkingSetParams:
     ceiling: float = 1.0  # of capacity, for growth
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
     margin_tokens: int = 600  # a step's growth beyond forecast
-    beta: float = 1.0  # seconds of rank per forecast second left: 0 is program-FCFS, large is shortest first
+    beta: float = 1.0  # seconds of rank per forecast second left; 0, with gamma 0, is program-FCFS
     gamma: float = (
-        0.0  # seconds of rank per thousand tokens that a seat takes: small ones first fill the memory better
+        50.0  # seconds of rank per thousand tokens of a seat: small ones first fill the memory better
     )
-    mu: float = 0.7  # price of memory, as a share of the engine's own fill rate
+    mu: float = 0.5  # price of memory, as a share of the engine's own fill rate
     sweep_s: float = 0.5
     touch_s: float = 2.0  # 0: never
     touch_from: float = 0.8  # of capacity seated
