@@ -18,9 +18,9 @@ from agentserve.core import events as ev
 
 WATCHERS_MAX = 64
 QUEUE_MAX = 2_000
-PROGRAMS_MAX = 2_000
+PROGRAMS_MAX = 500  # the latest; of older ones the store knows
 STEPS_MAX = 20_000  # open ones whose program is known
-STORY_MAX = 32  # entries a program
+STORY_MAX = 24  # entries a program
 
 Entry = dict[str, Any]
 
