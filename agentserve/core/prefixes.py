@@ -20,7 +20,7 @@ class Prefixes:
     __slots__ = ("_holders", "_seen")
 
     def __init__(self) -> None:
-        self._holders: dict[int, int] = {}
+        self._holders: dict[int, list[int]] = {}  # hash -> how many stand on it, and its tokens
         self._seen: LRUCache[int, int] = LRUCache(SEGMENTS_REMEMBERED_MAX)
 
     def missing(self, path: tuple[Segment, ...]) -> int:
@@ -31,23 +31,28 @@ class Prefixes:
         """Stand on `path`; the tokens that nobody stood on before."""
         fresh = 0
         for segment in path:
-            count = self._holders.get(segment.hash, 0)
-            if count == 0:
+            held = self._holders.get(segment.hash)
+            if held is None:
+                self._holders[segment.hash] = [1, segment.tokens]
                 fresh += segment.tokens
-            self._holders[segment.hash] = count + 1
+            else:
+                held[0] += 1
         return fresh
 
     def drop(self, path: tuple[Segment, ...]) -> int:
-        """Leave `path`; the tokens that nobody stands on any more."""
+        """Leave `path`; the tokens that nobody stands on any more, as they were counted when it was first taken."""
         freed = 0
         for segment in path:
-            count = self._holders[segment.hash] - 1
-            if count:
-                self._holders[segment.hash] = count
-            else:
+            held = self._holders[segment.hash]
+            held[0] -= 1
+            if not held[0]:
                 del self._holders[segment.hash]
-                freed += segment.tokens
+                freed += held[1]
         return freed
+
+    def tokens(self) -> int:
+        """Of all segments that somebody stands on, each once."""
+        return sum(tokens for _, tokens in self._holders.values())
 
     def seen(self, path: tuple[Segment, ...], clock: int) -> None:
         """A prompt that begins with `path` was computed when the engine's clock stood at `clock`."""

@@ -83,6 +83,15 @@ def test_shared_prefixes_are_charged_once(desk: Any) -> None:
     assert d.scheduler.policy._books["e0"].load == 3000 + 4 * 1200
 
 
+def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    d.arrive("a", tokens=3000, prefix=(ev.Segment(7, 1000),))
+    d.arrive("b", tokens=3000, prefix=(ev.Segment(7, 1200),))
+    d.finish("a", tokens=3000, final=True)
+    d.finish("b", tokens=3000, final=True)
+    assert d.scheduler.policy._books["e0"].load == 0
+
+
 def test_growth_beyond_the_ceiling_takes_idle_seats_of_worse_rank_first(desk: Any) -> None:
     d = desk(foresight=Gaps({"b": 0.5}))
     d.arrive("a", tokens=3000)

@@ -70,6 +70,7 @@ class Seat:
     path: tuple[Segment, ...]
     tokens: int = 0  # charged beyond the shared path
     key: float = 0.0
+    stale: bool = False  # the program went on since its key was made; made anew when a rank is asked for
     kept_since: float | None = None
 
 
@@ -373,8 +374,15 @@ class WorkingSet(Policy):
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
 
     def _rank(self, step: Step) -> tuple[float, str]:
-        seat = step.program.own
-        return (seat.key if seat is not None else 0.0, step.id)
+        return (self._seat_key(step.program), step.id)
+
+    def _seat_key(self, program: Program) -> float:
+        """The seat's rank as it is now; forecasts are asked only when a rank is needed."""
+        seat: Seat = program.own
+        if seat.stale:
+            seat.key = self._key(program)
+            seat.stale = False
+        return seat.key
 
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
@@ -382,9 +390,11 @@ class WorkingSet(Policy):
         over = book.load - self.params.ceiling * self._capacity(book.engine)
         if over <= 0:
             return
-        mine: Seat = program.own
-        idle = [p for p in book.seated.values() if p.idle and p.own.key > mine.key]
-        for other in sorted(idle, key=lambda p: p.own.key, reverse=True):
+        mine = self._seat_key(program)
+        ranked = [(self._seat_key(p), p.id, p) for p in book.seated.values() if p.idle]
+        for key, _, other in sorted(ranked, reverse=True):
+            if key <= mine:
+                break
             if book.load <= self.params.ceiling * self._capacity(book.engine):
                 break
             self._let_go(other, book, now, "outranked")
@@ -392,7 +402,7 @@ class WorkingSet(Policy):
     def _gap_begins(self, program: Program, seat: Seat, now: float) -> None:
         seat.kept_since = now
         self._counts["kept"] += 1
-        seat.key = self._key(program)
+        seat.stale = True
         if not self.params.reserve_gaps:
             self._let_go(program, seat.book, now, "no_reserve")
             return
@@ -461,8 +471,7 @@ class WorkingSet(Policy):
     def check(self) -> None:
         self.accounts.check()
         for book in self._books.values():
-            shared = {s.hash: s.tokens for p in book.seated.values() for s in p.own.path}
-            charged = sum(p.own.tokens for p in book.seated.values()) + sum(shared.values())
+            charged = sum(p.own.tokens for p in book.seated.values()) + book.engine.prefixes.tokens()
             if charged != book.load:
                 raise InvariantBroken(
                     f"{book.engine.id}: seats add up to {charged}, the book says {book.load}"
