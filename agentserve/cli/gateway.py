@@ -125,6 +125,9 @@ def _compose(settings: Settings, store: Store) -> Composed:
         if kept.kind == "learned":
             graphs.restore(kept.tenant, kept.name, kept.body)
     driver.listen(lambda event, at, _: graphs.tell(event, at))
+    for kept in store.recovered.graphs:
+        if kept.kind == "declared":
+            gateway.workflows.restore(kept.tenant, kept.name, kept.body, at=now())
     for name, pulled in gauges(driver, foresight, policy).items():
         telemetry.pull(name, pulled)
     _keep(store, resolver, foresight, policy, graphs, now())

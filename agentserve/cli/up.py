@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from agentserve import config
-from agentserve.config import Settings
+from agentserve.config import Settings, TenantSettings
 from agentserve.errors import AgentServeError, UsageError
 
 HELP = "run the gateway, by default with an embedded emulated engine and a SQLite file"
@@ -184,11 +184,10 @@ class Reload:
             await engines.add(engine)
 
     def _take(self, fresh: Settings) -> None:
-        from agentserve.cli.gateway import shares_of
-
         made = self._made
-        made.scheduler.board.shares.clear()
-        made.scheduler.board.shares.update(shares_of(fresh))
+        gone = {t.id for t in made.settings.tenants} - {t.id for t in fresh.tenants}
+        for tenant in (*fresh.tenants, *(TenantSettings(id=name) for name in sorted(gone))):
+            made.gateway.set_tenant(tenant)
         logging.getLogger().setLevel(fresh.gateway.log_level.upper())
         made.settings = dataclasses.replace(
             made.settings,
