@@ -6,7 +6,7 @@ Rule: it listens to traces and changes none. With tracing disabled there is noth
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from agentserve_sdk import _client
 from agentserve_sdk._context import SCOPE, Program, Scope, name_of, scope
@@ -14,12 +14,12 @@ from agentserve_sdk._hooks import Open, in_step, quiet
 from agentserve_sdk._marks import ToolRun, open_program, tool_began, tool_ended
 
 _programs: Open[Program] = Open()
-_before: Open[Optional[Scope]] = Open()
+_before: Open[Tuple[Optional[Scope]]] = Open()
 _tools: Open[ToolRun] = Open()
 
 
 class Processor:
-    """A trace processor; its callbacks run in the context of what they tell of."""
+    """A trace processor; its callbacks run in the context of what they tell of. Two of them are as one."""
 
     @quiet
     def on_trace_start(self, trace: Any) -> None:
@@ -44,17 +44,18 @@ class Processor:
         data, found = span.span_data, scope()
         if found is None:
             return
-        if data.type == "agent":
-            _before.put(span.span_id, SCOPE.get())
+        if data.type == "agent" and _before.get(span.span_id) is None:
+            _before.put(span.span_id, (SCOPE.get(),))
             in_step(data.name)
-        elif data.type == "function":
+        elif data.type == "function" and _tools.get(span.span_id) is None:
             _tools.put(span.span_id, tool_began(found.program, name_of(data.name)))
 
     @quiet
     def on_span_end(self, span: Any) -> None:
         """It is over."""
-        if span.span_data.type == "agent":
-            SCOPE.set(_before.pop(span.span_id))
+        before = _before.pop(span.span_id)
+        if before is not None:
+            SCOPE.set(before[0])
         run = _tools.pop(span.span_id)
         if run is not None:
             tool_ended(run, ok=span.error is None)

@@ -49,6 +49,7 @@ FRAMEWORKS: dict[str, tuple[str, ...]] = {
     "strands": ("strands-agents[openai]",),
     "agno": ("agno", "openai"),
     "mcp": ("mcp",),
+    "pyright": ("basedpyright",),  # no framework, but as heavy as one
 }
 
 
@@ -119,14 +120,17 @@ def row_of(name: str, framework_version: str, report: Path, ok: bool) -> Row:
     cases = list(ET.parse(report).getroot().iter("testcase"))
     passed = sum(not any(c.tag in ("failure", "error", "skipped") for c in case) for case in cases)
     said = [(p.get("name"), str(p.get("value"))) for case in cases for p in case.iter("property")]
-    by = next((value for key, value in said if key == "recognised by"), "header on its HTTP client")
     right = sum(int(value.split()[0]) for key, value in said if key == "calls")
+    by = next(
+        (value for key, value in said if key == "recognised by"),
+        "header on its HTTP client" if right else "-",
+    )
     # a skipped test is one that did not run: the framework is not there after all
     return Row(
         name,
         framework_version,
         by,
-        f"{right} of {right}",
+        f"{right} of {right}" if right else "-",
         f"{passed}/{len(cases)}",
         ok and passed == len(cases),
     )

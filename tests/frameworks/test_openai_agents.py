@@ -45,3 +45,11 @@ async def test_a_trace_is_a_program(held: Any, agent: Any) -> None:
 
 def test_the_example_runs_as_it_stands(held: Any) -> None:
     held.example("openai_agents_run.py")
+
+
+async def test_two_processors_are_as_one(held: Any, agent: Any) -> None:
+    set_trace_processors([openai_agents.Processor(), openai_agents.Processor()])  # type: ignore[list-item]
+    await held.side_by_side(lambda question: Runner.run(agent, question))
+    for program in held.gateway.programs.values():
+        assert [(tool.name, tool.ended) for tool in program.tools] == [("search", True)]
+        assert program.steps == ["researcher", "researcher"]
