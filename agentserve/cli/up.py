@@ -9,9 +9,10 @@ import dataclasses
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
-from agentserve import config
+from agentserve import config, console
 from agentserve.config import Settings, TenantSettings
 from agentserve.errors import AgentServeError, UsageError
 
@@ -116,7 +117,7 @@ def announce(settings: Settings, *, openly: bool, keys: int) -> None:
     lines = [
         f"agentserve is up in front of {engines}",
         f"  base URL  {base}/v1",
-        f"  console   {base}/console",
+        *([f"  console   {base}/console"] if console_here() else []),
         "  try       "
         f"curl -N {base}/v1/chat/completions -H 'content-type: application/json' "
         f"""-d '{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"hello"}}]}}'""",
@@ -130,6 +131,11 @@ def announce(settings: Settings, *, openly: bool, keys: int) -> None:
             "  closed    there is no API key yet, so every call is refused; `agentserve keys create` makes one"
         )
     print("\n".join(lines), flush=True)
+
+
+def console_here() -> bool:
+    """Whether the web page was shipped with this build."""
+    return (Path(console.__file__).parent / "static").is_dir()
 
 
 class Reload:
