@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 os.environ.setdefault("CREWAI_TRACING_ENABLED", "false")
 pytest.importorskip("crewai")
 from crewai import LLM, Agent, Crew, Task

@@ -125,10 +125,15 @@ def test_compaction_keeps_the_shared_head_and_drops_the_rest() -> None:
 
 
 def test_open_loop_arrivals_have_the_rate_that_was_asked_for() -> None:
-    trial = dataclasses.replace(small(programs=300, workload="chat"), pressure=None, rate_per_s=2.0)
-    arrivals = [p.arrives_s or 0.0 for p in build(trial).workload.programs]
-    assert arrivals == sorted(arrivals)
-    assert 300 / arrivals[-1] == pytest.approx(2.0, rel=0.15)
+    rates = []
+    for seed in range(4):
+        trial = dataclasses.replace(
+            small(programs=300, workload="chat", seed=seed), pressure=None, rate_per_s=2.0
+        )
+        arrivals = [p.arrives_s or 0.0 for p in build(trial).workload.programs]
+        assert arrivals == sorted(arrivals)
+        rates.append(300 / arrivals[-1])
+    assert sum(rates) / len(rates) == pytest.approx(2.0, rel=0.1)
 
 
 def test_mixed_has_ten_tenants_of_which_one_is_heavy() -> None:
