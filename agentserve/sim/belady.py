@@ -19,7 +19,7 @@ NEVER = float("inf")
 def best_cached_tokens(steps: Sequence[StepTrace], capacities: Sequence[int]) -> int:
     """Prompt tokens that an optimal eviction would have found cached, over all engines."""
     by_engine: dict[int, list[StepTrace]] = {}
-    for step in sorted(steps, key=lambda s: (s.dispatched_at, s.program, s.index)):
+    for step in sorted(steps, key=lambda s: (s.started_at, s.program, s.index)):
         if step.ok and step.engine >= 0:
             by_engine.setdefault(step.engine, []).append(step)
     return sum(Replayed(rows, capacities[engine]).hits() for engine, rows in sorted(by_engine.items()))
@@ -44,9 +44,9 @@ class Replayed:
         moments: list[tuple[float, int, int]] = []
         for i, step in enumerate(self.steps):
             if step.program in latest:
-                following[latest[step.program]] = step.dispatched_at
+                following[latest[step.program]] = step.started_at
             latest[step.program] = i
-            moments += [(step.dispatched_at, 1, i), (step.ended_at, 0, i)]
+            moments += [(step.started_at, 1, i), (step.ended_at, 0, i)]
         total = 0
         for _, begins, i in sorted(moments):
             step = self.steps[i]

@@ -21,6 +21,7 @@ from agentserve.engine import (
     FirstToken,
     RequestFinished,
     RequestRejected,
+    RequestStarted,
 )
 from agentserve.errors import AgentServeError
 from agentserve.sim.contents import Text
@@ -63,6 +64,7 @@ class StepTrace:
     index: int
     sent_at: float
     dispatched_at: float = 0.0
+    started_at: float = 0.0  # when the engine took it out of its own queue
     first_at: float = 0.0
     ended_at: float = 0.0
     engine: int = -1
@@ -408,6 +410,10 @@ class World:
             if entry is not None:
                 entry[2].first_at = event.at + self._engine_delay() + self._client_delay()
                 self._at(event.at + self._engine_delay(), self._tell, ev.StepStarted(step=StepId(event.id)))
+        elif isinstance(event, RequestStarted):
+            entry = self._steps.get(event.id)
+            if entry is not None:
+                entry[2].started_at = event.at
         elif isinstance(event, RequestFinished):
             self._engine_finished(index, event)
         elif isinstance(event, RequestRejected) and event.id in self._steps:

@@ -158,6 +158,7 @@ def test_beladys_rule_keeps_what_is_used_soonest() -> None:
             index=index,
             sent_at=at,
             dispatched_at=at,
+            started_at=at,
             first_at=at,
             ended_at=at + 1,
             engine=0,
