@@ -63,7 +63,7 @@ class Learned:
         return tokens if step.output_tokens_max is None else min(tokens, float(step.output_tokens_max))
 
     def gap(self, program: Program, now: float) -> Survival:
-        calls = tuple(program.pending.values()) if program.pending else ()
+        calls = tuple(program.calls.values()) if program.calls else ()
         return self.returns.predict(
             tenant=program.tenant, program=program.id, calls=calls, workflow=program.workflow
         )
@@ -95,7 +95,7 @@ class Learned:
     def _gap_over(self, program: Program, now: float, *, censored: bool = False) -> None:
         assert program.gap_started_at is not None
         seconds = now - program.gap_started_at
-        calls = tuple(program.pending.values()) if program.pending else ()
+        calls = tuple(program.calls.values()) if program.calls else ()
         if not censored and program.survival is not None and hasattr(program.survival, "cdf"):
             self.gaps_calibration.observe(program.survival, seconds)
         self.returns.observe(

@@ -74,6 +74,7 @@ class Program:
     # what it does now
     open_steps: dict[StepId, Step] = field(default_factory=dict)
     pending: dict[str, PendingTool] | None = None  # tool calls out, by id
+    calls: dict[str, PendingTool] | None = None  # all of this gap's, those that were told to have ended too
     gap_started_at: float | None = None
     turn_done: bool = False  # its last reply asked for no tool
     returns_at: float | None = None  # announced by the client

@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from agentserve.core import events as ev
 from agentserve.core.board import CLASS_RANK, Board
 from agentserve.core.decisions import AnyDecision
@@ -119,7 +121,7 @@ class Scheduler:
             self._returned(program, event, now)
         board.foresight.learn(event, program, step, now)
         if event.relation != "auxiliary":
-            program.gap_started_at = program.returns_at = program.pending = None
+            program.gap_started_at = program.returns_at = program.pending = program.calls = None
         program.open_steps[step.id] = step
         board.steps[step.id] = step
         board.waiting[step.id] = step
@@ -227,7 +229,7 @@ class Scheduler:
             program.steps_done += 1
             program.context_tokens = event.prompt_tokens + event.output_tokens
             program.turn_done = event.turn_done
-            program.pending = {t.id: t for t in event.tools} or None
+            program.pending = program.calls = {t.id: t for t in event.tools} or None
             if program.steps_left_told is not None:
                 program.steps_left_told = max(program.steps_left_told - 1, 0.0)
             if event.final:
@@ -332,7 +334,18 @@ class Scheduler:
         if program is None:
             return
         self._touch(program, now)
-        program.pending = {**(program.pending or {}), event.tool.id: event.tool}
+        tool = event.tool
+        known = (program.pending or {}).get(tool.id)
+        if known is not None:  # the reply told more of the call than the SDK does, which sees no arguments
+            tool = msgspec.structs.replace(
+                known,
+                background=tool.background or known.background,
+                timeout_s=tool.timeout_s or known.timeout_s,
+            )
+        program.pending = {**(program.pending or {}), tool.id: tool}
+        calls = program.calls or {}
+        if all(tool.name != call.name for call in calls.values()):
+            program.calls = {**calls, tool.id: tool}
         self.board.foresight.learn(event, program, None, now)
         self.policy.hinted(program, now)
 
