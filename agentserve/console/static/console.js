@@ -232,7 +232,7 @@ async function refresh() {
   for (;;) {
     try {
       if (!document.hidden) {
-        const [programs, engines] = await Promise.all([ask("/programs?limit=10000"), ask("/engines")]);
+        const [programs, engines] = await Promise.all([ask("/programs?limit=1000"), ask("/engines")]);
         state.programs = (await programs.json()).data;
         state.engines = (await engines.json()).data;
         if (!location.hash.startsWith("#program/") && byId("signin").hidden) show();
