@@ -94,11 +94,17 @@ class Host:
         )
         self._pump()
         try:
-            while not (progress.finished or progress.rejected or progress.lost):
+            # not a loop on `finished`: where the event loop was held up, the pump found the request over already,
+            # and its end is told all the same
+            over = False
+            while not over:
                 if stream:
                     self._tick_later()
                 await progress.changed.wait()
                 progress.changed.clear()
+                if progress.rejected:
+                    break
+                over = progress.finished or progress.lost
                 yield progress
             if progress.rejected:
                 raise TooLong(progress.rejected)
