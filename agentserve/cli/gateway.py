@@ -130,6 +130,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
             gateway.workflows.restore(kept.tenant, kept.name, kept.body, at=now())
     for name, pulled in gauges(driver, foresight, policy).items():
         telemetry.pull(name, pulled)
+    telemetry.pull("requests_open", lambda: float(len(gateway.relay.open)))
     _keep(store, resolver, foresight, policy, graphs, now())
     return Composed(
         settings=settings, gateway=gateway, store=store, scheduler=scheduler, telemetry=telemetry, open=openly
@@ -180,16 +181,28 @@ def gauges(driver: Driver, foresight: Learned, policy: Policy) -> dict[str, Gaug
                     out[forecast, "naive" if name.startswith("naive") else "ours"] = value
         return out
 
+    def oldest_wait_s() -> float:
+        first = next(iter(board.waiting.values()), None)  # by arrival
+        return 0.0 if first is None else max(driver.now() - first.arrived_at, 0.0)
+
     made: dict[str, Gauge] = {
         "steps_waiting": lambda: float(len(board.waiting)),
+        "oldest_wait_seconds": oldest_wait_s,
         "steps_running": lambda: {(e.id,): float(len(e.steps)) for e in board.fleet},
         "scheduler_healthy": lambda: float(driver.healthy),
         "forecast_coverage": coverage,
         "forecast_loss": loss,
+        "forecast_ln_error": lambda: {
+            (n,): found["ln_error"] for n, c in calibrations.items() if "ln_error" in (found := c.numbers())
+        },
         "forecast_samples": lambda: {(n,): c.numbers().get("outcomes", 0.0) for n, c in calibrations.items()},
     }
     if isinstance(policy, WorkingSet):
         accounts = policy.accounts
+        made["seat_events"] = lambda: {(event,): n for event, n in policy.counts.items()}
+        made["programs_queued"] = lambda: float(policy.queued)
+        made["programs_seated"] = lambda: {(e,): float(n) for e, (n, _) in policy.seats().items()}
+        made["seated_tokens"] = lambda: {(e,): float(n) for e, (_, n) in policy.seats().items()}
         made["fairness_gap_token_seconds"] = lambda: accounts.gap_max
         made["tenant_service_token_seconds"] = lambda: {
             (t,): s for t, s in accounts.services(driver.now()).items()

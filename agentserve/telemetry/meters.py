@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Shown
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Exemplar
 
@@ -96,6 +97,8 @@ class Family:
         self._by_labels: dict[tuple[str, ...], Any] = {}
         if not metric.labels:
             self.child()
+        for values in metric.seeds:
+            self.child(*values)
 
     def child(self, *values: str) -> Any:
         """The child of these label values: a `Number` or a `Spread`. Keep it, it stays the same."""
@@ -149,7 +152,7 @@ def _buckets(bounds: tuple[float, ...], child: Spread) -> list[Any]:
 
 
 class Meters(Collector):
-    """All families of the table, in a registry of their own."""
+    """All families of the table, in a registry of their own, with the process's own figures beside them."""
 
     def __init__(self, *, values_max: int, table: Iterable[Metric] = TABLE) -> None:
         self._words: dict[str, Words] = {}
@@ -161,6 +164,7 @@ class Meters(Collector):
         self._pulled: list[tuple[str, Callable[[], Pulled]]] = []
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
+        ProcessCollector(registry=self.registry)
 
     def child(self, name: str, *values: str) -> Any:
         """A metric's child, by the metric's name and its label values in the table's order."""

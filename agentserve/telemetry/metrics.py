@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from agentserve.core.facts import WarmEnd
 
 PREFIX = "agentserve_"
 
@@ -30,6 +32,8 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    # label values that are shown as 0 from the start, so that a rate sees the first of what should never happen
+    seeds: tuple[tuple[str, ...], ...] = ()
 
     @property
     def exposed(self) -> str:
@@ -45,8 +49,8 @@ class Metric:
         return (self.exposed,)
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric(name=name, kind="counter", help=text, labels=labels)
+def _counter(name: str, text: str, *labels: str, seeds: tuple[tuple[str, ...], ...] = ()) -> Metric:
+    return Metric(name=name, kind="counter", help=text, labels=labels, seeds=seeds)
 
 
 def _gauge(name: str, text: str, *labels: str) -> Metric:
@@ -75,10 +79,17 @@ TABLE: tuple[Metric, ...] = (
         "workflow",
     ),
     _histogram("program_steps", "Steps of a program.", STEPS, "workflow"),
+    _counter(
+        "program_part_seconds",
+        "Where the time of finished programs went: queue, tools, person, or model for the rest.",
+        "workflow",
+        "part",
+    ),
     # steps
     _counter("steps", "Steps, by what became of them.", "tenant", "workflow", "outcome"),
     _counter("steps_identified", "Steps by how their program was recognised.", "source", "relation"),
     _gauge("steps_waiting", "Steps that wait in the proxy."),
+    _gauge("oldest_wait_seconds", "How long the step that waits longest has waited."),
     _gauge("steps_running", "Steps on an engine.", "engine"),
     _histogram("queue_seconds", "Time a step waited in the proxy before it was sent.", STEP_S, "tenant"),
     _histogram("ttft_seconds", "Time from a step's arrival to its first byte.", STEP_S, "tenant", "workflow"),
@@ -86,7 +97,12 @@ TABLE: tuple[Metric, ...] = (
     _histogram("overhead_seconds", "Our own time on a step's path, waiting for room excluded.", OVERHEAD_S),
     _counter("refusals", "Requests answered with an error of ours.", "status", "reason"),
     _counter("retries", "Steps sent again elsewhere before their first byte.", "engine"),
-    _counter("fallbacks", "Times a part of ours failed and requests went on without it.", "reason"),
+    _counter(
+        "fallbacks",
+        "Times a part of ours failed and requests went on without it.",
+        "reason",
+        seeds=(("scheduler",), ("identity",), ("reply",)),
+    ),
     # tokens
     _counter("prompt_tokens", "Prompt tokens of finished steps.", "tenant", "engine"),
     _counter("cached_tokens", "Prompt tokens that the engine had in its cache.", "tenant", "engine"),
@@ -98,6 +114,11 @@ TABLE: tuple[Metric, ...] = (
     # decisions
     _counter("decisions", "Decisions of the scheduler, by kind and reason.", "decision", "reason"),
     _counter("actions", "What engines made of pins, unpins and warms.", "decision", "outcome"),
+    # seats, where the policy admits programs by their working set
+    _counter("seat_events", "What the policy did with seats, by what it was.", "event"),
+    _gauge("programs_seated", "Programs that have a seat.", "engine"),
+    _gauge("seated_tokens", "KV tokens of all seats, shared prefixes once.", "engine"),
+    _gauge("programs_queued", "Programs that wait for a seat."),
     # pins and warms
     _counter("pins_made", "Pins set.", "tenant", "mode"),
     _counter("pins", "Pins that are over, by what became of them.", "tenant", "mode", "end"),
@@ -106,7 +127,13 @@ TABLE: tuple[Metric, ...] = (
     _counter("pin_saved_seconds", "Prefill time that hit pins spared.", "engine"),
     _counter("pin_token_seconds", "KV token-seconds that pins held.", "tenant", "end"),
     _histogram("pin_seconds", "How long a pin stood.", TOOL_S, "end"),
-    _counter("warms", "Warms that are over, by what became of them.", "end", "refresh"),
+    _counter(
+        "warms",
+        "Warms that are over, by what became of them; a touch refreshes what is still there.",
+        "end",
+        "refresh",
+        seeds=tuple((end, what) for end in get_args(WarmEnd) for what in ("warm", "touch")),
+    ),
     # tools
     _counter("tool_calls", "Tool calls that are over.", "tool", "timing", "outcome"),
     _histogram("tool_seconds", "Duration of tool calls, measured or seen as the gap.", TOOL_S, "tool"),
@@ -115,10 +142,12 @@ TABLE: tuple[Metric, ...] = (
         "forecast_coverage", "Share of outcomes at or below the forecast's quantile.", "forecast", "quantile"
     ),
     _gauge("forecast_loss", "Mean quantile loss, ours and the baselines'.", "forecast", "model"),
+    _gauge("forecast_ln_error", "Mean absolute error of the median, in natural logarithms.", "forecast"),
     _gauge("forecast_samples", "Outcomes that the calibration rests on.", "forecast"),
     # fairness
     _gauge(
-        "fairness_gap_token_seconds", "Largest gap of weighted service between tenants that waited together."
+        "fairness_gap_token_seconds",
+        "Largest gap of weighted service between tenants that waited together, since the start.",
     ),
     _gauge("tenant_service_token_seconds", "Weighted service that a tenant has had.", "tenant"),
     # engines
@@ -131,21 +160,45 @@ TABLE: tuple[Metric, ...] = (
     _gauge("engine_preemptions", "Preemptions that the engine has counted.", "engine"),
     # the gateway itself
     _gauge("build_info", "1; the version is in the label.", "version"),
+    _gauge("requests_open", "Requests that are under way."),
     _gauge("scheduler_healthy", "0 once the scheduler failed and steps are placed plainly."),
     _gauge("store_up", "1 while the database answers."),
     _gauge("store_queue_rows", "Rows that wait to be written."),
     _gauge("store_lag_seconds", "Age of the oldest row that waits to be written."),
     _gauge("store_bytes", "Size of the database."),
     _counter("store_rows", "Rows written.", "kind"),
-    _counter("store_lost_rows", "Rows that were dropped, never a request.", "kind", "why"),
+    _counter(
+        "store_lost_rows",
+        "Rows that were dropped, never a request.",
+        "kind",
+        "why",
+        seeds=(("event", "overflow"), ("step", "overflow"), ("row", "stopped")),
+    ),
     _counter("spans_lost", "Spans that were dropped because the exporter could not keep up."),
-    _counter("telemetry_errors", "Figures that could not be had or recorded.", "where"),
+    _counter(
+        "telemetry_errors",
+        "Figures that could not be had or recorded.",
+        "where",
+        seeds=(("record",), ("watch",)),
+    ),
 )
 
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in TABLE}
+
+
+# Of the process, under the names that the whole of Prometheus knows; absent where there is no /proc.
+PROCESS = (
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+)
 
 
 def queryable() -> Iterator[str]:
     """Every series name that a dashboard may ask for."""
     for metric in TABLE:
         yield from metric.series()
+    yield from PROCESS

@@ -7,6 +7,7 @@ Rule: called on the requests' path, so nothing here waits, raises or formats tex
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,7 +83,10 @@ class Recorder:
     def observe(self, name: str, value: float, /, *, trace_id: str | None = None, **labels: str) -> None:
         """One more value of a histogram."""
         if self._on and (child := self._find(name, labels)) is not None:
-            child.observe(value)
+            if trace_id is None:
+                child.observe(value)
+            else:
+                child.observe_traced(value, trace_id, time.time())
 
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
@@ -123,7 +127,11 @@ class Recorder:
         bound.steps.value += 1
         arrived_at, sent_at, first_at = record.arrived_at, record.dispatched_at, record.first_byte_at
         if sent_at is not None:
-            bound.queue.observe(max(sent_at - arrived_at - record.overhead_s, 0.0))
+            queued_s = max(sent_at - arrived_at - record.overhead_s, 0.0)
+            if trace_id is None:
+                bound.queue.observe(queued_s)
+            else:
+                bound.queue.observe_traced(queued_s, trace_id, sent_at)
             self._overhead.observe(record.overhead_s)
         if first_at is not None:
             if trace_id is None:
@@ -182,9 +190,23 @@ class Recorder:
         workflow = fact.workflow or ""
         self.meters.child("programs", fact.tenant, workflow, fact.reason).value += 1
         if fact.steps:
-            self.meters.child("program_seconds", workflow).observe(fact.seconds)
-            self.meters.child("program_slowdown", workflow).observe(fact.slowdown)
+            trace_id = self.spans.trace_id(fact.program) if self.spans is not None else None
+            self._spread("program_seconds", workflow, fact.seconds, trace_id, fact.at)
+            self._spread("program_slowdown", workflow, fact.slowdown, trace_id, fact.at)
             self.meters.child("program_steps", workflow).observe(float(fact.steps))
+            # tools that ran beside one another or beside a queue may add up to more than the whole
+            model_s = max(fact.seconds - fact.queue_s - fact.tool_s, 0.0)
+            for part, seconds in (
+                ("queue", fact.queue_s), ("tools", fact.tool_s), ("person", fact.human_s), ("model", model_s)
+            ):  # fmt: skip
+                self.meters.child("program_part_seconds", workflow, part).value += seconds
+
+    def _spread(self, name: str, workflow: str, value: float, trace_id: str | None, at: float) -> None:
+        child: Spread = self.meters.child(name, workflow)
+        if trace_id is None:
+            child.observe(value)
+        else:
+            child.observe_traced(value, trace_id, at)
 
     def _step_over(self, fact: facts.StepOver) -> None:
         if fact.refilled_tokens:

@@ -155,6 +155,11 @@ class Spans:
             if trace is not None and trace.sampled:
                 self._push(fact)
 
+    def trace_id(self, program: str) -> str | None:
+        """The program's trace where it is known and sampled."""
+        trace = self._traces.get(program)
+        return trace.hex if trace is not None and trace.sampled else None
+
     def traceparent(self, program: str, step: str, incoming: str | None) -> str:
         """What the engine is told: this step's span in the program's trace."""
         trace = self._trace(program, incoming, None)

@@ -6,6 +6,7 @@ import logging
 import math
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
@@ -16,6 +17,7 @@ from agentserve.ports import StepRecord
 from agentserve.telemetry import Recorder
 from agentserve.telemetry.meters import CHILDREN_MAX, Meters
 from agentserve.telemetry.metrics import BY_NAME, PREFIX, TABLE, Metric, queryable
+from agentserve.telemetry.spans import Spans
 
 AT = 1_700_000_000.0
 
@@ -170,8 +172,48 @@ def test_every_metric_of_the_table_is_shown_under_its_queryable_names() -> None:
         child = recorder.meters.child(metric.name, *["x"] * len(metric.labels))
         if metric.kind == "histogram":
             child.observe(1.0)
-    shown = {PREFIX + name for name, _ in figures(recorder)}
+    shown = {name if name.startswith("process_") else PREFIX + name for name, _ in figures(recorder)}
     assert shown == set(queryable())
+
+
+def test_what_should_never_happen_is_shown_as_zero_before_it_does() -> None:
+    # else the first loss would make its series appear with 1, and no rate would ever see it
+    got = figures(Recorder())
+    for name in ("store_lost_rows_total", "fallbacks_total", "spans_lost_total", "telemetry_errors_total"):
+        assert [value for (found, _), value in got.items() if found == name], name
+    assert got["fallbacks_total", (("reason", "scheduler"),)] == 0.0
+    for metric in TABLE:
+        for values in metric.seeds:
+            assert got[metric.name + "_total", tuple(sorted(zip(metric.labels, values, strict=True)))] == 0.0
+
+
+def test_a_finished_program_carries_its_trace_and_says_where_its_time_went() -> None:
+    exporter = InMemorySpanExporter()
+    recorder = Recorder(spans=Spans(exporter, batched=False))
+    tool = ev.PendingTool(id="c", name="bash")
+    arrived = ev.StepArrived(step="a", program="acme/p", tenant="acme", prompt_tokens=400, workflow="coder")
+    back = ev.StepArrived(step="b", program="acme/p", tenant="acme", prompt_tokens=600, returned=("c",))
+    recorder.watch(ev.EngineBack(engine="e0"), AT, [])
+    recorder.watch(arrived, AT, [do.Wait(step="a")])
+    recorder.step_done(record("a"))
+    recorder.watch(ev.TimerFired(), AT + 2, [do.Dispatch(step="a", engine="e0")])
+    recorder.watch(ev.StepFinished(step="a", prompt_tokens=400, output_tokens=100, tools=(tool,)), AT + 3, [])
+    recorder.watch(back, AT + 7, [do.Dispatch(step="b", engine="e0")])
+    recorder.watch(ev.StepFinished(step="b", prompt_tokens=600, output_tokens=1, final=True), AT + 9, [])
+    parts = {
+        part: value(recorder, "program_part_seconds_total", workflow="coder", part=part)
+        for part in ("queue", "tools", "person", "model")
+    }
+    assert parts == {"queue": 2.0, "tools": 4.0, "person": 0.0, "model": 3.0}
+    _, text = recorder.render("application/openmetrics-text; version=1.0.0")
+    carried = {
+        sample.name
+        for family in parse_openmetrics(text.decode())
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert {PREFIX + n for n in ("program_seconds_bucket", "program_slowdown_bucket")} <= carried
+    assert {PREFIX + n for n in ("queue_seconds_bucket", "ttft_seconds_bucket")} <= carried
 
 
 def test_a_figure_that_cannot_be_had_does_not_cost_the_others() -> None:

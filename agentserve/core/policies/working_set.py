@@ -486,5 +486,19 @@ class WorkingSet(Policy):
             if waiting and program.own is None:
                 raise InvariantBroken(f"program {program.id} waits for nothing")
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """What was done with seats since the start, by what it was."""
+        return dict(self._counts)
+
+    @property
+    def queued(self) -> int:
+        """Programs that wait for a seat."""
+        return len(self._queued)
+
+    def seats(self) -> dict[EngineId, tuple[int, int]]:
+        """Of each engine, how many programs are seated and how many tokens their seats hold."""
+        return {engine: (len(book.seated), book.load) for engine, book in self._books.items()}
+
     def figures(self) -> dict[str, float]:
         return {**self._counts, "fairness_gap": self.accounts.gap_max}
