@@ -183,7 +183,10 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         from agentserve.sim.page import Arm, page
 
         first = [t for t in trials if t.seed == trials[0].seed]
-        arms = [Arm(_label(t), *run(t)) for t in first]
+        arms = []
+        for trial in first:
+            found, world, result = run(trial)
+            arms.append(Arm(_label(trial), found, world.workload, result))
         _write(args.html, page(arms, f"agentserve: {describe(trials[0])['workload']}, seed {trials[0].seed}"))
     if args.json != "-":
         _table(trials, figures)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from agentserve.sim.programs import Workload
 from agentserve.sim.report import Figures, quantile
-from agentserve.sim.world import Result, World
+from agentserve.sim.world import Result
 
 WIDTH, HEIGHT = 720, 260
 LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
@@ -47,10 +48,10 @@ ROWS = (
 class Arm:
     """One run on the page."""
 
-    def __init__(self, label: str, figures: Figures, world: World, result: Result) -> None:
+    def __init__(self, label: str, figures: Figures, workload: Workload, result: Result) -> None:
         self.label = label
         self.figures = figures
-        self.world = world
+        self.workload = workload
         self.result = result
 
 
@@ -69,12 +70,15 @@ def page(arms: Sequence[Arm], title: str) -> str:
             parts.append(f"<h2>KV memory: {html.escape(arm.label)}</h2>")
             parts.append("<p>Of all engines: used by running steps, kept but idle, never used.</p>")
             parts.append(_kv(arm))
+    parts.append("<h2>Timelines</h2>")
+    parts.append(
+        "<p>One line a program, to one scale: light while a step waits for its first token, solid while tokens come, "
+        "thin in tool gaps.</p>"
+    )
+    x_max = max((t.ended_at for arm in arms for t in arm.result.programs), default=1.0) or 1.0
     for arm in arms:
-        parts.append(f"<h2>Timeline: {html.escape(arm.label)}</h2>")
-        parts.append(
-            "<p>One line a program: light while it waits, solid while an engine works, thin in tool gaps.</p>"
-        )
-        parts.append(_timeline(arm))
+        parts.append(f"<h3>{html.escape(arm.label)}</h3>")
+        parts.append(_timeline(arm, x_max))
     return "\n".join(parts) + "\n"
 
 
@@ -90,7 +94,7 @@ def _table(arms: Sequence[Arm]) -> str:
 def _completion(arms: Sequence[Arm]) -> str:
     curves = []
     for arm in arms:
-        plans = arm.world.workload.programs
+        plans = arm.workload.programs
         jct = sorted(t.ended_at - t.started_at for t in arm.result.programs if plans[t.index].parent is None)
         curves.append((arm.label, [(quantile(jct, q / 100), q / 100) for q in range(101)]))
     x_max = max((points[-1][0] for _, points in curves), default=1.0) or 1.0
@@ -115,12 +119,11 @@ def _kv(arm: Arm) -> str:
     return _svg("".join(bands) + _axes(x_max, y_max, "seconds", "tokens") + legend)
 
 
-def _timeline(arm: Arm) -> str:
-    plans = arm.world.workload.programs
+def _timeline(arm: Arm, x_max: float) -> str:
+    plans = arm.workload.programs
     shown = [t for t in arm.result.programs if plans[t.index].parent is None]
     shown = sorted(shown, key=lambda t: (t.started_at, t.index))[:PROGRAMS_SHOWN_MAX]
     lines = {t.index: i for i, t in enumerate(shown)}
-    x_max = max((t.ended_at for t in shown), default=1.0) or 1.0
     height = TOP + 7 * len(shown) + BOTTOM
     scale = (WIDTH - LEFT - RIGHT) / x_max
     marks = []
@@ -135,7 +138,7 @@ def _timeline(arm: Arm) -> str:
         if line is None or not step.ended_at:
             continue
         y = TOP + 7 * line
-        start = step.dispatched_at or step.ended_at
+        start = step.first_at or step.ended_at
         marks.append(_box(step.sent_at, start, y, scale, COLOURS[1], 0.35))
         marks.append(_box(start, step.ended_at, y, scale, COLOURS[0], 0.9))
     axis = f'<text x="{LEFT}" y="{height - 8}">0 s</text>'

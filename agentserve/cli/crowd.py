@@ -1,0 +1,201 @@
+"""Agents that run planned programs against base URLs over real HTTP, so many at a time; times in the engines' seconds.
+
+Rule: the crowd behaves the same whatever stands before the engines; what differs (where a step is sent, and what is
+added to it) is a `Door`. A step that fails is sent again after a second, as SDKs do, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import msgspec
+
+from agentserve.cli.conversation import TOOLS, Conversation
+from agentserve.errors import AgentServeError
+from agentserve.sim.programs import ProgramPlan, Workload
+from agentserve.sim.world import ProgramTrace, Result, StepTrace
+
+STEP_TIMEOUT_S = 600.0  # real seconds
+RETRIES_MAX = 4
+RETRY_S = 1.0  # of the engines' time
+CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
+SPARE_TOKENS = 64  # more than a reply needs, so that it ends by itself
+
+
+class Door:
+    """Straight to the engines, each program on one of them: the best that a client can do alone."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.urls = urls
+
+    def url(self, program: int, request: int) -> str:
+        """The base URL for the `request`th request of all, which is one of this program."""
+        return self.urls[program % len(self.urls)]
+
+    def headers(self, plan: ProgramPlan, k: int, parent: ProgramPlan | None) -> dict[str, str]:
+        """Headers of step `k`, beside the content type."""
+        return {}
+
+    def body(self, plan: ProgramPlan, k: int, parent: ProgramPlan | None) -> dict[str, Any]:
+        """Fields of the body of step `k`, beside those of the protocol."""
+        return {}
+
+    async def ended(self, client: httpx.AsyncClient, plan: ProgramPlan) -> None:
+        """The program is over."""
+
+
+class Crowd:
+    """Every program of a workload, once."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        door: Door,
+        *,
+        model: str,
+        scale: float = 1.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.workload = workload
+        self.door = door
+        self.model = model
+        self.scale = scale
+        self.result = Result()
+        self._transport = transport
+        self._began = 0.0
+        self._requests = 0
+
+    def _now(self) -> float:
+        return (asyncio.get_running_loop().time() - self._began) * self.scale
+
+    async def run(self, concurrency: int, progress: Callable[[int], None] = lambda done: None) -> Result:
+        """All programs, `concurrency` root programs at a time."""
+        self._began = asyncio.get_running_loop().time()
+        queue = list(reversed(self.workload.roots))
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency * 4)
+        async with httpx.AsyncClient(
+            timeout=STEP_TIMEOUT_S, limits=limits, transport=self._transport
+        ) as client:
+
+            async def worker() -> None:
+                while queue:
+                    await self._program(client, queue.pop())
+                    progress(len(self.result.programs))
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(concurrency):
+                        group.create_task(worker())
+            except ExceptionGroup as errors:  # the first says why; the others are the same server's
+                raise errors.exceptions[0] from None
+        self.result.ended_at = self._now()
+        return self.result
+
+    async def _program(self, client: httpx.AsyncClient, index: int) -> None:
+        plan = self.workload.programs[index]
+        started = self._now()
+        conversation = Conversation(plan)
+        for k, step in enumerate(plan.steps):
+            trace = StepTrace(program=index, index=k, sent_at=self._now())
+            reply, usage = await self._step(client, index, k, conversation.prompt(k), trace)
+            conversation.answered(k, reply)
+            trace.prompt = int(usage.get("prompt_tokens") or 0)
+            trace.output = int(usage.get("completion_tokens") or 0)
+            trace.cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+            trace.fresh = max(trace.prompt - conversation.kept_tokens, 0)
+            self.result.steps.append(trace)
+            if k + 1 == len(plan.steps):
+                break
+            ready = self._now() + step.gap_s
+            await asyncio.gather(*(self._program(client, child) for child in step.children))
+            await asyncio.sleep(max(ready - self._now(), 0.0) / self.scale)
+        await self.door.ended(client, plan)
+        self.result.programs.append(ProgramTrace(index=index, started_at=started, ended_at=self._now()))
+
+    async def _step(
+        self, client: httpx.AsyncClient, index: int, k: int, messages: list[dict[str, Any]], trace: StepTrace
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The reply and its usage; `trace` gets the times."""
+        plan = self.workload.programs[index]
+        parent = self.workload.programs[plan.parent] if plan.parent is not None else None
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "max_tokens": plan.steps[k].output_tokens + SPARE_TOKENS,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"tools": TOOLS} if plan.tools_offered or plan.steps[k].contents is None else {}),
+            **self.door.body(plan, k, parent),
+        }
+        headers = JSON | self.door.headers(plan, k, parent)
+        content = msgspec.json.encode(body)
+        for attempt in range(RETRIES_MAX + 1):
+            self._requests += 1
+            url = self.door.url(index, self._requests - 1) + CHAT
+            try:
+                return await self._ask(client, url, content, headers, trace)
+            except (httpx.HTTPError, AgentServeError) as error:
+                self.result.failed += 1
+                if attempt == RETRIES_MAX:
+                    raise AgentServeError(
+                        f"{url}: {type(error).__name__}: {error}",
+                        remedy="look at what this server says of it",
+                    ) from error
+                await asyncio.sleep(RETRY_S / self.scale)
+        raise AssertionError("unreachable")
+
+    async def _ask(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        content: bytes,
+        headers: dict[str, str],
+        trace: StepTrace,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        said: list[str] = []
+        calls: dict[int, dict[str, Any]] = {}
+        usage: dict[str, Any] = {}
+        finish = None
+        trace.first_at = 0.0
+        async with client.stream("POST", url, content=content, headers=headers) as reply:
+            if reply.status_code != 200:
+                detail = (await reply.aread()).decode(errors="replace")[:300]
+                raise AgentServeError(f"status {reply.status_code}: {detail}")
+            queued_ms = float(reply.headers.get("x-agentserve-queue-ms") or 0.0)
+            trace.dispatched_at = trace.sent_at + queued_ms / 1000 * self.scale
+            async for line in reply.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = msgspec.json.decode(line[6:])
+                if chunk.get("error"):
+                    raise AgentServeError(f"an error in the stream: {chunk['error']}")
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices") or ():
+                    if not trace.first_at:
+                        trace.first_at = self._now()
+                    said.append(choice["delta"].get("content") or "")
+                    gather_calls(calls, choice["delta"].get("tool_calls") or ())
+                    finish = choice.get("finish_reason") or finish
+        if finish is None:
+            raise AgentServeError("the stream ended before the reply did")
+        trace.ended_at = self._now()
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(said)}
+        if calls:
+            message["tool_calls"] = [calls[i] for i in sorted(calls)]
+        return message, usage
+
+
+def gather_calls(calls: dict[int, dict[str, Any]], parts: Sequence[dict[str, Any]]) -> None:
+    """Add the pieces of tool calls that a chunk holds."""
+    for part in parts:
+        function = part.get("function") or {}
+        call = calls.setdefault(
+            part.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = part.get("id") or call["id"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""

@@ -1,0 +1,125 @@
+"""What agents of a plan say: lengths, shared beginnings, and what is kept from one prompt to the next."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from agentserve_adapters.emulated.speech import speak
+from agentserve_adapters.emulated.tokens import template
+
+from agentserve.cli.conversation import TOOLS, Conversation, common_tokens, text
+from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan
+
+BASH = ToolPlan(name="bash", argument_class="pytest", seconds=1.0)
+MARKS_TOKENS_MAX = 400  # scripts, tools and marks around the planned words of these small programs
+
+
+def agent(own: int = OWN_KEYS, **first: Any) -> ProgramPlan:
+    steps = (
+        StepPlan(new_tokens=300, output_tokens=40, tools=(BASH,)),
+        StepPlan(new_tokens=100, output_tokens=30, tools=(BASH, BASH), **first),
+        StepPlan(new_tokens=50, output_tokens=20),
+    )
+    return ProgramPlan(id=f"p{own}", steps=steps, shared=(Run(1, 200),), own=own)
+
+
+def replayed(*prompts: tuple[Run, ...]) -> ProgramPlan:
+    steps = tuple(StepPlan(new_tokens=0, output_tokens=10, contents=p) for p in prompts)
+    return ProgramPlan(id="r", steps=steps, own=OWN_KEYS)
+
+
+def reply_of(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the emulated engine answers."""
+    said = speak(b"seed", messages=messages, tools=TOOLS, tokens_max=4096)
+    message: dict[str, Any] = {"role": "assistant", "content": said.text}
+    if said.calls:
+        message["tool_calls"] = list(said.calls)
+    return message
+
+
+def prompts(plan: ProgramPlan) -> list[list[dict[str, Any]]]:
+    conversation = Conversation(plan)
+    out = []
+    for k in range(len(plan.steps)):
+        messages = conversation.prompt(k)
+        out.append(msgspec.json.decode(msgspec.json.encode(messages)))
+        conversation.answered(k, reply_of(messages))
+    return out
+
+
+def test_more_words_of_a_key_begin_with_the_fewer() -> None:
+    assert text(7, 90).startswith(text(7, 40))
+    assert len(text(7, 90)) == 4 * 90
+    assert text(7, 40) != text(8, 40)
+
+
+def test_every_prompt_repeats_the_one_before_it_and_the_reply() -> None:
+    seen = prompts(agent())
+    for before, after in itertools.pairwise(seen):
+        assert after[: len(before)] == before
+        assert after[len(before)] == reply_of(before)
+
+
+def test_prompts_have_the_planned_length() -> None:
+    plan = agent()
+    for planned, messages in zip(plan.prompts(), prompts(plan), strict=True):
+        tokens = len(template(messages, None))
+        assert planned <= tokens <= planned + MARKS_TOKENS_MAX
+
+
+def test_parallel_calls_are_all_answered_and_share_what_came_back() -> None:
+    last = prompts(agent())[2]
+    calls = next(m for m in reversed(last) if m["role"] == "assistant")["tool_calls"]
+    results = [m for m in last if m["role"] == "tool"][-2:]
+    assert [c["id"] for c in calls] == [r["tool_call_id"] for r in results]
+    assert sum(len(r["content"]) for r in results) == 4 * 50
+
+
+def test_the_engine_calls_the_planned_tools_and_then_closes() -> None:
+    seen = prompts(agent())
+    assert [len(reply_of(m).get("tool_calls", ())) for m in seen] == [1, 2, 0]
+
+
+def test_programs_share_their_system_prompt_and_nothing_else() -> None:
+    one, other = (prompts(agent(OWN_KEYS + i))[0] for i in (0, 1))
+    assert one[0] == other[0]
+    assert one[1]["content"][:40] != other[1]["content"][:40]
+
+
+def test_a_compaction_starts_a_new_conversation_under_the_same_system_prompt() -> None:
+    plan = agent(compact_to=60)
+    conversation = Conversation(plan)
+    conversation.answered(0, reply_of(conversation.prompt(0)))
+    messages = conversation.prompt(1)
+    assert [m["role"] for m in messages] == ["system", "user"]
+    assert conversation.kept_tokens == 200
+    assert len(reply_of(messages)["tool_calls"]) == 2  # the script goes on where it was
+
+
+def test_a_recorded_prompt_that_extends_the_last_continues_its_conversation() -> None:
+    seen = prompts(replayed((Run(1, 400),), (Run(1, 600),)))
+    assert seen[1][: len(seen[0])] == seen[0]
+    assert [m["role"] for m in seen[1]] == ["system", "user", "assistant", "tool"]
+    assert len(template(seen[1], None)) == pytest.approx(600, abs=MARKS_TOKENS_MAX)
+
+
+def test_a_recorded_prompt_that_turns_off_early_keeps_the_messages_before_that_place() -> None:
+    plan = replayed((Run(1, 400),), (Run(1, 900),), (Run(1, 420), Run(2, 300)))
+    seen = prompts(plan)
+    assert seen[2][:2] == seen[1][:2]
+    assert [m["role"] for m in seen[2]] == ["system", "user", "user"]  # no call without its result
+
+
+def test_recorded_prompts_without_a_common_beginning_are_conversations_of_their_own() -> None:
+    seen = prompts(replayed((Run(1, 300), Run(50, 200)), (Run(2, 300), Run(51, 200))))
+    assert seen[1][0]["content"] == text(2, 300)
+    assert len(seen[1]) == 2
+
+
+def test_common_beginnings_end_where_runs_differ_in_key_or_length() -> None:
+    assert common_tokens((Run(1, 10), Run(2, 5)), (Run(1, 10), Run(2, 9))) == 15
+    assert common_tokens((Run(1, 10), Run(2, 5)), (Run(1, 8), Run(2, 5))) == 8
+    assert common_tokens((Run(1, 10),), (Run(3, 10),)) == 0
