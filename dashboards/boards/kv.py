@@ -113,7 +113,7 @@ BOARD = Board(
                 ),
                 number(
                     "Spared for each million token-seconds",
-                    q("1e6 * sum(increase(agentserve_pin_saved_seconds_total[$__range]) or vector(0)) "
+                    q("1000000 * sum(increase(agentserve_pin_saved_seconds_total[$__range]) or vector(0)) "
                       "/ sum(increase(agentserve_pin_token_seconds_total[$__range]))"),
                     what="The return on the memory that kept gaps held.",
                     unit="s",
