@@ -60,6 +60,9 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--faults", type=int, default=0, help="how many faults to strike, by seed")
     parser.add_argument("--block-tokens", type=int, default=16, help="KV block size (default 16)")
+    parser.add_argument(
+        "--native-pins", action="store_true", help="engines that hold KV when told to; stock ones do not"
+    )
     parser.add_argument("--check", action="store_true", help="check every invariant after every event (slow)")
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, a process each")
     parser.add_argument("--json", metavar="FILE", help="figures as JSON; - for standard output")
@@ -97,6 +100,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
                     seed=seed,
                     forecast=args.forecast,
                     faults=args.faults,
+                    native_pins=args.native_pins,
                     check=args.check,
                     block_tokens=args.block_tokens,
                     sample_every_s=20.0 if args.html else 0.0,

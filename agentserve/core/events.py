@@ -159,6 +159,7 @@ class EngineReported(Event, frozen=True, kw_only=True, tag=True, omit_defaults=T
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     draining: bool | None = None
+    pins_natively: bool | None = None
 
 
 class EngineLost(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True):

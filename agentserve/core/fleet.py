@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from agentserve.core.decisions import PinMode
 from agentserve.core.ids import EngineId, StepId
 from agentserve.core.prefixes import Prefixes
 from agentserve.core.program import Program, Step
@@ -38,6 +39,7 @@ class Engine:
     prefill_known: bool = False
     decode_s_per_token: float = 0.015
     speed: float = 1.0
+    pin_mode: PinMode = "reserved"  # how it keeps KV: by a call of its own, or because we leave it the room
 
     steps: dict[StepId, Step] = field(default_factory=dict)  # in flight
     in_flight_tokens: int = 0  # their footprints

@@ -41,6 +41,7 @@ class Step:
     retries: int = 0
     footprint: int = 0  # KV tokens charged to its engine while it is there
     expected_cached: int = 0
+    cached_tokens: int | None = None  # what the engine said it found, once it is finished
     cause: str = ""
 
     @property

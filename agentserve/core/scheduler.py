@@ -216,6 +216,7 @@ class Scheduler:
         if step is None or not step.in_flight:
             return
         program = step.program
+        step.cached_tokens = event.cached_tokens
         engine = self._close(step)
         if engine is not None:
             board.fleet.wrote(
@@ -347,6 +348,8 @@ class Scheduler:
         if all(tool.name != call.name for call in calls.values()):
             program.calls = {**calls, tool.id: tool}
         self.board.foresight.learn(event, program, None, now)
+        if program.idle and program.gap_started_at is not None:
+            program.survival = self.board.foresight.gap(program, now)
         self.policy.hinted(program, now)
 
     def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:
@@ -400,6 +403,8 @@ class Scheduler:
             engine.waiting_reported = event.waiting
         if event.draining is not None:
             engine.draining = event.draining
+        if event.pins_natively is not None:
+            engine.pin_mode = "native" if event.pins_natively else "reserved"
         self.policy.engine_changed(engine, now)
 
     def _engine_lost(self, event: ev.EngineLost, now: float) -> None:
@@ -443,6 +448,8 @@ class Scheduler:
         engine = self.board.fleet.get(event.engine)
         if program is None or engine is None:
             return
+        if event.decision == "Pin" and event.outcome == "refused":
+            engine.pin_mode = "reserved"
         if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
             program.home_clock = engine.written
             if event.cached_tokens is not None and event.cached_tokens * 2 < program.home_tokens:

@@ -154,7 +154,7 @@ class Driver:
                 ticket.reasons.append(decision)
         elif isinstance(decision, do.Abort):
             self._abort(decision)
-        elif self.hands is not None:
+        elif self.hands is not None and not (isinstance(decision, do.Pin) and decision.mode != "native"):
             self._errand(decision)
         if self.telemetry is not None:
             self.telemetry.count("decisions", decision=type(decision).__name__, reason=decision.reason)

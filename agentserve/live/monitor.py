@@ -216,4 +216,5 @@ def _report(engine: Engine) -> ev.EngineReported:
         kv_used_share=load.kv_used_share if load is not None else None,
         preemptions=load.preemptions if load is not None else None,
         draining=engine.draining,
+        pins_natively=caps.pin == "native" if caps is not None else None,
     )

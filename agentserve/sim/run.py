@@ -52,6 +52,7 @@ class Trial:
     check: bool = False
     priority_scheduling: bool = False
     sample_every_s: float = 0.0
+    native_pins: bool = False  # the engines hold a prefix when told to, as no stock engine does
     block_tokens: int = BLOCK_TOKENS
     weights: Mapping[str, float] = field(default_factory=dict)
     until_s: float = 10_000_000.0
@@ -93,6 +94,7 @@ def build(trial: Trial) -> World:
         faults=draw_faults(seed=trial.seed, count=trial.faults, until_s=2000.0) if trial.faults else (),
         check=trial.check,
         sample_every_s=trial.sample_every_s,
+        native_pins=trial.native_pins,
         until_s=trial.until_s,
     )
 

@@ -119,6 +119,7 @@ class World:
         faults: Sequence[Fault] = (),
         check: bool = False,
         sample_every_s: float = 0.0,
+        native_pins: bool = False,
         until_s: float = 10_000_000.0,
     ) -> None:
         self.workload = workload
@@ -129,6 +130,7 @@ class World:
         self.faults = faults
         self.check = check
         self.sample_every_s = sample_every_s
+        self.native_pins = native_pins
         self.until_s = until_s
         self.result = Result()
         self.now = 0.0
@@ -331,11 +333,34 @@ class World:
             self._at(self.now + self._client_delay(), self._again, decision.step)
         elif isinstance(decision, do.Warm):
             self._warm(decision)
+        elif isinstance(decision, (do.Pin, do.Unpin)):
+            self._pin(decision)
         elif isinstance(decision, do.Abort):
             index = self._engine_ids.index(decision.engine)
             self._advance(index)
             self.engines[index].abort(decision.step, self.now)
             self._rearm(index)
+
+    def _pin(self, decision: do.Pin | do.Unpin) -> None:
+        """Only an engine with pins of its own has to be told; elsewhere a pin is room that is left."""
+        live = self._live.get(self._index_of.get(decision.program, -1))
+        if not self.native_pins or live is None or decision.engine not in self._engine_ids:
+            return
+        index = self._engine_ids.index(decision.engine)
+        self._advance(index)
+        if isinstance(decision, do.Unpin):
+            self.engines[index].unpin(decision.program, self.now)
+        elif decision.mode == "native":
+            hashes = live.text.hashes(StepPlan(new_tokens=0, output_tokens=0))
+            held = self.engines[index].pin(decision.program, hashes, decision.until, self.now)
+            done = ev.DecisionDone(
+                decision="Pin",
+                program=ProgramId(decision.program),
+                engine=decision.engine,
+                outcome="accepted" if held * 2 >= decision.tokens else "clipped",
+            )
+            self._at(self.now + self._engine_delay(), self._tell, done)
+        self._rearm(index)
 
     def _warm(self, decision: do.Warm) -> None:
         """A one-token request on the program's prefix: it refreshes what is there and restores what is not."""
@@ -488,6 +513,7 @@ class World:
                 kv_tokens=kv_tokens if kv_tokens is not None else engine.kv_tokens,
                 seqs_max=engine.config.max_num_seqs,
                 prefill_tokens_per_s=engine.profile.prefill_tokens_per_s(),
+                pins_natively=self.native_pins,
                 decode_tokens_per_s=1.0 / engine.profile.decode_step_s(1, 0),
             )
         )

@@ -78,6 +78,18 @@ class Desk:
         self.now = max(self.now, due)
         return self.tell(ev.TimerFired())
 
+    def fire(self, after: float) -> list[do.AnyDecision]:
+        """All timers that fall within so many seconds, and one at their end."""
+        end = self.now + after
+        while (due := self.scheduler.next_deadline()) is not None and due < end:
+            self.timer()
+        self.now = end
+        return self.tell(ev.TimerFired())
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """All decisions of this kind so far."""
+        return [d for d in self.all if isinstance(d, kind)]
+
     def sent(self, program: str, step: int = 0) -> str | None:
         return self.dispatched.get(f"{program}/{step}")
 

@@ -214,3 +214,77 @@ def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: An
         d.finish(step.program.id, tokens=3000, final=True)
     assert on_e0
     assert not d.board.steps
+
+
+def test_memory_that_others_want_is_pinned_with_an_end_and_let_go_after_it(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 3.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    assert not d.of(do.Pin), "nobody wants it yet"
+    d.arrive("b", tokens=6000)
+    (pin,) = d.of(do.Pin)
+    assert (pin.program, pin.engine, pin.mode) == ("a", "e0", "reserved")
+    assert pin.until > d.now
+    d.fire(after=301.0)
+    assert d.sent("b") == "e0", "no pin outlasts its longest, whatever was forecast"
+
+
+def test_an_engine_that_keeps_kv_itself_is_told_to_until_it_refuses(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 3.0}))
+    d.tell(ev.EngineReported(engine="e0", pins_natively=True))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    (pin,) = d.of(do.Pin)
+    assert pin.mode == "native"
+    d.tell(ev.DecisionDone(decision="Pin", program="a", engine="e0", outcome="refused"))
+    d.arrive("a", 1, tokens=4100)
+    d.finish("a", 1, tokens=4100)
+    assert len(d.of(do.Pin)) == 1, "it refused once and is not asked again"
+
+
+def test_a_tenants_pins_stay_within_its_budget_while_others_wait(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 1.0}), shares={"t": Share(pin_share_max=0.1)})
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=6000, tenant="u")
+    assert d.sent("b") == "e0"
+
+
+def test_a_program_that_lost_its_seat_and_is_expected_gets_another_before_it_comes(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 100.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000, tools=(ev.PendingTool(id="c", name="bash"),))
+    for other in "bc":  # together they write over all that the engine held of a
+        d.arrive(other, tokens=6000)
+        assert d.sent(other) == "e0", "a's long gap gave up its seat"
+        d.finish(other, tokens=6000, final=True)
+    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=50.0), after=50.0)
+    assert "a" in d.scheduler.policy._books["e0"].seated
+    (warm,) = [w for w in d.of(do.Warm) if not w.refresh]
+    assert (warm.program, warm.reason) == ("a", "announced")
+    d.arrive("a", 1, tokens=4100)
+    assert d.sent("a", 1) == "e0"
+
+
+def test_a_program_that_is_expected_and_does_not_come_holds_nobody_up(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 1000.0, "b": 1000.0}))
+    d.arrive("a", tokens=8000)
+    d.finish("a", tokens=8000, tools=(ev.PendingTool(id="c", name="bash"),))
+    d.arrive("b", tokens=8000)
+    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=5.0), after=5.0)
+    d.finish("b", tokens=8000, final=True)
+    assert "a" in d.scheduler.policy._books["e0"].seated
+    d.arrive("c", tokens=8000)
+    assert d.sent("c") is None
+    d.fire(after=30.0)
+    assert d.sent("c") == "e0"
+
+
+def test_an_engine_that_stands_still_gives_up_a_pin_for_who_waits(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 4.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=6000)
+    assert d.sent("b") is None
+    d.fire(after=1.5)
+    assert d.sent("b") == "e0"

@@ -10,9 +10,10 @@ How it decides
 - A fresh seat is given up to `admit` of an engine's KV, early starts and small needs first; the seated may grow to
   `ceiling`. The cliff beyond is one-sided (a little too much doubles completion times, a little too few costs
   little), so nothing adaptive ever passes the ceiling.
-- A seat in a gap is kept while the program's best rate of return times its prefill saved exceeds the price of the
-  memory. The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x the rate at which
-  the engine could fill its KV anew.
+- A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
+  the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
+  the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
+- A program that lost its seat and is known to be back soon joins the line ahead of time, and is warmed in its new seat.
 - When the seated outgrow the ceiling: idle seats that fail that test go first, then idle ones of worse rank, then
   the arriving step is held. Running steps are never aborted. One program too large for an engine may have it alone.
 - An LRU evicts an idle seat before the newer blocks of a program that is over, so seats at risk are touched.
@@ -24,75 +25,19 @@ alone exceeds an engine's KV it can do nothing.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 
 from agentserve.core.board import CLASS_RANK
-from agentserve.core.events import Segment
 from agentserve.core.fairness import Accounts
 from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
-from agentserve.core.foresight import return_rate
-from agentserve.core.ids import EngineId, ProgramId, TenantId
+from agentserve.core.ids import EngineId, ProgramId
 from agentserve.core.policies.policy import Policy
+from agentserve.core.policies.seats import Book, Keeper, Seat, WorkingSetParams
+from agentserve.core.policies.waiting import Line, Queued
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
-HORIZONS_S = (0.05, 0.15, 0.4, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkingSetParams:
-    """The constants; what each was tuned on stands in the README."""
-
-    admit: float = 0.9  # of capacity, for fresh seats
-    ceiling: float = 1.0  # of capacity, for growth
-    capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
-    margin_tokens: int = 600  # a step's growth beyond forecast
-    beta: float = 1.0  # seconds of rank per forecast second left; 0, with gamma 0, is program-FCFS
-    gamma: float = (
-        50.0  # seconds of rank per thousand tokens of a seat: small ones first fill the memory better
-    )
-    mu: float = 0.5  # price of memory, as a share of the engine's own fill rate
-    sweep_s: float = 0.5
-    touch_s: float = 2.0  # 0: never
-    touch_from: float = 0.8  # of capacity seated
-    touch_risk: float = 0.5  # of the unseated KV written since the last touch
-    reserve_gaps: bool = True  # False: a seat ends with each step (an ablation)
-    ttl_s: float | None = None  # a constant instead of the price (an ablation)
-    announced_s: float = 5.0  # an announced return is believed for this long
-    class_step_s: float = 600.0  # rank between priority classes
-
-
-@dataclass(slots=True, eq=False)
-class Seat:
-    """A program's place on an engine."""
-
-    book: Book
-    path: tuple[Segment, ...]
-    tokens: int = 0  # charged beyond the shared path
-    key: float = 0.0
-    stale: bool = False  # the program went on since its key was made; made anew when a rank is asked for
-    kept_since: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Book:
-    """One engine's seats."""
-
-    engine: Engine
-    seated: dict[ProgramId, Program] = field(default_factory=dict)
-    load: int = 0  # tokens of all seats, shared paths once
-    held: list[Step] = field(default_factory=list)
-    swept_at: float = -1e18
-    touched_at: float = -1e18
-
-
-@dataclass(slots=True, eq=False)
-class Queued:
-    """A program without a seat, and its waiting steps."""
-
-    program: Program
-    key: float
-    steps: list[Step] = field(default_factory=list)
+EXPECTED_MAX = 10_000  # programs that said when they will be back
+LEAD_WEIGHT = 0.05  # of the newest wait in the mean time that a returning program waits for a seat
 
 
 class WorkingSet(Policy):
@@ -104,13 +49,16 @@ class WorkingSet(Policy):
 
     def setup(self) -> None:
         self._books: dict[EngineId, Book] = {}
-        self._queued: dict[ProgramId, Queued] = {}
-        self._heaps: dict[TenantId, list[tuple[float, ProgramId]]] = {}
         self._deadline: float | None = None
         self._step_s = 8.0  # mean seconds from one step of a program to its next
+        self._lead_s = 1.0  # mean wait for a seat of programs that had one before
+        self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
+        self._keeper = Keeper(self.board, self.params)
+        self._line = Line(self.accounts)
         self._counts = dict.fromkeys(
-            ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated"), 0.0
+            ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated", "expected"),
+            0.0,
         )
 
     # -- hooks
@@ -119,40 +67,40 @@ class WorkingSet(Policy):
         program = step.program
         seat: Seat | None = program.own if isinstance(program.own, Seat) else None
         if seat is not None:
-            if seat.kept_since is not None:
-                self._counts["returned"] += 1
-                gap = now - seat.kept_since
-                self._step_s += 0.01 * (gap + 4.0 - self._step_s)
-                seat.kept_since = None
+            self._gap_ends(program, seat, now)
             self._rebase(program, seat, now)
             self._go_or_hold(step, seat, now)
             return
         self._enqueue(step, now)
         self._fill(now)
         if step.state is StepState.WAITING:
-            detail = f"{len(self._queued)} programs wait for a seat"
-            self.board.wait(step, "no_seat", detail=detail)
+            self.board.wait(step, "no_seat", detail=f"{len(self._line)} programs wait for a seat")
 
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
         seat = program.own
         if isinstance(seat, Seat):
+            seat.book.ran_at = now
             if step in seat.book.held:
                 seat.book.held.remove(step)
+            self._keeper.won(program, seat, step)
             self._charge(program, seat, now)
             if program.idle and not program.ended:
                 self._gap_begins(program, seat, now)
         elif isinstance(seat, Queued):
             seat.steps = [s for s in seat.steps if s is not step]
             if not seat.steps:
-                self._dequeue(program)
+                self._line.leave(program)
         self._fill(now)
 
     def ended(self, program: Program, now: float) -> None:
         if isinstance(program.own, Seat):
+            engine = program.own.book.engine
             self._unseat(program, now)
+            if engine.pin_mode == "native":
+                self.board.unpin(program, engine, "ended")
         elif isinstance(program.own, Queued):
-            self._dequeue(program)
+            self._line.leave(program)
         self._fill(now)
 
     def engine_changed(self, engine: Engine, now: float) -> None:
@@ -171,10 +119,23 @@ class WorkingSet(Policy):
         self._fill(now)
 
     def hinted(self, program: Program, now: float) -> None:
+        if program.idle and isinstance(program.own, Seat):
+            program.own.until = (
+                None  # more is known of the gap: the pin's end is found anew when it is asked for
+            )
+        elif program.idle and program.own is None:
+            self._expect(program, now)
         self._fill(now)
 
     def tick(self, now: float) -> None:
         self._deadline = None
+        while self._expected and self._expected[0][0] <= now:
+            _, name = heapq.heappop(self._expected)
+            program = self.board.programs.get(name)
+            if program is not None and program.own is None and program.idle:
+                self._expect(program, now)
+        if self._expected:
+            self._arm(self._expected[0][0])
         for book in self._books.values():
             self._touch_idle(book, now)
         self._fill(now)
@@ -195,63 +156,50 @@ class WorkingSet(Policy):
         return key
 
     def _enqueue(self, step: Step, now: float) -> None:
-        program = step.program
-        queued = program.own
+        queued = step.program.own
         if not isinstance(queued, Queued):
-            queued = Queued(program, self._key(program))
-            program.own = queued
-            heap = self._heaps.get(program.tenant)
-            if not heap:
-                heap = self._heaps[program.tenant] = []
-                self.accounts.rejoin(program.tenant, list(self._heaps), now)
-            self._queued[program.id] = queued
-            heapq.heappush(heap, (queued.key, program.id))
+            queued = self._line.join(step.program, self._key(step.program), now)
         queued.steps.append(step)
 
-    def _dequeue(self, program: Program) -> Queued:
-        """Out of the queue; its heap entry is skipped when it comes up."""
-        program.own = None
-        return self._queued.pop(program.id)
+    def _expect(self, program: Program, now: float) -> None:
+        """It has no seat, and when it will be back is known: into the line so early that a seat is ready by then."""
+        returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
+        if returns_at is None or returns_at + self.params.announced_s < now:
+            return
+        joins_at = returns_at - min(self._lead_s, self.params.lead_s_max)
+        if joins_at > now:
+            if len(self._expected) < EXPECTED_MAX:
+                heapq.heappush(self._expected, (joins_at, program.id))
+                self._arm(joins_at)
+            return
+        self._counts["expected"] += 1
+        queued = self._line.join(program, self._key(program), now)
+        queued.expected_until = returns_at + self.params.announced_s
 
-    def _next(self, now: float) -> Queued | None:
-        """Who goes next: the tenant with the least service, then the smallest key."""
-        for tenant in [t for t, heap in self._heaps.items() if not self._settle(heap)]:
-            del self._heaps[tenant]
-        if not self._heaps:
+    def _foretold(self, program: Program) -> float | None:
+        """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
+        if program.survival is None or program.gap_started_at is None:
             return None
-        tenant = next(iter(self._heaps)) if len(self._heaps) == 1 else self.accounts.least(self._heaps, now)
-        return self._queued[self._heaps[tenant][0][1]]
-
-    def _settle(self, heap: list[tuple[float, ProgramId]]) -> bool:
-        """Drop entries of programs that no longer wait; whether one is left."""
-        while heap:
-            key, program_id = heap[0]
-            queued = self._queued.get(program_id)
-            if queued is not None and queued.key == key:
-                return True
-            heapq.heappop(heap)
-        return False
+        middle = program.survival.quantile(0.5)
+        spread = program.survival.quantile(0.8) - program.survival.quantile(0.2)
+        if spread > max(self.params.certain_share * middle, 1.0):
+            return None
+        return program.gap_started_at + float(middle)
 
     # -- seating
-
-    def _capacity(self, engine: Engine) -> float:
-        if engine.kv_tokens >= KV_TOKENS_ASSUMED:
-            return float(KV_TOKENS_ASSUMED)
-        return engine.kv_tokens * (1.0 - self.params.capacity_margin)
 
     def _fill(self, now: float) -> None:
         """Hand out what room there is: to held steps first, then to the queue."""
         for book in self._books.values():
             if book.held:
                 self._release_held(book, now)
-        while (queued := self._next(now)) is not None:
+        while self._line and (queued := self._line.next(now)) is not None:
             room = self._find_room(queued.program, now)
             if room is None:
                 self._arm(now + self.params.sweep_s)
                 break
             self._seat(queued, room, now)
-        if len(self._heaps) > 1:
-            self.accounts.note_gap(self._heaps, now)
+        self._line.note_gap(now)
 
     def _need(self, program: Program, book: Book) -> int:
         shared = program.shared_tokens
@@ -267,7 +215,7 @@ class WorkingSet(Policy):
             return None
         roomy = [b for b in books if self._fits(program, b)]
         if not roomy:
-            for book in sorted(books, key=lambda b: b.load / self._capacity(b.engine)):
+            for book in sorted(books, key=lambda b: b.load / self._keeper.capacity(b.engine)):
                 if now - book.swept_at >= self.params.sweep_s and self._sweep(book, program, now):
                     roomy = [book]
                     break
@@ -283,7 +231,7 @@ class WorkingSet(Policy):
 
     def _placement(self, program: Program, book: Book) -> tuple[float, float, str]:
         engine = book.engine
-        filled = (book.load + self._need(program, book)) / self._capacity(engine)
+        filled = (book.load + self._need(program, book)) / self._keeper.capacity(engine)
         if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < 0.5:
             return (len(book.seated) / engine.speed, filled, engine.id)
         return (1e6 + filled / engine.speed, 0.0, engine.id)
@@ -291,20 +239,25 @@ class WorkingSet(Policy):
     def _fits(self, program: Program, book: Book) -> bool:
         if not book.seated:
             return True
-        capacity = self._capacity(book.engine)
+        capacity = self._keeper.capacity(book.engine)
         if book.held or len(book.engine.steps) >= (book.engine.seqs_max or 1 << 30):
             return False
         return book.load + self._need(program, book) <= self.params.admit * capacity
 
     def _seat(self, queued: Queued, book: Book, now: float) -> None:
         program = queued.program
-        self._dequeue(program)
+        self._line.leave(program)
         seat = Seat(book, program.prefix, key=queued.key)
         program.own = seat
         book.seated[program.id] = program
         book.load += book.engine.prefixes.take(seat.path)
         self._charge(program, seat, now)
         self._counts["seats"] += 1
+        if not queued.steps:
+            self._warm_expected(program, seat, now)
+        elif program.steps_done:
+            waited = now - queued.steps[0].arrived_at
+            self._lead_s += LEAD_WEIGHT * (waited - self._lead_s)
         for step in queued.steps:
             self.board.dispatch(
                 step,
@@ -312,12 +265,24 @@ class WorkingSet(Policy):
                 now,
                 "seated",
                 priority=self._priority(seat),
-                detail=f"{book.load} of {int(self._capacity(book.engine))} tokens seated",
+                detail=f"{book.load} of {int(self._keeper.capacity(book.engine))} tokens seated",
             )
+
+    def _warm_expected(self, program: Program, seat: Seat, now: float) -> None:
+        """Seated ahead of its return: its KV is brought back, if the engine has nothing else to prefill."""
+        self._keeper.begin(program, seat, now)
+        engine = seat.book.engine
+        prefilling = any(s.state is StepState.DISPATCHED for s in engine.steps.values())
+        there = self.board.fleet.expected_cached(program, engine)
+        if not prefilling and there < program.context_tokens:
+            due = max(program.returns_at or now, now)
+            self.board.warm(program, engine, tokens=program.context_tokens, due=due, reason="announced")
 
     def _unseat(self, program: Program, now: float) -> None:
         seat: Seat = program.own
         book = seat.book
+        self._keeper.end(program, seat)
+        self._keeper.lost(program, seat, now)
         program.own = None
         del book.seated[program.id]
         book.load -= seat.tokens + book.engine.prefixes.drop(seat.path)
@@ -345,10 +310,10 @@ class WorkingSet(Policy):
 
     def _go_or_hold(self, step: Step, seat: Seat, now: float) -> None:
         book = seat.book
-        over = book.load - self.params.ceiling * self._capacity(book.engine)
+        over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
         if over > 0 and len(book.seated) > 1:
             self._make_room(book, step.program, over, now)
-            over = book.load - self.params.ceiling * self._capacity(book.engine)
+            over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
         if over <= 0 or len(book.seated) == 1 or not book.engine.steps:
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
             return
@@ -358,7 +323,7 @@ class WorkingSet(Policy):
 
     def _release_held(self, book: Book, now: float) -> None:
         """Held steps in order of rank, while the seats fit; if nothing runs, the worst holders lose their seats."""
-        ceiling = self.params.ceiling * self._capacity(book.engine)
+        ceiling = self.params.ceiling * self._keeper.capacity(book.engine)
         if book.load > ceiling and not book.engine.steps:
             for step in sorted(book.held, key=self._rank, reverse=True)[:-1]:
                 if book.load <= ceiling:
@@ -387,7 +352,7 @@ class WorkingSet(Policy):
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
         self._sweep(book, None, now)
-        over = book.load - self.params.ceiling * self._capacity(book.engine)
+        over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
         if over <= 0:
             return
         mine = self._seat_key(program)
@@ -395,59 +360,64 @@ class WorkingSet(Policy):
         for key, _, other in sorted(ranked, reverse=True):
             if key <= mine:
                 break
-            if book.load <= self.params.ceiling * self._capacity(book.engine):
+            if book.load <= self.params.ceiling * self._keeper.capacity(book.engine):
                 break
             self._let_go(other, book, now, "outranked")
 
+    # -- gaps
+
     def _gap_begins(self, program: Program, seat: Seat, now: float) -> None:
-        seat.kept_since = now
         self._counts["kept"] += 1
         seat.stale = True
         if not self.params.reserve_gaps:
             self._let_go(program, seat.book, now, "no_reserve")
             return
-        if self._heaps and not self._worth(program, seat.book, now):
+        self._keeper.begin(program, seat, now)
+        wanted = bool(self._line)
+        native = (
+            seat.book.engine.pin_mode == "native"
+        )  # where others' traffic could evict what we would leave
+        if (wanted or native) and not self._keeper.keeps(program, seat, now) and wanted:
             self._let_go(program, seat.book, now, "not_worth")
-            return
-        if self.params.touch_s:
+        elif self.params.touch_s:
             self._arm(now + self.params.touch_s)
+
+    def _gap_ends(self, program: Program, seat: Seat, now: float) -> None:
+        if seat.kept_since is not None:
+            self._counts["returned"] += 1
+            self._step_s += 0.01 * (now - seat.kept_since + 4.0 - self._step_s)
+            self._keeper.end(program, seat)
 
     def _sweep(self, book: Book, wanting: Program | None, now: float) -> bool:
         """Let go of the idle seats whose price is above their worth; whether `wanting` fits then."""
         book.swept_at = now
         for program in [p for p in book.seated.values() if p.idle]:
-            if not self._worth(program, book, now):
+            if not self._keeper.keeps(program, program.own, now):
                 self._let_go(program, book, now, "not_worth")
-        return wanting is not None and self._fits(wanting, book)
-
-    def _worth(self, program: Program, book: Book, now: float) -> bool:
-        """Whether an idle program's KV is worth its memory while others wait."""
-        seat: Seat = program.own
-        elapsed = now - (seat.kept_since if seat.kept_since is not None else now)
-        if program.returns_at is not None and abs(program.returns_at - now) < self.params.announced_s:
-            return True
-        if self.params.ttl_s is not None:
-            return elapsed <= self.params.ttl_s
-        if program.survival is None:
-            return True
-        fill_s = self._capacity(book.engine) / (book.engine.prefill_tokens_per_s * book.engine.speed)
-        return return_rate(program.survival, elapsed, HORIZONS_S) * fill_s >= self.params.mu
+        if wanting is None:
+            return False
+        if self._keeper.stalled(book, now) and not self._fits(wanting, book):
+            first = self._keeper.first_to_end(book, now)
+            if first is not None:
+                self._let_go(first, book, now, "stalled")
+        return self._fits(wanting, book)
 
     def _let_go(self, program: Program, book: Book, now: float, reason: str) -> None:
-        self._counts["released" if reason == "not_worth" else "outranked"] += 1
+        self._counts["outranked" if reason == "outranked" else "released"] += 1
         self._unseat(program, now)
         self.board.unpin(program, book.engine, reason)
+        self._expect(program, now)
 
     def _touch_idle(self, book: Book, now: float) -> None:
         """Refresh idle seats that an LRU would evict before newer blocks of programs that are over."""
         engine = book.engine
-        capacity = self._capacity(engine)
+        capacity = self._keeper.capacity(engine)
         if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * capacity:
             return
         spare = max(engine.kv_tokens - book.load, 0)
         idle = False
         for program in book.seated.values():
-            if not program.idle:
+            if not program.idle or (engine.pin_mode == "native" and program.own.until is not None):
                 continue
             idle = True
             if engine.written - program.home_clock > self.params.touch_risk * spare:
@@ -471,11 +441,7 @@ class WorkingSet(Policy):
     def check(self) -> None:
         self.accounts.check()
         for book in self._books.values():
-            charged = sum(p.own.tokens for p in book.seated.values()) + book.engine.prefixes.tokens()
-            if charged != book.load:
-                raise InvariantBroken(
-                    f"{book.engine.id}: seats add up to {charged}, the book says {book.load}"
-                )
+            book.check()
             for step in book.held:
                 if step.state is not StepState.WAITING or not isinstance(step.program.own, Seat):
                     raise InvariantBroken(f"step {step.id} is held but not waiting")
@@ -494,11 +460,11 @@ class WorkingSet(Policy):
     @property
     def queued(self) -> int:
         """Programs that wait for a seat."""
-        return len(self._queued)
+        return len(self._line)
 
     def seats(self) -> dict[EngineId, tuple[int, int]]:
         """Of each engine, how many programs are seated and how many tokens their seats hold."""
         return {engine: (len(book.seated), book.load) for engine, book in self._books.items()}
 
     def figures(self) -> dict[str, float]:
-        return {**self._counts, "fairness_gap": self.accounts.gap_max}
+        return {**self._counts, **self._keeper.accounts.figures(), "fairness_gap": self.accounts.gap_max}

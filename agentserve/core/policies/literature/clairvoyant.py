@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentserve.core.policies.working_set import Book, WorkingSet, WorkingSetParams
+from agentserve.core.policies.seats import Book, WorkingSetParams
+from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.program import Program
 
 
@@ -39,7 +40,7 @@ class Clairvoyant(WorkingSet):
 
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """Idle seats go, the latest to return first, until what arrived fits."""
-        ceiling = self.params.ceiling * self._capacity(book.engine)
+        ceiling = self.params.ceiling * self._keeper.capacity(book.engine)
         idle = [p for p in book.seated.values() if p.idle]
         for other in sorted(idle, key=lambda p: (returns_at(p, now), p.id), reverse=True):
             if book.load <= ceiling:

@@ -1,0 +1,163 @@
+"""Pins: how long a program's KV is worth keeping through a gap, and whether keeping it has paid.
+
+Rule: a pin is a bet on a program's return, and every bet is settled: what it held, at what price, and what it spared.
+It knows nothing of seats or queues; whoever keeps the KV says when the bet was made and how it ended.
+
+A second of keeping is worth `rate of return x prefill spared`; it costs `price x share of the engine's KV held`, in
+seconds of the engine's time. Both are proportional to the tokens, so the size cancels: keep while
+
+    return_rate(elapsed) x (time to fill the whole KV anew) >= price
+
+and the pin's end is where that fails first. The price is zero while nobody waits, so a TTL is asked for only then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from agentserve.core.foresight import Survival, return_rate
+from agentserve.core.ids import TenantId, WorkflowId
+
+HORIZONS_S = (0.05, 0.15, 0.4, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+# Elapsed times at which keeping is tested; the crossing between two of them is found by halving.
+TESTED_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+HALVINGS = 3
+
+WORKFLOWS_MAX = 1000
+GAIN_WEIGHT = 0.05  # of the newest bet in a workflow's mean gain
+SETTLED_MIN = 30  # bets before a workflow is judged
+PROBE_EVERY = (
+    16  # of a workflow switched off, each so manieth gap is kept all the same, to learn if that changed
+)
+
+
+def ttl_s(gap: Survival, *, fill_s: float, price: float, longest_s: float) -> float:
+    """Seconds from the gap's beginning until keeping no longer pays; 0 when it does not pay at all."""
+
+    def worth(elapsed: float) -> bool:
+        return return_rate(gap, elapsed, HORIZONS_S) * fill_s >= price
+
+    good = 0.0
+    for elapsed in TESTED_S:
+        if elapsed >= longest_s:
+            return longest_s
+        if not worth(elapsed):
+            break
+        good = elapsed
+    else:
+        return longest_s
+    if elapsed == 0.0:
+        return 0.0
+    bad = elapsed
+    for _ in range(HALVINGS):
+        middle = (good + bad) / 2
+        if worth(middle):
+            good = middle
+        else:
+            bad = middle
+    return bad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bet:
+    """KV kept at a price. `made_at` is when someone began to wait for the memory."""
+
+    made_at: float
+    tokens: int
+    price: float  # seconds of engine time for each second that the whole KV is held
+    capacity: float
+    expected_s: float = 0.0  # the gain that was forecast
+
+    def cost_s(self, until: float) -> float:
+        return max(until - self.made_at, 0.0) * self.price * self.tokens / self.capacity
+
+
+@dataclass(slots=True, eq=False)
+class Balance:
+    """What the pins of one workflow gave."""
+
+    settled: int = 0
+    mean_gain_s: float = 0.0
+    asked_while_off: int = 0
+
+    def settle(self, gain_s: float) -> None:
+        self.settled += 1
+        # a plain mean at first, then one that forgets
+        weight = max(GAIN_WEIGHT, 1.0 / self.settled)
+        self.mean_gain_s += weight * (gain_s - self.mean_gain_s)
+
+    @property
+    def pays(self) -> bool:
+        return self.settled < SETTLED_MIN or self.mean_gain_s > 0.0
+
+
+class PinAccounts:
+    """The balance of all bets, and of each workflow; a workflow whose pins do not pay is switched off."""
+
+    def __init__(self) -> None:
+        self._balances: LRUCache[tuple[TenantId, WorkflowId | None], Balance] = LRUCache(WORKFLOWS_MAX)
+        self.settled = 0
+        self.expected_s = 0.0
+        self.saved_s = 0.0
+        self.cost_s = 0.0
+        self.lost_s = 0.0  # cost of the bets that gained nothing: their regret
+
+    def settle(
+        self, tenant: TenantId, workflow: WorkflowId | None, bet: Bet, *, until: float, saved_s: float
+    ) -> None:
+        """The bet is over: it held its memory until then and spared so many seconds of prefill."""
+        cost = bet.cost_s(until)
+        self.settled += 1
+        self.expected_s += bet.expected_s
+        self.saved_s += saved_s
+        self.cost_s += cost
+        self.lost_s += max(cost - saved_s, 0.0)
+        self._balance(tenant, workflow).settle(saved_s - cost)
+
+    def allowed(self, tenant: TenantId, workflow: WorkflowId | None) -> bool:
+        """Whether to keep the workflow's KV at a price; one that is switched off gets a probe now and then."""
+        balance = self._balance(tenant, workflow)
+        if balance.pays:
+            return True
+        balance.asked_while_off += 1
+        return balance.asked_while_off % PROBE_EVERY == 0
+
+    def _balance(self, tenant: TenantId, workflow: WorkflowId | None) -> Balance:
+        found = self._balances.get((tenant, workflow))
+        if found is None:
+            found = self._balances[tenant, workflow] = Balance()
+        return found
+
+    @property
+    def switched_off(self) -> int:
+        """Workflows whose pins did not pay lately."""
+        return sum(not b.pays for b in self._balances.values())
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "pins_settled": float(self.settled),
+            "pins_expected_s": self.expected_s,
+            "pins_saved_s": self.saved_s,
+            "pins_cost_s": self.cost_s,
+            "pins_lost_s": self.lost_s,
+            "pins_switched_off": float(self.switched_off),
+        }
+
+
+def gain_forecast_s(gap: Survival, *, kept_s: float, elapsed: float, spared_s: float, rent: float) -> float:
+    """What a bet made `elapsed` seconds into the gap is expected to give: P(back in time) x spared - rent x time held.
+
+    `rent` is in seconds per second: the price times the share of the KV.
+    """
+    alive = gap.survival(elapsed)
+    if alive <= 1e-9:
+        return spared_s
+    held = at = 0.0
+    before = 1.0
+    for tau in (*[h for h in HORIZONS_S if h < kept_s - elapsed], max(kept_s - elapsed, 0.0)):
+        after = gap.survival(elapsed + tau) / alive
+        held += (tau - at) * (before + after) / 2
+        before, at = after, tau
+    return (1.0 - before) * spared_s - rent * held
