@@ -139,7 +139,7 @@ TABLE: tuple[Metric, ...] = (
     _histogram("tool_seconds", "Duration of tool calls, measured or seen as the gap.", TOOL_S, "tool"),
     # forecasts
     _gauge(
-        "forecast_coverage", "Share of outcomes at or below the forecast's quantile.", "forecast", "quantile"
+        "forecast_coverage", "Share of outcomes at or below the forecast's quantile.", "forecast", "level"
     ),
     _gauge("forecast_loss", "Mean quantile loss, ours and the baselines'.", "forecast", "model"),
     _gauge("forecast_ln_error", "Mean absolute error of the median, in natural logarithms.", "forecast"),

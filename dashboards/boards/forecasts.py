@@ -12,7 +12,7 @@ BOARD = Board(
             panels=[
                 lines(
                     "Coverage",
-                    q("avg by (forecast, quantile) (agentserve_forecast_coverage)", "{{forecast}} {{quantile}}"),
+                    q("avg by (forecast, level) (agentserve_forecast_coverage)", "{{forecast}} {{level}}"),
                     what="Share of outcomes at or below the forecast's quantile: p50 should lie at 50%, p90 at "
                          "90%. Above is too pessimistic, below too hopeful.",
                     unit="percentunit",

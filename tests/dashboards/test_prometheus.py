@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agentserve.telemetry import Recorder
+from agentserve.telemetry.metrics import TABLE
 from tests.dashboards.queries import PROMETHEUS, ROOT, rules
 
 HERE = Path(__file__).parent
@@ -88,3 +90,16 @@ def test_the_settings_that_compose_gives_the_gateway_exist() -> None:
     assert settings.gateway.allow_open
     assert settings.telemetry.traces == "otlp"
     assert settings.telemetry.otlp_endpoint == "http://tempo:4318/v1/traces"
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_mend_in_the_names_of_our_metrics() -> None:
+    recorder = Recorder()
+    for metric in TABLE:
+        child = recorder.meters.child(metric.name, *["x"] * len(metric.labels))
+        if metric.kind == "histogram":
+            child.observe(1.0)
+    assert PROMTOOL is not None
+    _, text = recorder.render("")
+    done = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
