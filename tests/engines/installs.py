@@ -33,6 +33,8 @@ class Install:
     variables: dict[str, str] = field(default_factory=dict)
     gguf: bool = False
     names_model: bool = True  # whether it lists its model; if not, a request names the model's folder
+    model_name: str = ""  # of its model's folder; the engine's own name if none
+    model_shape: tuple[str, ...] = ()  # flags of `tiny_model.py`
 
     @property
     def env(self) -> Path:
@@ -66,10 +68,11 @@ def prepare(install: Install) -> None:
 
 def model(install: Install) -> Path:
     """The tiny model in the form that this engine reads."""
-    where = CACHE / "models" / install.name
+    where = CACHE / "models" / (install.model_name or install.name)
     python = str(install.env / "bin" / "python")
     if not (where / "config.json").is_file():
-        subprocess.run([python, HERE / "tiny_model.py", where], check=True, timeout=MODEL_TIMEOUT_S)
+        command = [python, HERE / "tiny_model.py", where, *install.model_shape]
+        subprocess.run(command, check=True, timeout=MODEL_TIMEOUT_S)
     if not install.gguf:
         return where
     out = where / "tiny.gguf"
