@@ -130,7 +130,7 @@ def _began(
         return
     metadata = metadata or {}
     above = _runs.get(parent_run_id)
-    found = above.scope if above is not None else scope()
+    found = _found(above)
     made = None
     if found is None:
         thread = metadata.get("thread_id")
@@ -147,6 +147,14 @@ def _began(
         SCOPE.set(found)
 
 
+def _found(above: Optional[_Run]) -> Optional[Scope]:
+    """Where a run is: with the run above it, unless a node opened a sub-agent of its own around this one."""
+    here = scope()
+    if above is None or (here is not None and here.program.parent_id == above.scope.program.id):
+        return here
+    return above.scope
+
+
 def _ended(error: Optional[BaseException], *, run_id: Any, **_: Any) -> None:
     run = _runs.pop(run_id)
     if run is None:
@@ -161,7 +169,7 @@ def _tool_began(
     serialized: Any, *, run_id: Any, parent_run_id: Any = None, tool_call_id: Any = None, **said: Any
 ) -> None:
     above = _runs.get(parent_run_id)
-    found = above.scope if above is not None else scope()
+    found = _found(above)
     if found is None or not _client.enabled():
         return
     name = said.get("name") or (serialized or {}).get("name") or "tool"

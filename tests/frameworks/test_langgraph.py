@@ -100,6 +100,27 @@ def test_parallel_nodes_are_steps_of_one_program(held: Any) -> None:
     assert program.declared["workflow"] == "fan"
 
 
+def test_a_sub_agent_that_a_node_opens_is_a_program_under_its_graphs(held: Any) -> None:
+    inner = agent(held)
+
+    def research(state: State) -> Any:
+        with agentserve.workflow("reader"):
+            inner.invoke(said(state["question"]))
+        return {"parts": ["read"]}
+
+    graph = StateGraph(State)
+    graph.add_node("research", research)
+    graph.add_edge(START, "research")
+    graph.add_edge("research", END)
+    graph.compile(name="outer").invoke({"question": "of land-1", "parts": []})
+    held.gateway.settle()
+    (reader,) = {call.program_id for call in held.gateway.calls}
+    declared = held.gateway.programs[reader].declared
+    assert declared["workflow"] == "reader"
+    assert held.gateway.programs[declared["parent_id"]].declared["workflow"] == "outer"
+    assert [tool.name for tool in held.gateway.programs[reader].tools] == ["search"]
+
+
 def test_parallel_nodes_in_threads_carry_their_own(held: Any) -> None:
     app = fan(held)
     held.in_threads(lambda question: app.invoke({"question": question, "parts": []}))
