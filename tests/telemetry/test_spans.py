@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import http.server
 import sys
-import threading
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -20,7 +17,9 @@ from agentserve.telemetry import Recorder
 from agentserve.telemetry.conventions import ATTRIBUTES, OPERATIONS, Conventions
 from agentserve.telemetry.spans import Spans, make_spans
 from agentserve.telemetry.traceparent import derived, parse_traceparent
+from tests.telemetry.collector import Collector
 from tests.telemetry.test_metrics import AT, record
+from tests.telemetry.tree import tree
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -251,45 +250,19 @@ def test_off_means_off_and_the_clients_header_passes_untouched() -> None:
     assert recorder.traceparent("acme/p", "s", None) is None
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
-    """The receiving end of OTLP over HTTP."""
-
-    received: ClassVar[list[bytes]] = []
-
-    def do_POST(self) -> None:
-        self.received.append(self.rfile.read(int(self.headers["content-length"])))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *given: object) -> None:
-        """Say nothing."""
-
-
 async def test_a_collector_receives_the_trace_over_otlp() -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            endpoint = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
-            recorder = Recorder(TelemetrySettings(traces="otlp", otlp_endpoint=endpoint))
-            await recorder.start()
-            recorder.step_done(record())
-            await recorder.stop()
-        finally:
-            server.shutdown()
-            thread.join(5)
-    names = set()
-    for body in Collector.received:
-        try:
-            plain = gzip.decompress(body)
-        except gzip.BadGzipFile:
-            plain = body
-        for resource in ExportTraceServiceRequest.FromString(plain).resource_spans:
-            names |= {span.name for scope in resource.scope_spans for span in scope.spans}
-    assert names == {"chat m", "queue", "invoke_workflow coder"}
+    with Collector() as collector:
+        recorder = Recorder(TelemetrySettings(traces="otlp", otlp_endpoint=collector.url))
+        await recorder.start()
+        recorder.step_done(record(decisions=(do.Dispatch(step="s", engine="e0", reason="kept"),)))
+        await recorder.stop()
+    assert tree(collector.spans).splitlines() == [
+        "invoke_workflow coder  0.00 s + 3.00 s  steps=1 end=open",
+        "└── chat m  0.00 s + 3.00 s  in=100 cached=60 out=7",
+        "    ├── queue  0.00 s + 0.40 s  waited_s=0.4",
+        "    └── · dispatch  reason=kept engine=e0",
+    ]
 
 
 async def test_the_console_exporter_prints_spans(capsys: pytest.CaptureFixture[str]) -> None:
