@@ -46,9 +46,9 @@ class Programs:
         """Where they are."""
         return [
             Route("/v1/programs", self.declare, methods=["POST"]),
-            Route("/v1/programs/{program}", self.show, methods=["GET"]),
-            Route("/v1/programs/{program}", self.end, methods=["DELETE"]),
-            Route("/v1/programs/{program}/events", self.events, methods=["POST"]),
+            Route("/v1/programs/{program:path}", self.show, methods=["GET"]),
+            Route("/v1/programs/{program:path}", self.end, methods=["DELETE"]),
+            Route("/v1/programs/{program:path}/events", self.events, methods=["POST"]),
             Route("/v1/workflows/{name:path}", self.put_workflow, methods=["PUT"]),
             Route("/v1/workflows/{name:path}", self.get_workflow, methods=["GET"]),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -36,6 +37,27 @@ async def test_a_declared_program_is_the_one_that_its_calls_belong_to(
     assert reply.headers["x-agentserve-program"] == "run 1"
     shown = (await running.client.get("/v1/programs/run%201")).json()
     assert (shown["workflow"], shown["priority"], shown["steps_done"]) == ("report@3", "batch", 1)
+
+
+@pytest.mark.parametrize("name", ["team/nightly run", "a/v1/b", "100%", "x/events", "tür/ü"])
+async def test_a_programs_name_may_hold_slashes_and_signs(
+    name: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    answer = (await running.client.post("/v1/programs", json={"id": name})).json()
+    reply = await running.client.post(
+        f"{answer['base_url']}/chat/completions", json={"model": "m", "messages": []}
+    )
+    assert reply.status_code == 200
+    await running.quiet()
+    assert [row["program"] for row in running.books.steps] == [f"default/{name}"]
+    assert (await running.client.get(f"{answer['base_url']}/models")).status_code == 200
+    at = f"/v1/programs/{quote(name, safe='')}"
+    told = await running.client.post(f"{at}/events", json=[{"type": "hint", "steps_left": 2}])
+    assert told.status_code == 202
+    assert [hint.program for hint in running.books.told(ev.HintGiven)] == [f"default/{name}"]
+    assert (await running.client.get(at)).json()["id"] == name
+    assert (await running.client.delete(at)).json() == {"id": name, "ended": True}
 
 
 async def test_declaring_twice_is_declaring_once(engine: ScriptedEngine, serve: Serve) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
 from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8, word
@@ -68,12 +67,15 @@ class Call:
 
 
 def split_path(path: str) -> tuple[str | None, str]:
-    """`/p/<program>/v1/…` as (program, `/v1/…`); any other path as (None, path)."""
+    """`/p/<program>/v1/…`, decoded, as (program, `/v1/…`); any other path as (None, path).
+
+    A program's name may hold slashes, so that it ends where the last `/v1/` begins.
+    """
     if not path.startswith(PROGRAM_PATH):
         return None, path
-    program, slash, rest = path[len(PROGRAM_PATH) :].partition("/")
-    name = printable_id(unquote(program))
-    return (name, slash + rest) if name and slash else (None, path)
+    end = path.rfind("/v1/")
+    name = printable_id(path[len(PROGRAM_PATH) : max(end, 0)])
+    return (name, path[end:]) if name else (None, path)
 
 
 def _list(value: Any) -> list[Any]:

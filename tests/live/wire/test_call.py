@@ -25,7 +25,11 @@ def test_a_path_that_is_no_inference_endpoint_is_no_call() -> None:
 
 
 def test_a_program_in_the_path_is_found_and_cut_off() -> None:
-    assert split_path("/p/run%2042/v1/messages") == ("run 42", "/v1/messages")
+    assert split_path("/p/run 42/v1/messages") == ("run 42", "/v1/messages")
+    assert split_path("/p/team/v1/run/v1/messages") == ("team/v1/run", "/v1/messages")
+    assert split_path("/p/100%25/v1/messages") == ("100%25", "/v1/messages")  # was decoded once already
+    assert split_path("/p/v1/messages") == (None, "/p/v1/messages")
+    assert split_path("/p//v1/messages") == (None, "/p//v1/messages")
     assert split_path("/v1/messages") == (None, "/v1/messages")
     call = read({"messages": []}, path="/p/run-42/v1/messages?beta=true")
     assert call.protocol == "messages"
