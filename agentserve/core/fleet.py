@@ -20,8 +20,10 @@ from agentserve.core.program import Program, Step
 
 # Until an engine says or shows how much it holds.
 KV_TOKENS_ASSUMED = 1 << 40
-# What a prefill must amount to before its time says something of the engine's speed.
+# What a prefill must amount to before its time says something of the engine's speed: so many tokens, or for an engine
+# with little memory, whose prompts are never that long, this share of it.
 PREFILL_TOKENS_TELLING = 1024
+PREFILL_SHARE_TELLING = 1 / 16
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -37,6 +39,7 @@ class Engine:
     seqs_max: int | None = None
     prefill_tokens_per_s: float = 20_000.0  # assumed until it is told or shown
     prefill_known: bool = False
+    prefill_seen: bool = False
     decode_s_per_token: float = 0.015
     speed: float = 1.0
     pin_mode: PinMode = "reserved"  # how it keeps KV: by a call of its own, or because we leave it the room
@@ -74,11 +77,17 @@ class Engine:
     def learn_speed(self, *, uncached_tokens: int, seconds: float) -> None:
         """A prefill of so many tokens took so long from dispatch to first byte.
 
-        Whatever waited or ran beside it only makes it look slower, so the estimate rises fast and sinks slowly.
+        Whatever waited or ran beside it only makes it look slower, so the estimate rises fast and sinks slowly; what
+        was assumed before the first one counts for nothing.
         """
-        if self.prefill_known or uncached_tokens < PREFILL_TOKENS_TELLING or seconds <= 0.0:
+        telling = min(PREFILL_TOKENS_TELLING, self.kv_tokens * PREFILL_SHARE_TELLING)
+        if self.prefill_known or uncached_tokens < telling or seconds <= 0.0:
             return
         seen = uncached_tokens / seconds / self.speed
+        if not self.prefill_seen:
+            self.prefill_seen = True
+            self.prefill_tokens_per_s = seen
+            return
         gain = 0.5 if seen > self.prefill_tokens_per_s else 0.05
         self.prefill_tokens_per_s += gain * (seen - self.prefill_tokens_per_s)
 

@@ -190,6 +190,21 @@ def test_an_engines_prefill_speed_is_learned_from_its_first_bytes(desk: Any) -> 
     assert d.board.fleet["x"].prefill_tokens_per_s == 7.0
 
 
+def test_a_slow_engine_is_known_for_one_from_its_first_prefill(desk: Any) -> None:
+    d = desk("affinity")
+    d.tell(ev.EngineBack(engine="x"))
+    d.tell(ev.EngineReported(engine="x", kv_tokens=6000))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("p", tokens=600)
+    d.tell(ev.StepStarted(step="p/0"), after=1.0)
+    d.finish("p", tokens=600, cached_tokens=0)
+    assert d.board.fleet["x"].prefill_tokens_per_s == 600.0
+    d.arrive("q", tokens=300)  # too little to tell
+    d.tell(ev.StepStarted(step="q/0"), after=0.01)
+    d.finish("q", tokens=300, cached_tokens=0)
+    assert d.board.fleet["x"].prefill_tokens_per_s == 600.0
+
+
 def test_the_same_events_give_the_same_decisions(desk: Any) -> None:
     def script(d: Any) -> list[Any]:
         for i in range(12):

@@ -78,9 +78,16 @@ def test_shared_prefixes_are_charged_once(desk: Any) -> None:
     d = desk(foresight=Gaps())
     for i in range(4):
         d.arrive(f"p{i}", tokens=3500, prefix=shared)
-    # 3,000 once, and 500 + 100 + 600 for each
+    # 3,000 once, and 500 + 100 + a margin of 4% of the believed capacity for each
     assert all(d.sent(f"p{i}") for i in range(4))
-    assert d.scheduler.policy._books["e0"].load == 3000 + 4 * 1200
+    assert d.scheduler.policy._books["e0"].load == 3000 + 4 * (500 + 100 + 388)
+
+
+def test_a_small_engine_is_not_given_away_in_margins(desk: Any) -> None:
+    d = desk(kv_tokens=6000, foresight=Gaps())
+    for i in range(5):
+        d.arrive(f"p{i}", tokens=900)
+    assert [i for i in range(5) if d.sent(f"p{i}")] == [0, 1, 2, 3]
 
 
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:

@@ -25,7 +25,10 @@ class WorkingSetParams:
     admit: float = 0.9  # of capacity, for fresh seats
     ceiling: float = 1.0  # of capacity, for growth
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
-    margin_tokens: int = 600  # a step's growth beyond forecast
+    margin_tokens: int = 600  # a step's growth beyond forecast,
+    margin_share_max: float = (
+        0.04  # but no more than this share of an engine's KV: small ones hold small prompts
+    )
     beta: float = 1.0  # seconds of rank per forecast second left; 0, with gamma 0, is program-FCFS
     gamma: float = (
         50.0  # seconds of rank per thousand tokens of a seat: small ones first fill the memory better
@@ -98,6 +101,11 @@ class Keeper:
         if engine.kv_tokens >= KV_TOKENS_ASSUMED:
             return float(KV_TOKENS_ASSUMED)
         return engine.kv_tokens * (1.0 - self.params.capacity_margin)
+
+    def footprint(self, program: Program, engine: Engine) -> int:
+        """KV tokens that the program needs there, what it may grow by included."""
+        margin = min(self.params.margin_tokens, int(self.params.margin_share_max * self.capacity(engine)))
+        return program.footprint(margin)
 
     def begin(self, program: Program, seat: Seat, now: float) -> None:
         """A gap begins."""

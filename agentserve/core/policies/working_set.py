@@ -203,7 +203,7 @@ class WorkingSet(Policy):
 
     def _need(self, program: Program, book: Book) -> int:
         shared = program.shared_tokens
-        own = max(program.footprint(self.params.margin_tokens) - shared, 0)
+        own = max(self._keeper.footprint(program, book.engine) - shared, 0)
         return own + book.engine.prefixes.missing(program.prefix)
 
     def _find_room(self, program: Program, now: float) -> Book | None:
@@ -291,7 +291,7 @@ class WorkingSet(Policy):
     def _charge(self, program: Program, seat: Seat, now: float) -> None:
         """Bring the seat's charge up to what the program needs now."""
         shared = sum(s.tokens for s in seat.path)
-        tokens = max(program.footprint(self.params.margin_tokens) - shared, 0)
+        tokens = max(self._keeper.footprint(program, seat.book.engine) - shared, 0)
         if tokens != seat.tokens:
             seat.book.load += tokens - seat.tokens
             self.accounts.hold(program.tenant, tokens - seat.tokens, now)
