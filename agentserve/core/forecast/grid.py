@@ -106,6 +106,15 @@ class Grid:
         return math.exp(left + part * (self.log_edges[place + 1] - left))
 
 
+def lognormal(grid: Grid, *, median: float, sigma: float) -> list[float]:
+    """Masses of a log-normal; what lies outside the grid is in its outer bins."""
+    below = [
+        0.5 * (1.0 + math.erf((edge - math.log(median)) / (sigma * math.sqrt(2.0))))
+        for edge in grid.log_edges[1:-1]
+    ]
+    return [b - a for a, b in zip([0.0, *below], [*below, 1.0], strict=True)]
+
+
 def spread(grid: Grid, masses: Sequence[float], after: float) -> Smear:
     """`masses` conditioned on a value above `after`, adding to one: where a censored observation may lie."""
     place, part = grid.position(after)

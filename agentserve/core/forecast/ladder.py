@@ -31,11 +31,15 @@ class Rung:
 class Ladder:
     """Histograms under keys, asked and told with one key per rung."""
 
-    __slots__ = ("_table", "grid", "rungs")
+    __slots__ = ("_prior", "_table", "grid", "rungs")
 
-    def __init__(self, grid: Grid, rungs: Sequence[Rung], *, keys_max: int) -> None:
+    def __init__(
+        self, grid: Grid, rungs: Sequence[Rung], *, keys_max: int, prior: Sequence[float] | None = None
+    ) -> None:
         self.grid = grid
         self.rungs = tuple(rungs)
+        # what is believed before anything was seen: these masses, or that every bin is as likely
+        self._prior = list(prior) if prior is not None else [1.0 / grid.bins] * grid.bins
         self._table = Table(grid, keys_max)
 
     def __len__(self) -> int:
@@ -43,7 +47,7 @@ class Ladder:
 
     def masses(self, keys: Sequence[int]) -> list[float]:
         """The forecast for `keys`, coarse to fine; they may stop before the last rung."""
-        out = [1.0 / self.grid.bins] * self.grid.bins
+        out = list(self._prior)
         for key, rung in zip(keys, self.rungs, strict=False):
             seen = self._table.get(key)
             if seen is None:

@@ -77,6 +77,13 @@ def test_roles_write_differently_and_no_forecast_passes_the_limit() -> None:
     assert limited.quantile(0.99) <= 256 * 1.3
 
 
+def test_before_anything_was_seen_a_step_is_taken_for_an_ordinary_one() -> None:
+    unknown = OutputForecaster().predict(tenant="t", role=1, program="p")
+    assert 100 < unknown.quantile(0.5) < 250
+    assert 300 < unknown.quantile(0.75) < 900  # what the first programs are charged for
+    assert unknown.quantile(0.99) > 2_000
+
+
 def test_a_step_that_writes_on_is_forecast_from_what_it_wrote() -> None:
     forecaster = OutputForecaster()
     for tokens in (100, 100, 100, 2_000) * 20:
