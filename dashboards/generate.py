@@ -9,7 +9,9 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards.boards import BOARDS
-from dashboards.panels import Board, built
+from dashboards.panels import Board, built, levelled
+
+__all__ = ["BOARDS", "FOLDER", "levelled", "main", "text"]
 
 FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 

@@ -248,6 +248,14 @@ def built(board: Board) -> model.Dashboard:
     dashboard = made.build()
     for number_, panel_ in enumerate(dashboard.panels or [], start=1):
         panel_.id_val = number_
+    return levelled(dashboard)
+
+
+def levelled(dashboard: model.Dashboard) -> model.Dashboard:
+    """Without what the SDK gives every variable, though only intervals have it and Grafana's types do not know it."""
+    templating = dashboard.templating
+    for variable in (templating.list_val if templating is not None else None) or ():
+        variable.auto = variable.auto_count = variable.auto_min = None
     return dashboard
 
 
@@ -279,15 +287,13 @@ def _variable(label: str) -> builders.QueryVariable:
 
 
 def _engine_losses() -> builders.AnnotationQuery:
-    query = _target(q("agentserve_engine_up == 0", "{{engine}}"), 0).range()
     return (
         builders.AnnotationQuery()
         .name("engine away")
         .datasource(DATASOURCE)
         .enable(True)
         .icon_color(RED)
-        .target(query)
-        .expr("agentserve_engine_up == 0")
+        .target(_target(q("agentserve_engine_up == 0", "{{engine}}"), 0).range())
         .title_format("engine {{engine}} is away")
     )
 
