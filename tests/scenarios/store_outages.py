@@ -98,9 +98,19 @@ async def holes(database: Database) -> int:
         return sum(int(row.last) - int(row.n) for row in await connection.execute(text(query)))
 
 
+async def forecasts_age_s(url: str, at: float) -> float:
+    """How much older than `at` the kept tool forecasts are: what was learned in that time, the next gateway lacks."""
+    database = Database(url)
+    async with database.reading() as connection:
+        written = await connection.scalar(text("SELECT at FROM forecasts WHERE name = 'returns'"))
+    await database.close()
+    return round(at - float(written), 2) if written else float("inf")
+
+
 async def kill(args: argparse.Namespace, url: str, folder: Path) -> dict[str, Any]:
     """`kill -9` under load, and a new gateway on the same store."""
     seen = Seen()
+    ages: list[float] = []
     port = free_port()
     async with emulated(folder, "--time-scale", "20") as engine, asyncio.TaskGroup() as group:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,6 +122,7 @@ async def kill(args: argparse.Namespace, url: str, folder: Path) -> dict[str, An
                 first.popen.send_signal(signal.SIGKILL)
                 at = time.time()
                 await first.popen.wait()
+            ages.append(await forecasts_age_s(url, at))
             async with serving(port, engine.port, url, folder):
                 await asyncio.gather(*agents)
             return at
@@ -140,10 +151,12 @@ async def kill(args: argparse.Namespace, url: str, folder: Path) -> dict[str, An
         "of_those_kept": int(kept or 0),
         "journal_pieces_missing": missing,
         "forecasts_kept": forecasts,
+        "tool_forecasts_older_than_the_kill_s": ages[0],
         "retries": seen.retries,
         "failures": seen.failures[:5],
     }
     out["ok"] = len(programs) == args.agents and not missing and out["of_those_kept"] >= acknowledged
+    out["ok"] = out["ok"] and ages[0] <= LOST_S_MAX
     return out
 
 

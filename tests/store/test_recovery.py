@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,6 +130,30 @@ async def test_a_dump_that_fails_does_not_keep_the_others_from_being_written(
     recovered = await recover(database, now=AT, idle_s=600.0)
     assert recovered.forecasts == {"good": b"good"}
     assert recovered.accounts == {"acme": 1.0}
+
+
+async def test_what_forecasts_learned_is_written_within_moments_and_only_when_it_changed() -> None:
+    told: list[bytes] = []
+    known = b"one call"
+
+    def fact(kind: str, row: Mapping[str, object]) -> None:
+        if kind == "forecast":
+            told.append(row["body"])  # type: ignore[arg-type]
+
+    journal = SimpleNamespace(fact=fact)
+    snapshots = Snapshots(journal, forecasts={"tools": lambda: known}, chain_s=0.01, state_s=3600.0)  # type: ignore[arg-type]
+    snapshots.start()
+
+    async def until(number: int) -> None:
+        async with asyncio.timeout(30):
+            while len(told) < number:
+                await asyncio.sleep(0.01)
+
+    await until(1)  # long before the hour is over
+    known = b"two calls"
+    await until(2)
+    await snapshots.stop()
+    assert told == [b"one call", b"two calls"]
 
 
 async def test_a_gateway_starts_while_its_database_is_away() -> None:
