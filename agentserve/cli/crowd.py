@@ -23,7 +23,7 @@ RETRIES_MAX = 4
 RETRY_S = 1.0  # of the engines' time
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
-SPARE_TOKENS = 64  # more than a reply needs, so that it ends by itself
+REPLY_TOKENS_MAX = 4096  # what clients ask for: a limit, and no hint of how much will come
 
 
 class Door:
@@ -125,7 +125,7 @@ class Crowd:
         body = {
             "model": self.model,
             "messages": messages,
-            "max_tokens": plan.steps[k].output_tokens + SPARE_TOKENS,
+            "max_tokens": REPLY_TOKENS_MAX,
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"tools": TOOLS} if plan.tools_offered or plan.steps[k].contents is None else {}),

@@ -96,7 +96,8 @@ async def _run(args: argparse.Namespace) -> int:
         args.model = args.model or await _model(urls[0])
         arms.append(await _arm("direct", args, workload, urls, concurrency))
     async with contextlib.AsyncExitStack() as stack:
-        gateway = (await stack.enter_async_context(stage.gateway(await _engines(args, stack)))).url
+        pace = stage.paced(1.0 if args.engine else args.time_scale)
+        gateway = (await stack.enter_async_context(stage.gateway(await _engines(args, stack), *pace))).url
         arms.append(await _arm("agentserve", args, workload, [gateway], concurrency))
         _report(args, arms, concurrency)
         if args.keep:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -18,12 +19,14 @@ from pathlib import Path
 
 import httpx
 
+from agentserve.core.policies.seats import WorkingSetParams
 from agentserve.errors import AgentServeError
 
 START_S = 90.0  # a busy machine compiles imports slowly
 STOP_S = 10.0
 POLL_S = 0.1
 LAST_WORDS_CHARS = 600
+RANK_SECONDS = ("gamma",)  # constants in seconds whose names do not say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,18 @@ async def engine(
     command = (sys.executable, "-m", "agentserve.cli", "engine", *flags, "--kv-tokens", str(kv_tokens))
     async with process(name, command, url=f"http://127.0.0.1:{port}", env=our_environment()) as started:
         yield started
+
+
+def paced(time_scale: float) -> tuple[str, ...]:
+    """Flags under which the scheduler decides as often as before engines of real speed: its seconds, shortened."""
+    if time_scale == 1.0:
+        return ()
+    seconds = {
+        f.name: f.default / time_scale
+        for f in dataclasses.fields(WorkingSetParams)
+        if isinstance(f.default, float) and (f.name.endswith(("_s", "_s_max")) or f.name in RANK_SECONDS)
+    }
+    return ("--set", "scheduler.params={" + ",".join(f"{k}={v!r}" for k, v in seconds.items()) + "}")
 
 
 @contextlib.asynccontextmanager

@@ -1,8 +1,8 @@
 """How each router is started before the engines.
 
-Rule: a router's own defaults, but for what must be said: addresses, ports and, where it keeps time of its own, its
-intervals divided by the time scale, so that it decides as often as it would in real time. agentserve's are left as they
-are. A router that is not installed is left out and named, never faked.
+Rule: a router's own defaults, agentserve's too, but for what must be said: addresses, ports and, where it keeps time of
+its own, its intervals divided by the time scale, so that it decides as often as it would in real time. A router that is
+not installed is left out and named, never faked.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ async def opened(arm: Arm, place: Place) -> AsyncIterator[tuple[Door, int | None
         yield arm.door(place.engines), None
         return
     if arm.command is None:
-        async with stage.gateway(place.engines) as started:
+        async with stage.gateway(place.engines, *stage.paced(place.setting.time_scale)) as started:
             yield arm.door([started.url]), started.pid
         return
     # what the peers ask for: LiteLLM a key, and not to look its prices up; none of our own settings

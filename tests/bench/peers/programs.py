@@ -17,6 +17,7 @@ from agentserve.sim.programs import ProgramPlan, Run, StepPlan, Workload
 from agentserve.sim.workloads import make_workload
 
 PRESSURE = 2.0
+OUTPUT_TOKENS_MIN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +30,25 @@ class Setting:
     time_scale: float
     profile: str = "llama-3.1-8b-h100"
     engines: int = 2
-    shrink: int = 1  # recorded contexts are divided by this
+    shrink: int = 1  # contexts and outputs are divided by this
     gap_s_max: float = 20.0
     output_tokens_max: int = 500
 
 
 SETTINGS = {
     "coding": Setting(programs=48, steps_max=8, kv_tokens=240_000, time_scale=10.0),
-    "chains": Setting(programs=120, steps_max=10, kv_tokens=60_000, time_scale=4.0),
-    # recorded Claude Code sessions: contexts of 100k tokens, so a quarter of each
-    "weka": Setting(programs=40, steps_max=8, kv_tokens=160_000, time_scale=10.0, shrink=4, gap_s_max=30.0),
+    "chains": Setting(programs=260, steps_max=5, kv_tokens=120_000, time_scale=4.0),
+    # Recorded Claude Code sessions with contexts of 100k tokens: a quarter of each, and of the KV, on an engine whose
+    # prefill takes so much longer that simulated policies compare as they do at full size on one H100.
+    "weka": Setting(
+        programs=36,
+        steps_max=8,
+        kv_tokens=99_000,
+        time_scale=30.0,
+        profile="llama-3.1-70b-4xa100",
+        shrink=4,
+        gap_s_max=120.0,
+    ),
 }
 
 
@@ -104,7 +114,9 @@ def _middle(plan: ProgramPlan, setting: Setting) -> list[StepPlan]:
                 new_tokens=new if contents is None else 0,
                 compact_to=None if k == start else step.compact_to,
                 contents=contents,
-                output_tokens=min(step.output_tokens, setting.output_tokens_max),
+                output_tokens=max(
+                    min(step.output_tokens // setting.shrink, setting.output_tokens_max), OUTPUT_TOKENS_MIN
+                ),
                 tools=tuple(
                     dataclasses.replace(t, seconds=min(t.seconds, setting.gap_s_max)) for t in step.tools
                 ),
