@@ -133,15 +133,15 @@ async def test_a_dump_that_fails_does_not_keep_the_others_from_being_written(
 
 
 async def test_what_forecasts_learned_is_written_within_moments_and_only_when_it_changed() -> None:
-    told: list[bytes] = []
+    told: list[object] = []
     known = b"one call"
 
     def fact(kind: str, row: Mapping[str, object]) -> None:
         if kind == "forecast":
-            told.append(row["body"])  # type: ignore[arg-type]
+            told.append(row["body"])
 
     journal = SimpleNamespace(fact=fact)
-    snapshots = Snapshots(journal, forecasts={"tools": lambda: known}, chain_s=0.01, state_s=3600.0)  # type: ignore[arg-type]
+    snapshots = Snapshots(journal, forecasts={"tools": lambda: known}, chain_s=0.01, state_s=3600.0)
     snapshots.start()
 
     async def until(number: int) -> None:

@@ -28,7 +28,9 @@ async def test_the_metrics_of_the_store_are_in_the_table_and_can_be_scraped(sqli
     assert 'agentserve_store_rows_total{kind="step"} 1.0' in text
     assert 'agentserve_store_lost_rows_total{kind="event",why="overflow"} 2.0' in text
     assert "agentserve_store_up 1.0" in text
-    assert "telemetry_errors_total{" not in text
+    errors = [line for line in text.splitlines() if line.startswith("agentserve_telemetry_errors_total{")]
+    assert errors
+    assert all(line.endswith(" 0.0") for line in errors)
     await store.close()
 
 
