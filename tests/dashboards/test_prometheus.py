@@ -64,6 +64,7 @@ def test_the_compose_file_mounts_what_there_is_and_its_parts_find_one_another() 
             assert target.startswith("/")
             assert source in compose["volumes"] or (DASHBOARDS / source).is_dir(), volume
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert (ROOT / services["gateway"]["build"]["dockerfile"]).is_file()
     scraped = loaded(PROMETHEUS / "prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"]
     assert scraped == ["gateway:8400"]
     assert services["gateway"]["command"][-1] == "8400"
