@@ -7,22 +7,27 @@ added to it) is a `Door`. A step that fails is sent again after a second, as SDK
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import httpx
 import msgspec
 
 from agentserve.cli.conversation import TOOLS, Conversation
 from agentserve.errors import AgentServeError
+from agentserve.live.upstream import Deadlines, Upstream, UpstreamReply
+from agentserve.live.upstream.hosted import HostedUpstream
+from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.sim.programs import ProgramPlan, Workload
 from agentserve.sim.world import ProgramTrace, Result, StepTrace
 
-STEP_TIMEOUT_S = 600.0  # real seconds
+DEADLINES = Deadlines(first_byte_s=900.0, idle_s=900.0, overall_s=3600.0)  # real seconds; a queue may be long
+CONNECTIONS_MAX = 4096
+ERROR_BYTES_MAX = 300
 RETRIES_MAX = 4
 RETRY_S = 1.0  # of the engines' time
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+Post = Callable[[str, str, Any], Awaitable[int]]  # base URL, path, body: the status
 REPLY_TOKENS_MAX = 4096  # what clients ask for: a limit, and no hint of how much will come
 
 
@@ -44,8 +49,15 @@ class Door:
         """Fields of the body of step `k`, beside those of the protocol."""
         return {}
 
-    async def ended(self, client: httpx.AsyncClient, plan: ProgramPlan) -> None:
+    async def ended(self, post: Post, plan: ProgramPlan) -> None:
         """The program is over."""
+
+
+def connected(url: str) -> Upstream:
+    """The way to a server: lean where it is plain HTTP, so that the crowd is never what is measured."""
+    if url.startswith("http://"):
+        return LeanUpstream(url, connections_max=CONNECTIONS_MAX)
+    return HostedUpstream(url, connections_max=CONNECTIONS_MAX)
 
 
 class Crowd:
@@ -58,14 +70,15 @@ class Crowd:
         *,
         model: str,
         scale: float = 1.0,
-        transport: httpx.AsyncBaseTransport | None = None,
+        connect: Callable[[str], Upstream] = connected,
     ) -> None:
         self.workload = workload
         self.door = door
         self.model = model
         self.scale = scale
         self.result = Result()
-        self._transport = transport
+        self._connect = connect
+        self._ways: dict[str, Upstream] = {}
         self._began = 0.0
         self._requests = 0
 
@@ -76,32 +89,50 @@ class Crowd:
         """All programs, `concurrency` root programs at a time."""
         self._began = asyncio.get_running_loop().time()
         queue = list(reversed(self.workload.roots))
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency * 4)
-        async with httpx.AsyncClient(
-            timeout=STEP_TIMEOUT_S, limits=limits, transport=self._transport
-        ) as client:
 
-            async def worker() -> None:
-                while queue:
-                    await self._program(client, queue.pop())
-                    progress(len(self.result.programs))
+        async def worker() -> None:
+            while queue:
+                await self._program(queue.pop())
+                progress(len(self.result.programs))
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(concurrency):
-                        group.create_task(worker())
-            except ExceptionGroup as errors:  # the first says why; the others are the same server's
-                raise errors.exceptions[0] from None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(worker())
+        except ExceptionGroup as errors:  # the first says why; the others are the same server's
+            raise errors.exceptions[0] from None
+        finally:
+            for way in self._ways.values():
+                await way.stop()
         self.result.ended_at = self._now()
         return self.result
 
-    async def _program(self, client: httpx.AsyncClient, index: int) -> None:
+    def _way(self, url: str) -> Upstream:
+        if url not in self._ways:
+            self._ways[url] = self._connect(url)
+        return self._ways[url]
+
+    async def _post(self, url: str, path: str, body: Any) -> int:
+        """A call beside the steps; its reply's words do not matter."""
+        reply = await self._send(url, path, msgspec.json.encode(body), {})
+        try:
+            while await reply.read():
+                pass
+        finally:
+            reply.close()
+        return reply.status
+
+    async def _send(self, url: str, path: str, content: bytes, headers: dict[str, str]) -> UpstreamReply:
+        raw = [(name.encode(), value.encode()) for name, value in (JSON | headers).items()]
+        return await self._way(url).send("POST", path, raw, content, deadlines=DEADLINES)
+
+    async def _program(self, index: int) -> None:
         plan = self.workload.programs[index]
         started = self._now()
         conversation = Conversation(plan)
         for k, step in enumerate(plan.steps):
             trace = StepTrace(program=index, index=k, sent_at=self._now())
-            reply, usage = await self._step(client, index, k, conversation.prompt(k), trace)
+            reply, usage = await self._step(index, k, conversation.prompt(k), trace)
             conversation.answered(k, reply)
             trace.prompt = int(usage.get("prompt_tokens") or 0)
             trace.output = int(usage.get("completion_tokens") or 0)
@@ -111,13 +142,13 @@ class Crowd:
             if k + 1 == len(plan.steps):
                 break
             ready = self._now() + step.gap_s
-            await asyncio.gather(*(self._program(client, child) for child in step.children))
+            await asyncio.gather(*(self._program(child) for child in step.children))
             await asyncio.sleep(max(ready - self._now(), 0.0) / self.scale)
-        await self.door.ended(client, plan)
+        await self.door.ended(self._post, plan)
         self.result.programs.append(ProgramTrace(index=index, started_at=started, ended_at=self._now()))
 
     async def _step(
-        self, client: httpx.AsyncClient, index: int, k: int, messages: list[dict[str, Any]], trace: StepTrace
+        self, index: int, k: int, messages: list[dict[str, Any]], trace: StepTrace
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The reply and its usage; `trace` gets the times."""
         plan = self.workload.programs[index]
@@ -131,14 +162,14 @@ class Crowd:
             **({"tools": TOOLS} if plan.tools_offered or plan.steps[k].contents is None else {}),
             **self.door.body(plan, k, parent),
         }
-        headers = JSON | self.door.headers(plan, k, parent)
+        headers = self.door.headers(plan, k, parent)
         content = msgspec.json.encode(body)
         for attempt in range(RETRIES_MAX + 1):
             self._requests += 1
-            url = self.door.url(index, self._requests - 1) + CHAT
+            url = self.door.url(index, self._requests - 1)
             try:
-                return await self._ask(client, url, content, headers, trace)
-            except (httpx.HTTPError, AgentServeError) as error:
+                return await self._ask(url, content, headers, trace)
+            except AgentServeError as error:
                 self.result.failed += 1
                 if attempt == RETRIES_MAX:
                     raise AgentServeError(
@@ -149,37 +180,37 @@ class Crowd:
         raise AssertionError("unreachable")
 
     async def _ask(
-        self,
-        client: httpx.AsyncClient,
-        url: str,
-        content: bytes,
-        headers: dict[str, str],
-        trace: StepTrace,
+        self, url: str, content: bytes, headers: dict[str, str], trace: StepTrace
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         said: list[str] = []
         calls: dict[int, dict[str, Any]] = {}
         usage: dict[str, Any] = {}
         finish = None
         trace.first_at = 0.0
-        async with client.stream("POST", url, content=content, headers=headers) as reply:
-            if reply.status_code != 200:
-                detail = (await reply.aread()).decode(errors="replace")[:300]
-                raise AgentServeError(f"status {reply.status_code}: {detail}")
-            queued_ms = float(reply.headers.get("x-agentserve-queue-ms") or 0.0)
-            trace.dispatched_at = trace.sent_at + queued_ms / 1000 * self.scale
-            async for line in reply.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                chunk = msgspec.json.decode(line[6:])
-                if chunk.get("error"):
-                    raise AgentServeError(f"an error in the stream: {chunk['error']}")
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices") or ():
-                    if not trace.first_at:
-                        trace.first_at = self._now()
-                    said.append(choice["delta"].get("content") or "")
-                    gather_calls(calls, choice["delta"].get("tool_calls") or ())
-                    finish = choice.get("finish_reason") or finish
+        reply = await self._send(url, CHAT, content, headers)
+        try:
+            if reply.status != 200:
+                words = (await reply.read())[:ERROR_BYTES_MAX].decode(errors="replace")
+                raise AgentServeError(f"status {reply.status}: {words}")
+            trace.dispatched_at = trace.sent_at + queued_s(reply) * self.scale
+            rest = b""
+            while data := await reply.read():
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if not line.startswith(b"data: {"):
+                        continue
+                    chunk = msgspec.json.decode(line[6:])
+                    if chunk.get("error"):
+                        raise AgentServeError(f"an error in the stream: {chunk['error']}")
+                    usage = chunk.get("usage") or usage
+                    for choice in chunk.get("choices") or ():
+                        if not trace.first_at:
+                            trace.first_at = self._now()
+                        said.append(choice["delta"].get("content") or "")
+                        gather_calls(calls, choice["delta"].get("tool_calls") or ())
+                        finish = choice.get("finish_reason") or finish
+        finally:
+            reply.close()
         if finish is None:
             raise AgentServeError("the stream ended before the reply did")
         trace.ended_at = self._now()
@@ -187,6 +218,14 @@ class Crowd:
         if calls:
             message["tool_calls"] = [calls[i] for i in sorted(calls)]
         return message, usage
+
+
+def queued_s(reply: UpstreamReply) -> float:
+    """Real seconds that the step waited at the gateway, where one says so."""
+    for name, value in reply.headers:
+        if name == b"x-agentserve-queue-ms":
+            return float(value) / 1000
+    return 0.0
 
 
 def gather_calls(calls: dict[int, dict[str, Any]], parts: Sequence[dict[str, Any]]) -> None:

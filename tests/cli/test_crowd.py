@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from agentserve_adapters.emulated import EmulatedOptions, EmulatedServer
 
-from agentserve.cli.crowd import RETRIES_MAX, Crowd, Door, gather_calls
+from agentserve.cli.crowd import RETRIES_MAX, Crowd, Door, Post, gather_calls
 from agentserve.errors import AgentServeError
+from agentserve.live.upstream.inprocess import InProcessUpstream
+from agentserve.ports import Asgi
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan, Workload
 
 SCALE = 200.0
@@ -39,15 +40,14 @@ def family() -> Workload:
     return Workload(name="family", programs=plans)
 
 
-def engine() -> httpx.AsyncBaseTransport:
-    return httpx.ASGITransport(app=EmulatedServer(EmulatedOptions(time_scale=SCALE, kv_tokens=20_000)))
+def engine() -> Asgi:
+    return EmulatedServer(EmulatedOptions(time_scale=SCALE, kv_tokens=20_000))
 
 
-def crowd(
-    work: Workload, door: Door | None = None, transport: httpx.AsyncBaseTransport | None = None
-) -> Crowd:
+def crowd(work: Workload, door: Door | None = None, app: Asgi | None = None) -> Crowd:
+    way = InProcessUpstream(app or engine())
     return Crowd(
-        work, door or Door(["http://engine"]), model="emulated", scale=SCALE, transport=transport or engine()
+        work, door or Door(["http://engine"]), model="emulated", scale=SCALE, connect=lambda url: way
     )
 
 
@@ -63,7 +63,7 @@ class Noting(Door):
         self.parents[plan.id] = parent.id if parent else None
         return {"x-program": plan.id}
 
-    async def ended(self, client: httpx.AsyncClient, plan: ProgramPlan) -> None:
+    async def ended(self, post: Post, plan: ProgramPlan) -> None:
         self.ends.append(plan.id)
 
 
@@ -101,39 +101,42 @@ async def test_a_lead_waits_for_its_sub_agents_and_they_know_their_parent() -> N
     assert sorted(door.ends) == ["c1", "c2", "lead"]
 
 
-def answering(replies: Callable[[int], httpx.Response]) -> httpx.MockTransport:
+def answering(replies: Callable[[int], tuple[int, bytes]]) -> Asgi:
+    """A server whose nth answer is given."""
     seen: list[int] = []
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(1)
-        return replies(len(seen))
+        status, body = replies(len(seen))
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": body})
 
-    return httpx.MockTransport(handle)
+    return app
 
 
-def spoken(finish: str | None = "stop", **more: Any) -> httpx.Response:
+def spoken(finish: str | None = "stop", **more: Any) -> tuple[int, bytes]:
     chunk = {"choices": [{"index": 0, "delta": {"content": "words"}, "finish_reason": finish}], **more}
-    return httpx.Response(200, content=b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: [DONE]\n\n")
+    return 200, b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: [DONE]\n\n"
 
 
 async def test_a_step_that_fails_is_sent_again_and_counted() -> None:
-    transport = answering(lambda n: httpx.Response(503, text="busy") if n == 1 else spoken())
-    result = await crowd(workload(programs=1, steps=1), transport=transport).run(1)
+    app = answering(lambda n: (503, b"busy") if n == 1 else spoken())
+    result = await crowd(workload(programs=1, steps=1), app=app).run(1)
     assert (result.failed, len(result.steps)) == (1, 1)
 
 
 @pytest.mark.parametrize("reply", [lambda: spoken(finish=None), lambda: spoken(error={"message": "lost"})])
 async def test_a_stream_that_breaks_off_is_a_failure_not_a_short_reply(
-    reply: Callable[[], httpx.Response],
+    reply: Callable[[], tuple[int, bytes]],
 ) -> None:
-    transport = answering(lambda n: reply() if n == 1 else spoken())
-    result = await crowd(workload(programs=1, steps=1), transport=transport).run(1)
+    app = answering(lambda n: reply() if n == 1 else spoken())
+    result = await crowd(workload(programs=1, steps=1), app=app).run(1)
     assert result.failed == 1
 
 
 async def test_a_server_that_never_answers_well_ends_the_run_with_its_words() -> None:
-    transport = answering(lambda n: httpx.Response(500, text="no such model"))
-    alone = crowd(workload(programs=1, steps=1), transport=transport)
+    app = answering(lambda n: (500, b"no such model"))
+    alone = crowd(workload(programs=1, steps=1), app=app)
     with pytest.raises(AgentServeError, match="no such model"):
         await alone.run(1)
     assert alone.result.failed == RETRIES_MAX + 1

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
-
-from agentserve.cli.crowd import Door
+from agentserve.cli.crowd import Door, Post
 from agentserve.sim.programs import ProgramPlan
 
 KEY = "sk-peers"  # LiteLLM wants one
@@ -51,8 +49,8 @@ class ThunderAgentIds(Plain):
     def body(self, plan: ProgramPlan, k: int, parent: ProgramPlan | None) -> dict[str, Any]:
         return {"program_id": plan.id}
 
-    async def ended(self, client: httpx.AsyncClient, plan: ProgramPlan) -> None:
-        await client.post(f"{self.urls[0]}/programs/release", json={"program_id": plan.id})
+    async def ended(self, post: Post, plan: ProgramPlan) -> None:
+        await post(self.urls[0], "/programs/release", {"program_id": plan.id})
 
 
 class AgenticContext(Plain):
