@@ -46,7 +46,7 @@ class WorkingSetParams:
         0.25  # a return is foretold when 60% of its forecast lie within this share of its median
     )
     lead_s_max: float = (
-        30.0  # a program that is expected joins the line at most this much ahead of its return
+        2.0  # who is expected joins the line at most this much ahead, however long its prefill
     )
     stall_s: float = 1.0  # an engine that runs nothing for so long while others wait gives up a pin
     class_step_s: float = 600.0  # rank between priority classes
@@ -102,10 +102,13 @@ class Keeper:
             return float(KV_TOKENS_ASSUMED)
         return engine.kv_tokens * (1.0 - self.params.capacity_margin)
 
+    def margin(self, engine: Engine) -> int:
+        """What a program may grow by beyond what is known of it."""
+        return min(self.params.margin_tokens, int(self.params.margin_share_max * self.capacity(engine)))
+
     def footprint(self, program: Program, engine: Engine) -> int:
         """KV tokens that the program needs there, what it may grow by included."""
-        margin = min(self.params.margin_tokens, int(self.params.margin_share_max * self.capacity(engine)))
-        return program.footprint(margin)
+        return program.footprint(self.margin(engine))
 
     def begin(self, program: Program, seat: Seat, now: float) -> None:
         """A gap begins."""

@@ -37,7 +37,6 @@ from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
 EXPECTED_MAX = 10_000  # programs that said when they will be back
-LEAD_WEIGHT = 0.05  # of the newest wait in the mean time that a returning program waits for a seat
 
 
 class WorkingSet(Policy):
@@ -51,7 +50,6 @@ class WorkingSet(Policy):
         self._books: dict[EngineId, Book] = {}
         self._deadline: float | None = None
         self._step_s = 8.0  # mean seconds from one step of a program to its next
-        self._lead_s = 1.0  # mean wait for a seat of programs that had one before
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._keeper = Keeper(self.board, self.params)
@@ -162,11 +160,15 @@ class WorkingSet(Policy):
         queued.steps.append(step)
 
     def _expect(self, program: Program, now: float) -> None:
-        """It has no seat, and when it will be back is known: into the line so early that a seat is ready by then."""
+        """It has no seat, and when it will be back is known: into the line in time to restore its KV.
+
+        No earlier: a seat that stands empty costs more than the wait that it saves (`lead_s_max` at 30 s made programs
+        take 40% longer where all gaps were known).
+        """
         returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
         if returns_at is None or returns_at + self.params.announced_s < now:
             return
-        joins_at = returns_at - min(self._lead_s, self.params.lead_s_max)
+        joins_at = returns_at - min(self._restore_s(program), self.params.lead_s_max)
         if joins_at > now:
             if len(self._expected) < EXPECTED_MAX:
                 heapq.heappush(self._expected, (joins_at, program.id))
@@ -175,6 +177,11 @@ class WorkingSet(Policy):
         self._counts["expected"] += 1
         queued = self._line.join(program, self._key(program), now)
         queued.expected_until = returns_at + self.params.announced_s
+
+    def _restore_s(self, program: Program) -> float:
+        """How long an engine would take to prefill its context."""
+        engines = self.board.fleet.usable("")
+        return min((e.prefill_s(program.context_tokens) for e in engines), default=0.0)
 
     def _foretold(self, program: Program) -> float | None:
         """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
@@ -255,9 +262,6 @@ class WorkingSet(Policy):
         self._counts["seats"] += 1
         if not queued.steps:
             self._warm_expected(program, seat, now)
-        elif program.steps_done:
-            waited = now - queued.steps[0].arrived_at
-            self._lead_s += LEAD_WEIGHT * (waited - self._lead_s)
         for step in queued.steps:
             self.board.dispatch(
                 step,
@@ -414,7 +418,8 @@ class WorkingSet(Policy):
         capacity = self._keeper.capacity(engine)
         if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * capacity:
             return
-        spare = max(engine.kv_tokens - book.load, 0)
+        margins = len(book.seated) * self._keeper.margin(engine)  # kept free, so an eviction takes them first
+        spare = max(engine.kv_tokens - book.load + margins, 0)
         idle = False
         for program in book.seated.values():
             if not program.idle or (engine.pin_mode == "native" and program.own.until is not None):
