@@ -39,6 +39,15 @@ class Malformed(Exception):
     """A line that cannot be used, and why."""
 
 
+def fault(error: Exception) -> str:
+    """What is wrong with a line, in words."""
+    if isinstance(error, KeyError):
+        return f"has no field `{error.args[0]}`"
+    if isinstance(error, Malformed):
+        return str(error)
+    return f"is not of the expected shape ({type(error).__name__}: {error})"
+
+
 class Reader:
     """Lines of a file with their numbers; keeps account of the malformed."""
 
@@ -186,7 +195,7 @@ def _agent_programs(reader: Reader) -> Iterator[ProgramPlan]:
         try:
             plan = _agent_program(row, index)
         except (Malformed, KeyError, TypeError, ValueError) as error:
-            reader.complain(str(error) or type(error).__name__)
+            reader.complain(fault(error))
             continue
         index += 1
         yield plan
@@ -276,7 +285,7 @@ def _mooncake(reader: Reader) -> Iterator[ProgramPlan]:
                 (start / 1000.0, length, _count(row["output_length"], "output_length", least=1), tuple(ids))
             )
         except (Malformed, KeyError, TypeError) as error:
-            reader.complain(f"{type(error).__name__}: {error}")
+            reader.complain(fault(error))
     ends: dict[tuple[int, ...], int] = {}
     programs: list[list[tuple[float, int, int, tuple[int, ...]]]] = []
     for request in rows:
@@ -334,7 +343,7 @@ def _weka(reader: Reader) -> Iterator[ProgramPlan]:
         try:
             family = _weka_family(row, index)
         except (Malformed, KeyError, TypeError, ValueError) as error:
-            reader.complain(f"{type(error).__name__}: {error}")
+            reader.complain(fault(error))
             continue
         index += len(family)
         yield from family
@@ -423,7 +432,7 @@ def _one_shots(reader: Reader, prompt: str, output: str, at: Callable[[str], flo
                 output_tokens=max(_count(float(row[output]), output), 1),
             )
         except (Malformed, KeyError, ValueError) as error:
-            reader.complain(f"{type(error).__name__}: {error}")
+            reader.complain(fault(error))
             continue
         yield ProgramPlan(
             id=f"request-{index}",
