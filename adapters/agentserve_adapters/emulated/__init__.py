@@ -10,7 +10,8 @@ import httpx
 from agentserve.errors import ConfigError
 from agentserve.ports import Asgi, Capabilities, EngineOptions
 from agentserve_adapters.detection import Recognised, Sight
-from agentserve_adapters.emulated.server import EmulatedOptions, EmulatedServer
+from agentserve_adapters.emulated.options import EmulatedOptions
+from agentserve_adapters.emulated.server import EmulatedServer
 from agentserve_adapters.vllm import VLLMAdapter
 
 __all__ = ["EmulatedAdapter", "EmulatedOptions", "EmulatedServer", "run_engine_server"]
@@ -35,7 +36,8 @@ class EmulatedAdapter(VLLMAdapter):
         self.server = EmulatedServer(EmulatedOptions(**given))
         super().__init__(
             dataclasses.replace(options, url=options.url or "http://emulated", extra={}),
-            transport=httpx.ASGITransport(app=self.server),
+            # as behind a socket: what fails inside is an answer, not an exception of ours
+            transport=httpx.ASGITransport(app=self.server, raise_app_exceptions=False),
             **kwargs,
         )
 
