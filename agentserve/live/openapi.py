@@ -1,142 +1,34 @@
 """The gateway's API as an OpenAPI document, and a page of it for people.
 
 Rule: paths, methods and summaries come from the routes and their handlers' docstrings, so that the document cannot
-name what is not there; only bodies and parameters are described here. The page needs no script and no network.
+name what is not there; what bodies, answers and parameters look like is in `api_schemas`. The page needs no script
+and no network.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.routing import Route
 
+from agentserve.live.api_schemas import (
+    ANSWERS,
+    BODIES,
+    CALLS,
+    ERROR,
+    NAME,
+    QUERIES,
+    STREAMS,
+    TEXTS,
+    Json,
+)
 from agentserve.live.wire import PATHS
 
-Json = dict[str, Any]
 VERSION = "1"
-_TEXT: Json = {"type": "string"}
-_WHOLE: Json = {"type": "integer", "minimum": 1}
 _OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
-
-_GRAPH: Json = {
-    "type": "object",
-    "description": "Nodes and edges, LangGraph's to_json() unchanged, or a list of steps.",
-    "properties": {"nodes": {"type": "array"}, "edges": {"type": "array"}, "steps": {"type": "array"}},
-}
-_PROGRAM: Json = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string", "minLength": 1, "maxLength": 256},
-        "parent_id": _TEXT,
-        "workflow": _TEXT,
-        "priority": {"enum": ["interactive", "standard", "batch"]},
-        "deadline_ms": {"type": "number", "minimum": 0},
-        "graph": _GRAPH,
-    },
-}
-_EVENTS: Json = {
-    "type": "array",
-    "maxItems": 1000,
-    "items": {
-        "type": "object",
-        "required": ["type"],
-        "properties": {
-            "type": {
-                "enum": [
-                    "step_start",
-                    "tool_start",
-                    "tool_end",
-                    "tool_error",
-                    "next",
-                    "hint",
-                    "compacted",
-                    "end",
-                ]
-            },
-            "tool_call_id": _TEXT,
-            "tool": _TEXT,
-            "status": _TEXT,
-            "duration_ms": {"type": "number", "minimum": 0},
-            "eta_ms": {"type": "number", "minimum": 0},
-            "in_ms": {"type": "number", "minimum": 0},
-            "steps_left": {"type": "number", "minimum": 0},
-        },
-    },
-}
-_ENGINE: Json = {
-    "type": "object",
-    "required": ["id", "url"],
-    "properties": {
-        "id": _TEXT,
-        "url": {"type": "string", "format": "uri"},
-        "kind": _TEXT,
-        "models": {"type": "array", "items": {"type": "string", "minLength": 1}},
-        "kv_tokens": _WHOLE,
-    },
-}
-_TENANT: Json = {
-    "type": "object",
-    "properties": {
-        "weight": {"type": "number", "exclusiveMinimum": 0},
-        "priority_max": {"enum": ["interactive", "standard", "batch"]},
-        "pin_share_max": {"type": "number", "minimum": 0, "maximum": 1},
-        "cache_salt": {"type": "boolean"},
-        "programs_max": _WHOLE,
-        "requests_per_minute": _WHOLE,
-        "tokens_per_minute": _WHOLE,
-        "program_tokens_max": _WHOLE,
-        "program_steps_max": _WHOLE,
-    },
-}
-_CALL: Json = {
-    "type": "object",
-    "required": ["model"],
-    "properties": {"model": _TEXT, "stream": {"type": "boolean"}},
-    "additionalProperties": True,
-}
-_ITEMS: Json = {
-    "type": "object",
-    "properties": {"items": {"type": "array", "items": {"type": "object"}}, "metadata": {"type": "object"}},
-}
-BODIES: Mapping[tuple[str, str], Json] = {
-    ("post", "/v1/programs"): _PROGRAM,
-    ("post", "/v1/programs/{program}/events"): _EVENTS,
-    ("put", "/v1/workflows/{name}"): _GRAPH,
-    ("post", "/v1/conversations"): _ITEMS,
-    ("post", "/v1/conversations/{conversation}"): _ITEMS,
-    ("post", "/v1/conversations/{conversation}/items"): _ITEMS,
-    ("post", "/v1/messages/count_tokens"): _CALL,
-    ("post", "/p/{program}/v1/messages/count_tokens"): _CALL,
-    ("post", "/admin/v1/engines"): _ENGINE,
-    ("put", "/admin/v1/tenants/{tenant}"): _TENANT,
-}
-_LIMIT: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
-_TENANT_QUERY: Json = {"name": "tenant", "in": "query", "schema": _TEXT}
-QUERIES: Mapping[str, list[Json]] = {
-    "/admin/v1/programs": [_LIMIT, _TENANT_QUERY],
-    "/admin/v1/steps": [_LIMIT],
-    "/admin/v1/pins": [_LIMIT],
-    "/admin/v1/workflows": [_TENANT_QUERY],
-    "/admin/v1/events": [_TENANT_QUERY],
-}
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": _TEXT,
-                "type": _TEXT,
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 
 
 def document(routes: Iterable[Any]) -> Json:
@@ -147,7 +39,7 @@ def document(routes: Iterable[Any]) -> Json:
             entry = _operation(
                 "post", prefix + path, f"Inference: {path.removeprefix('/v1/')}, streaming and not."
             )
-            entry["requestBody"] = _body(_CALL)
+            entry["requestBody"] = _body(CALLS[path])
             paths[prefix + path] = {"post": entry}
     for route in routes:
         if not isinstance(route, Route) or route.path in ("/openapi.json", "/docs"):
@@ -167,29 +59,44 @@ def document(routes: Iterable[Any]) -> Json:
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
-            "schemas": {"Error": _ERROR},
+            "schemas": {"Error": ERROR},
         },
     }
 
 
 def _operation(method: str, path: str, summary: str) -> Json:
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    parameters: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": NAME}
         for name in re.findall(r"{(\w+)}", path)
     ]
     error = {
-        "description": "An error, in the protocol's shape.",
-        "content": {"application/json": {"schema": {"type": "object"}}},
+        "description": "An error, in the shape of the protocol that was called.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
+    status, answer = _answer(method, path)
     made: Json = {
         "operationId": f"{method}_{re.sub(r'[^a-z0-9]+', '_', path.lower()).strip('_')}",
         "summary": summary,
-        "parameters": parameters + QUERIES.get(path, []),
-        "responses": {"2XX": {"description": "Done."}, "4XX": error, "5XX": error},
+        "parameters": parameters + QUERIES.get((method, path), []),
+        "responses": {status: answer, "4XX": error, "5XX": error},
     }
+    if path == "/readyz":  # says the same, and that it is not ready
+        made["responses"]["503"] = answer
     if path not in _OPEN:
         made["security"] = [{"bearer": []}, {"key": []}]
     return made
+
+
+def _answer(method: str, path: str) -> tuple[str, Json]:
+    """How a success is answered: its status and what it holds."""
+    if path in STREAMS:
+        return "200", {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
+    if path in TEXTS:
+        return "200", {"description": "Text."}
+    if (found := ANSWERS.get((method, path))) is not None:
+        status, schema = found
+        return str(status), {"description": "Done.", "content": {"application/json": {"schema": schema}}}
+    return "200", {"description": "As the engine, or whoever declared it, said it."}
 
 
 def _body(schema: Json) -> Json:

@@ -1,0 +1,332 @@
+"""What the API's requests and answers look like, as JSON schemas: the data of the OpenAPI document.
+
+Rule: data only. An answer's schema names every field that is always there and closes nothing, so that answers may
+grow within a version; a request's schema never refuses what the handlers take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Json = dict[str, Any]
+
+TEXT: Json = {"type": "string"}
+NAME: Json = {"type": "string", "minLength": 1, "maxLength": 256}
+MAYBE_TEXT: Json = {"type": ["string", "null"]}
+NUMBER: Json = {"type": "number"}
+MAYBE_NUMBER: Json = {"type": ["number", "null"]}
+COUNT: Json = {"type": "integer", "minimum": 0}
+MAYBE_COUNT: Json = {"type": ["integer", "null"], "minimum": 0}
+WHOLE: Json = {"type": "integer", "minimum": 1}
+MAYBE_WHOLE: Json = {"type": ["integer", "null"], "minimum": 1}
+FLAG: Json = {"type": "boolean"}
+PRIORITY: Json = {"enum": ["interactive", "standard", "batch"]}
+DURATION_MS: Json = {"type": "number", "minimum": 0, "maximum": 2_592_000_000}
+
+
+def answer(**fields: Json) -> Json:
+    """An object that has at least these fields."""
+    return {"type": "object", "required": sorted(fields), "properties": fields}
+
+
+def table(row: Json, **more: Json) -> Json:
+    """A list of rows in `data`."""
+    return answer(data={"type": "array", "items": row}, **more)
+
+
+# -- requests
+
+GRAPH: Json = {
+    "type": "object",
+    "description": "Nodes and edges, LangGraph's to_json() unchanged, or a list of steps.",
+    "properties": {"nodes": {"type": "array"}, "edges": {"type": "array"}, "steps": {"type": "array"}},
+}
+DECLARE: Json = {
+    "type": "object",
+    "properties": {
+        "id": NAME,
+        "parent_id": NAME,
+        "workflow": NAME,
+        "priority": PRIORITY,
+        "deadline_ms": DURATION_MS,
+        "graph": GRAPH,
+    },
+}
+EVENT_TYPES = ("step_start", "tool_start", "tool_end", "tool_error", "next", "hint", "compacted", "end")
+EVENTS: Json = {
+    "type": "array",
+    "maxItems": 1000,
+    "items": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": list(EVENT_TYPES)},
+            "tool_call_id": NAME,
+            "tool": TEXT,
+            "status": TEXT,
+            "duration_ms": DURATION_MS,
+            "eta_ms": DURATION_MS,
+            "in_ms": DURATION_MS,
+            "steps_left": {"type": "number", "minimum": 0},
+        },
+    },
+}
+ADD_ENGINE: Json = {
+    "type": "object",
+    "required": ["id", "url"],
+    "properties": {
+        "id": NAME,
+        "url": {"type": "string", "format": "uri", "pattern": "^https?://"},
+        "kind": TEXT,
+        "models": {"type": "array", "items": {"type": "string", "minLength": 1}},
+        "kv_tokens": WHOLE,
+    },
+}
+LIMITS: Json = {
+    "type": "object",
+    "properties": {
+        "weight": {"type": "number", "exclusiveMinimum": 0},
+        "priority_max": PRIORITY,
+        "pin_share_max": {"type": "number", "minimum": 0, "maximum": 1},
+        "cache_salt": FLAG,
+        "programs_max": MAYBE_WHOLE,
+        "requests_per_minute": MAYBE_WHOLE,
+        "tokens_per_minute": MAYBE_WHOLE,
+        "program_tokens_max": MAYBE_WHOLE,
+        "program_steps_max": MAYBE_WHOLE,
+    },
+}
+
+
+def call(*, needs: tuple[str, ...] = (), **fields: Json) -> Json:
+    """A call of a model; what is not named here travels on to the engine."""
+    return {
+        "type": "object",
+        "required": ["model", *needs],
+        "properties": {"model": TEXT, "stream": FLAG, **fields},
+        "additionalProperties": True,
+    }
+
+
+_MESSAGES: Json = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"enum": ["user", "assistant"]}, "content": {}},
+    },
+}
+COUNTED = call(needs=("messages",), messages=_MESSAGES)
+CALLS: Mapping[str, Json] = {
+    "/v1/chat/completions": call(needs=("messages",), messages=_MESSAGES, max_tokens=WHOLE),
+    "/v1/completions": call(needs=("prompt",), prompt={"type": ["string", "array"]}, max_tokens=WHOLE),
+    "/v1/responses": call(
+        needs=("input",),
+        input={"type": ["string", "array"]},
+        max_output_tokens=WHOLE,
+        previous_response_id=MAYBE_TEXT,
+        conversation={"type": ["string", "object", "null"]},
+        store=FLAG,
+        background=FLAG,
+    ),
+    "/v1/messages": call(needs=("messages", "max_tokens"), messages=_MESSAGES, max_tokens=WHOLE),
+    "/v1/embeddings": call(needs=("input",), input={"type": ["string", "array"]}),
+}
+ITEMS: Json = {
+    "type": "object",
+    "properties": {
+        "items": {"type": "array", "items": {"type": "object"}},
+        "metadata": {"type": "object", "maxProperties": 16},
+    },
+}
+
+BODIES: Mapping[tuple[str, str], Json] = {
+    ("post", "/v1/programs"): DECLARE,
+    ("post", "/v1/programs/{program}/events"): EVENTS,
+    ("put", "/v1/workflows/{name}"): GRAPH,
+    ("post", "/v1/conversations"): ITEMS,
+    ("post", "/v1/conversations/{conversation}"): ITEMS,
+    ("post", "/v1/conversations/{conversation}/items"): ITEMS,
+    ("post", "/v1/messages/count_tokens"): COUNTED,
+    ("post", "/p/{program}/v1/messages/count_tokens"): COUNTED,
+    ("post", "/admin/v1/engines"): ADD_ENGINE,
+    ("put", "/admin/v1/tenants/{tenant}"): LIMITS,
+}
+
+# -- answers
+
+PROGRAM = answer(
+    id=TEXT,
+    key=TEXT,
+    tenant=TEXT,
+    state={"enum": ["idle", "waiting", "running", "turn_done"]},
+    workflow=MAYBE_TEXT,
+    parent_id=MAYBE_TEXT,
+    priority=TEXT,
+    age_s=NUMBER,
+    last_seen_s=NUMBER,
+    deadline_in_s=MAYBE_NUMBER,
+    steps_done=COUNT,
+    steps_open=COUNT,
+    context_tokens=COUNT,
+    output_tokens=COUNT,
+    engine=MAYBE_TEXT,
+    kv_tokens=COUNT,
+    tools={"type": "array", "items": answer(id=TEXT, name=TEXT)},
+    returns_in_s=MAYBE_NUMBER,
+)
+STEP = answer(
+    id=TEXT,
+    program=TEXT,
+    tenant=TEXT,
+    state=TEXT,
+    engine=MAYBE_TEXT,
+    model=TEXT,
+    age_s=NUMBER,
+    prompt_tokens=COUNT,
+    expected_cached_tokens=COUNT,
+    retries=COUNT,
+)
+PIN = answer(program=TEXT, tenant=TEXT, engine=TEXT, tokens=COUNT)
+ENGINE = answer(
+    id=TEXT,
+    url=TEXT,
+    kind=TEXT,
+    version=TEXT,
+    state={"enum": ["up", "down", "draining"]},
+    breaker=TEXT,
+    trouble=MAYBE_TEXT,
+    models={"type": "array", "items": TEXT},
+    protocols={"type": "array", "items": TEXT},
+    mechanisms={"type": "object"},
+    kv_tokens=MAYBE_COUNT,
+    kv_used_share=MAYBE_NUMBER,
+    running=MAYBE_COUNT,
+    waiting=MAYBE_COUNT,
+    preemptions=MAYBE_COUNT,
+    steps_open=COUNT,
+    steps=COUNT,
+    failures=COUNT,
+)
+TENANT = answer(
+    id=TEXT,
+    weight=NUMBER,
+    priority_max=PRIORITY,
+    pin_share_max=NUMBER,
+    cache_salt=FLAG,
+    programs_max=MAYBE_WHOLE,
+    requests_per_minute=MAYBE_WHOLE,
+    tokens_per_minute=MAYBE_WHOLE,
+    program_tokens_max=MAYBE_WHOLE,
+    program_steps_max=MAYBE_WHOLE,
+)
+WORKFLOW = answer(tenant=TEXT, name=TEXT, nodes=COUNT, edges=COUNT, declared_at=NUMBER)
+SUMMARY = answer(
+    programs=COUNT,
+    steps_waiting=COUNT,
+    steps_running=COUNT,
+    requests_open=COUNT,
+    engines_up=COUNT,
+    engines=COUNT,
+    scheduler={"enum": ["ok", "fallback"]},
+    draining=FLAG,
+)
+STORY = answer(
+    program=TEXT,
+    story={
+        "type": "array",
+        "items": answer(at=NUMBER, event={"type": "object"}, decisions={"type": "array"}),
+    },
+)
+CONVERSATION = answer(
+    id=TEXT, object={"const": "conversation"}, created_at=COUNT, metadata={"type": "object"}
+)
+PAGE = answer(
+    object={"const": "list"},
+    data={"type": "array"},
+    first_id=MAYBE_TEXT,
+    last_id=MAYBE_TEXT,
+    has_more=FLAG,
+)
+DELETED = answer(id=TEXT, deleted={"const": True})
+ENDED = answer(ended=FLAG)
+MODELS = {"type": "object", "required": ["data"], "properties": {"data": {"type": "array"}}}
+HEALTH = answer(status=TEXT, scheduler=TEXT)
+READY = answer(status={"enum": ["ready", "no engine", "draining"]}, engines={"type": "object"})
+
+ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
+    ("get", "/healthz"): (200, HEALTH),
+    ("get", "/readyz"): (200, READY),
+    ("post", "/drain"): (202, answer(status=TEXT, open=COUNT)),
+    ("get", "/v1/models"): (200, MODELS),
+    ("get", "/p/{program}/v1/models"): (200, MODELS),
+    ("get", "/v1/models/{model}"): (200, answer(id=TEXT)),
+    ("post", "/v1/messages/count_tokens"): (200, answer(input_tokens=COUNT)),
+    ("post", "/p/{program}/v1/messages/count_tokens"): (200, answer(input_tokens=COUNT)),
+    ("post", "/v1/programs"): (
+        201,
+        answer(id=TEXT, base_url=TEXT, headers={"type": "object"}, workflow=MAYBE_TEXT),
+    ),
+    ("get", "/v1/programs/{program}"): (200, PROGRAM),
+    ("delete", "/v1/programs/{program}"): (200, answer(id=TEXT, ended=FLAG)),
+    ("post", "/v1/programs/{program}/events"): (202, answer(accepted=COUNT)),
+    ("put", "/v1/workflows/{name}"): (200, answer(name=TEXT, nodes=COUNT, edges=COUNT)),
+    ("get", "/v1/responses/{response}"): (200, answer(id=TEXT, object={"const": "response"}, status=TEXT)),
+    ("delete", "/v1/responses/{response}"): (200, DELETED),
+    ("post", "/v1/responses/{response}/cancel"): (200, answer(id=TEXT, status=TEXT)),
+    ("get", "/v1/responses/{response}/input_items"): (200, PAGE),
+    ("post", "/v1/conversations"): (200, CONVERSATION),
+    ("get", "/v1/conversations/{conversation}"): (200, CONVERSATION),
+    ("post", "/v1/conversations/{conversation}"): (200, CONVERSATION),
+    ("delete", "/v1/conversations/{conversation}"): (200, DELETED),
+    ("get", "/v1/conversations/{conversation}/items"): (200, PAGE),
+    ("post", "/v1/conversations/{conversation}/items"): (200, PAGE),
+    ("get", "/v1/conversations/{conversation}/items/{item}"): (200, answer(id=TEXT, type=TEXT)),
+    ("delete", "/v1/conversations/{conversation}/items/{item}"): (200, CONVERSATION),
+    ("get", "/admin/v1/summary"): (200, SUMMARY),
+    ("get", "/admin/v1/programs"): (200, table(PROGRAM, total=COUNT)),
+    ("get", "/admin/v1/programs/{key}"): (200, PROGRAM),
+    ("delete", "/admin/v1/programs/{key}"): (200, ENDED),
+    ("get", "/admin/v1/programs/{key}/decisions"): (200, STORY),
+    ("get", "/admin/v1/steps"): (200, table(STEP, total=COUNT)),
+    ("get", "/admin/v1/pins"): (200, table(PIN, total=COUNT)),
+    ("get", "/admin/v1/engines"): (200, table(ENGINE)),
+    ("post", "/admin/v1/engines"): (201, ENGINE),
+    ("get", "/admin/v1/engines/{engine}"): (200, ENGINE),
+    ("delete", "/admin/v1/engines/{engine}"): (200, answer(removed=TEXT)),
+    ("post", "/admin/v1/engines/{engine}/drain"): (200, ENGINE),
+    ("post", "/admin/v1/engines/{engine}/resume"): (200, ENGINE),
+    ("get", "/admin/v1/tenants"): (200, table(TENANT)),
+    ("get", "/admin/v1/tenants/{tenant}"): (200, TENANT),
+    ("put", "/admin/v1/tenants/{tenant}"): (200, TENANT),
+    ("get", "/admin/v1/workflows"): (200, table(WORKFLOW)),
+}
+STREAMS = ("/admin/v1/events",)  # answered with server-sent events that do not end
+TEXTS = ("/metrics",)
+
+# an engine's own refusal passes as it is, and vLLM's codes are numbers
+_CODE: Json = {"type": ["string", "integer", "null"]}
+_OPENAI_ERROR = answer(error=answer(message=TEXT, type=TEXT, param=MAYBE_TEXT, code=_CODE))
+_ANTHROPIC_ERROR = answer(type={"const": "error"}, error=answer(type=TEXT, message=TEXT))
+ERROR: Json = {"anyOf": [_OPENAI_ERROR, _ANTHROPIC_ERROR]}
+
+# -- parameters
+
+_LIMIT: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
+_TENANT: Json = {"name": "tenant", "in": "query", "schema": TEXT}
+_PAGING: list[Json] = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}},
+    {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
+    {"name": "after", "in": "query", "schema": TEXT},
+]
+QUERIES: Mapping[tuple[str, str], list[Json]] = {
+    ("get", "/admin/v1/programs"): [_LIMIT, _TENANT],
+    ("get", "/admin/v1/steps"): [_LIMIT],
+    ("get", "/admin/v1/pins"): [_LIMIT],
+    ("get", "/admin/v1/workflows"): [_TENANT],
+    ("get", "/admin/v1/events"): [_TENANT],
+    ("get", "/v1/responses/{response}/input_items"): _PAGING,
+    ("get", "/v1/conversations/{conversation}/items"): _PAGING,
+}
