@@ -1,10 +1,13 @@
-"""`agentserve simulate`: policies on generated workloads, in virtual time."""
+"""`agentserve simulate`: policies on generated workloads, in virtual time; ablations, rate sweeps and tuning."""
 
 from __future__ import annotations
 
 import argparse
 
+from agentserve.cli.sweeps import ablated, add_sweep_arguments, emit_sweep
 from agentserve.cli.trials import add_trial_arguments, emit, run_all, trials_from
+from agentserve.cli.tuning import add_tuning_arguments, run_tuning
+from agentserve.errors import UsageError
 
 HELP = "what policies would do with a generated workload, in virtual time"
 
@@ -12,13 +15,26 @@ HELP = "what policies would do with a generated workload, in virtual time"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument(
-        "--workload", default="coding", help="coding, slowtools, heavytail, interactive, chains, …"
+        "--workload",
+        action="append",
+        help="coding (the default), slowtools, heavytail, interactive, chains, …; may stand again",
     )
     add_trial_arguments(parser)
+    add_sweep_arguments(parser)
+    add_tuning_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run every arm and print the report."""
-    trials = trials_from(args, workload=args.workload)
-    emit(args, trials, run_all(trials, args.workers))
+    if sum(map(bool, (args.tune is not None, args.ablate, args.curve))) > 1:
+        raise UsageError("--tune, --ablate and --curve exclude each other", remedy="run them one by one")
+    trials = [t for name in args.workload or ["coding"] for t in trials_from(args, workload=name)]
+    if args.tune is not None:
+        return run_tuning(args, trials)
+    if args.ablate:
+        return ablated(args, trials)
+    figures = run_all(trials, args.workers)
+    emit(args, trials, figures)
+    if args.curve:
+        emit_sweep(args, trials, figures)
     return 0

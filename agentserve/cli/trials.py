@@ -151,7 +151,7 @@ def run_all(trials: Sequence[Trial], workers: int) -> list[Figures]:
             progress_bar("runs", len(trials)) as tick,
         ):
             out = []
-            for done, figures in enumerate(pool.map(_figures, trials), 1):
+            for done, figures in enumerate(pool.map(figures_of, trials), 1):
                 out.append(figures)
                 tick(done)
             return out
@@ -162,7 +162,8 @@ def run_all(trials: Sequence[Trial], workers: int) -> list[Figures]:
     return out
 
 
-def _figures(trial: Trial) -> Figures:
+def figures_of(trial: Trial) -> Figures:
+    """The figures of one run; at the module's top, so that another process can be asked for them."""
     return run(trial)[0]
 
 
@@ -182,7 +183,7 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         if args.json == "-":
             print(text)
         else:
-            _write(args.json, text + "\n")
+            write_text(args.json, text + "\n")
     if args.html:
         from agentserve.sim.page import Arm, page
 
@@ -190,13 +191,16 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         arms = []
         for trial in first:
             found, world, result = run(trial)
-            arms.append(Arm(_label(trial), found, world.workload, result))
-        _write(args.html, page(arms, f"agentserve: {describe(trials[0])['workload']}, seed {trials[0].seed}"))
+            arms.append(Arm(label(trial), found, world.workload, result))
+        write_text(
+            args.html, page(arms, f"agentserve: {describe(trials[0])['workload']}, seed {trials[0].seed}")
+        )
     if args.json != "-":
         _table(trials, figures)
 
 
-def _write(path: str, text: str) -> None:
+def write_text(path: str, text: str) -> None:
+    """Write a file that the user named."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -207,12 +211,20 @@ def _write(path: str, text: str) -> None:
 
 def _grouped(trials: Sequence[Trial], figures: Sequence[Figures]) -> list[dict[str, Any]]:
     groups: dict[str, list[Figures]] = {}
+    several = len({workload_name(trial) for trial in trials}) > 1
     for trial, figure in zip(trials, figures, strict=True):
-        groups.setdefault(_label(trial), []).append(figure)
-    return [{"arm": label, **over_seeds(runs)} for label, runs in groups.items()]
+        arm = f"{workload_name(trial)}: {label(trial)}" if several else label(trial)
+        groups.setdefault(arm, []).append(figure)
+    return [{"arm": arm, **over_seeds(runs)} for arm, runs in groups.items()]
 
 
-def _label(trial: Trial) -> str:
+def workload_name(trial: Trial) -> str:
+    """What the trial runs."""
+    return trial.workload if isinstance(trial.workload, str) else trial.workload.name
+
+
+def label(trial: Trial) -> str:
+    """An arm, as it stands in tables: policy, constants and load."""
     params = ",".join(f"{k}={v}" for k, v in trial.params.items())
     load = f"rate {trial.rate_per_s:g}/s" if trial.rate_per_s else f"pressure {trial.pressure:g}"
     return f"{trial.policy}{':' + params if params else ''} @ {load}"

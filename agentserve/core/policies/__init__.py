@@ -38,10 +38,15 @@ POLICIES: dict[str, tuple[str, str]] = {
 
 def make_policy(name: str, board: Board, params: Mapping[str, Any] | None = None) -> Policy:
     """The policy of this name, playing on `board`."""
+    return policy_class(name)(board, params)
+
+
+def policy_class(name: str) -> type[Policy]:
+    """The class of this name, for whoever asks what constants it has."""
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(POLICIES))}"
         raise ConfigError(f"there is no policy `{name}`", remedy=remedy)
     module, cls = POLICIES[name]
-    made: Policy = getattr(importlib.import_module(module), cls)(board, params)
-    return made
+    found: type[Policy] = getattr(importlib.import_module(module), cls)
+    return found
