@@ -36,6 +36,7 @@ from tests.bench.peers.programs import SETTINGS, Setting, concurrency, programs
 CPU_SHARE_MAX = 0.6
 CELL_S_MAX = 300.0  # an arm that takes longer has stalled
 READY_S_MAX = 60.0
+ERROR_CHARS = 400
 TICKS_S = os.sysconf("SC_CLK_TCK")
 KEPT = (
     "programs", "steps", "makespan_s", "jct_mean_s", "jct_p50_s", "jct_p95_s", "ttft_mean_s", "steps_per_min",
@@ -88,7 +89,7 @@ def _cell(arm: Arm, text: str, seed: int, args: argparse.Namespace) -> dict[str,
     try:
         return cell | asyncio.run(_measured(arm, work, setting, args.peers.resolve()))
     except (AgentServeError, httpx.HTTPError, TimeoutError, OSError) as error:
-        return cell | {"error": f"{type(error).__name__}: {error}"[:400]}
+        return cell | {"error": f"{type(error).__name__}: {error}"[-ERROR_CHARS:]}
 
 
 async def _measured(arm: Arm, work: Workload, setting: Setting, peers: Path) -> dict[str, Any]:
