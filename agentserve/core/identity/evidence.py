@@ -65,6 +65,10 @@ class Trace:
         return self.whole in prints or (len(self.windows) >= 2 and all(w in prints for w in self.windows))
 
 
+def no_trace() -> None:
+    """The trace of a text that is too short to tell."""
+
+
 def no_prints() -> frozenset[int]:
     """The prints of an empty text."""
     return frozenset()
@@ -108,5 +112,5 @@ class ReplyEvidence:
     tools: tuple[ToolUse, ...] = ()
     response_id: str | None = None
     finish: str = ""  # stop, length, tool_calls, or whatever else the engine said
-    trace: Trace | None = None  # of the reply's own text
+    trace: Callable[[], Trace | None] = no_trace  # of the reply's own text; made only when it is to be kept
     whole: bool = True  # False when the stream broke off

@@ -11,7 +11,7 @@ import msgspec
 from agentserve.core.identity.evidence import Trace
 from agentserve.core.identity.known import Program, Tenant, Tip, Traced
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 class TipRecord(msgspec.Struct, array_like=True):

@@ -26,6 +26,7 @@ from agentserve.errors import InvariantBroken
 PROGRAMS_MAX = 200_000
 IDLE_S = 1800.0
 EXPIRED_AT_ONCE_MAX = 1_000  # of one tenant; the rest is next time's
+NAMED_SURELY = ("explicit:", "harness:")  # sources of programs whose every call says whose it is
 LOST_CALL_S = 7200.0  # a call whose end nobody reported keeps its program alive no longer than this
 
 
@@ -240,8 +241,9 @@ class Resolver:
                 home.trace(Traced(program, trace, call_id=tool.id, spawns=plain in SPAWN_TOOLS))
         if reply.tools:
             return reply.tools
-        if reply.trace is not None:
-            home.trace(Traced(program, reply.trace, call_id=None, spawns=False))
+        # whose client names its programs has no need to be found by what it was told
+        if not program.source.startswith(NAMED_SURELY) and (trace := reply.trace()) is not None:
+            home.trace(Traced(program, trace, call_id=None, spawns=False))
         if program.text_tools:
             home.open_call(program, TEXT_TOOL, tip.step)
             return (ToolUse(id=TEXT_TOOL, name=TEXT_TOOL),)

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from agentserve.core.identity.evidence import Item
-from agentserve.live.wire.canon import assistant_item, clean, text_of
-from agentserve.live.wire.prints import trace_of
+from agentserve.live.wire.canon import assistant_item, text_of
 from agentserve.live.wire.reply import Reply, ReplyTool, Usage, finish_of
 
 TEXT_CHARS_MAX = 4 * 1024 * 1024  # of a reply's own text and arguments
@@ -114,5 +113,5 @@ class Draft:
             output_chars=self.chars,
             whole=self.whole,
             error=self.error,
-            trace=trace_of(clean(text, assistant=True)) if text else None,
+            text=text,
         )

@@ -7,7 +7,7 @@ that its parent passed, without either being kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 from agentserve.core.identity.evidence import Trace
@@ -15,8 +15,9 @@ from agentserve.core.identity.evidence import Trace
 WINDOW_WORDS = 5
 SHORT_WINDOW_WORDS = 3  # of texts of a sentence or two, where every window counts
 SHORT_TEXT_WORDS = 24
-SHORT_PRINTS_CHARS_MAX = 8_192  # short windows are made of no more than this of each text
-WINDOWS_KEPT_MAX = 64
+SHORT_PRINTS_WORDS_MAX = 1_200  # short windows are made of no more than this of each text
+KEPT_OF = 3  # of so many first words one lets its window be kept
+WINDOWS_KEPT_MAX = 32
 TEXT_CHARS_MAX = 32_768  # of a longer text, its beginning and its end
 LINES_MAX = 512
 LINES_KEPT_MAX = 16
@@ -24,34 +25,74 @@ TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
 TRACEABLE_WORDS_MIN = 4
 
 
+# A window's print is a sum over its words' hashes, each word hashed once; odd factors, so that their order matters.
+_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
+_MASK = (1 << 58) - 1
+
+
 def _print(text: str) -> int:
     return crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def _window(words: list[str]) -> int:
-    return _print(" ".join(words))
+def _words(text: str) -> list[int]:
+    """A hash of each word."""
+    return list(map(crc32, text.encode("utf-8", "surrogatepass").split()))
+
+
+def _long(words: list[int], at: int) -> int:
+    one, two, three, four, five = _FACTORS
+    return (
+        words[at] * one
+        + words[at + 1] * two
+        + words[at + 2] * three
+        + words[at + 3] * four
+        + words[at + 4] * five
+    ) & _MASK
+
+
+def _short(words: list[int], at: int) -> int:
+    one, two, three, *_ = _FACTORS
+    return (words[at] * one + words[at + 1] * two + words[at + 2] * three) & _MASK
 
 
 def _lines(text: str) -> list[int]:
     """The longer lines of a text of several."""
+    if "\n" not in text:
+        return []
     lines = [line.strip() for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
-    return [_print(line) for line in lines if len(line) >= TRACEABLE_CHARS_MIN] if len(lines) > 1 else []
+    return [_print(line) for line in lines if len(line) >= TRACEABLE_CHARS_MIN]
 
 
-def _long_windows(words: list[str], *, inner: bool) -> list[int]:
-    """`inner` leaves out the first and the last word, which may be glued to a quote where the text is embedded."""
-    first, last = (1, len(words) - WINDOW_WORDS) if inner else (0, len(words) - WINDOW_WORDS + 1)
-    return [
-        _window(words[at : at + WINDOW_WORDS])
-        for at in range(first, last)
-        if (len(words[at]) + ord(words[at][0])) % 3 == 0
-    ]
+def _long_windows(words: list[int]) -> Iterator[int]:
+    one, two, three, four, five = _FACTORS
+    for a, b, c, d, e in zip(words, words[1:], words[2:], words[3:], words[4:], strict=False):
+        if a % KEPT_OF == 0:
+            yield (a * one + b * two + c * three + d * four + e * five) & _MASK
 
 
-def _short_windows(words: list[str], *, inner: bool) -> list[int]:
-    size = SHORT_WINDOW_WORDS
-    first, last = (1, len(words) - size) if inner else (0, len(words) - size + 1)
-    return [_window(words[at : at + size]) for at in range(first, last)]
+def _short_windows(words: list[int]) -> Iterator[int]:
+    one, two, three, *_ = _FACTORS
+    for a, b, c in zip(words, words[1:], words[2:], strict=False):
+        yield (a * one + b * two + c * three) & _MASK
+
+
+def _traced(words: list[int]) -> list[int]:
+    """The windows by which a text is found again, no more than are kept. The first and the last word are left out of
+    them where there are others: they may be glued to a quote where the text is embedded."""
+    count = len(words)
+    if count >= SHORT_TEXT_WORDS:
+        at = [k for k in range(1, count - WINDOW_WORDS) if words[k] % KEPT_OF == 0]
+        window = _long
+    elif count >= TRACEABLE_WORDS_MIN:
+        inner = count > TRACEABLE_WORDS_MIN + 1
+        at = list(range(int(inner), count - SHORT_WINDOW_WORDS + (not inner)))
+        window = _short
+    else:
+        return []
+    if len(at) > WINDOWS_KEPT_MAX:
+        step = len(at) / WINDOWS_KEPT_MAX
+        at = [at[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
+    return [window(words, k) for k in at]
 
 
 def _clip(text: str) -> str:
@@ -66,18 +107,12 @@ def trace_of(text: str) -> Trace | None:
     text = text.strip()
     if len(text) < TRACEABLE_CHARS_MIN:
         return None
-    words = _clip(text).split()
-    short = len(words) < SHORT_TEXT_WORDS
-    windows: list[int] = []
-    if not short:
-        windows = _long_windows(words, inner=True)
-    elif len(words) >= TRACEABLE_WORDS_MIN:
-        windows = _short_windows(words, inner=len(words) > TRACEABLE_WORDS_MIN + 1)
-    if len(windows) > WINDOWS_KEPT_MAX:
-        step = len(windows) / WINDOWS_KEPT_MAX
-        windows = [windows[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
+    words = _words(_clip(text))
     return Trace(
-        whole=_print(text), windows=tuple(windows), lines=tuple(_lines(text))[:LINES_KEPT_MAX], short=short
+        whole=_print(text),
+        windows=tuple(_traced(words)),
+        lines=tuple(_lines(text))[:LINES_KEPT_MAX],
+        short=len(words) < SHORT_TEXT_WORDS,
     )
 
 
@@ -93,6 +128,7 @@ def prints_of(texts: Iterable[str]) -> frozenset[int]:
         found.add(_print(text))
         clipped = _clip(text)
         found.update(_lines(clipped))
-        found.update(_long_windows(clipped.split(), inner=False))
-        found.update(_short_windows(clipped[:SHORT_PRINTS_CHARS_MAX].split(), inner=False))
+        words = _words(clipped)
+        found.update(_long_windows(words))
+        found.update(_short_windows(words[:SHORT_PRINTS_WORDS_MAX]))
     return frozenset(found)

@@ -1,7 +1,7 @@
 """A reply of any protocol as one value, `Reply`: usage, tool calls, how it ended, and what its echo will hash to.
 
-Rule: a value, made by the readers in `streams`; it decides nothing. Tool arguments are here as text because the
-forecaster's classifier wants them on this side of the wire; `evidence()` is what may go further.
+Rule: a value, made by the readers in `streams`; it decides nothing. Tool arguments and the reply's text are here as
+they came, for those on this side of the wire who need them; `evidence()` is what may go further.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from agentserve.core.identity.evidence import Item, ReplyEvidence, ToolUse, Trace
+from agentserve.live.wire.canon import clean
 from agentserve.live.wire.prints import TRACEABLE_CHARS_MIN, trace_of
 
 TRACES_MAX = 8  # string arguments remembered of one tool call
@@ -61,7 +62,7 @@ class Reply:
     output_chars: int = 0
     whole: bool = True  # the protocol's own end was seen
     error: str | None = None
-    trace: Trace | None = None
+    text: str = ""  # the model's own, for whoever looks for it in a later call
 
     @property
     def turn_done(self) -> bool:
@@ -72,6 +73,10 @@ class Reply:
     def output_tokens_estimate(self) -> int:
         """The engine's count, else a guess from the characters."""
         return self.usage.output_tokens if self.usage else max(1, self.output_chars // 4)
+
+    def trace(self) -> Trace | None:
+        """Fingerprints of the reply's own text."""
+        return trace_of(clean(self.text, assistant=True)) if self.text else None
 
     def evidence(self) -> ReplyEvidence:
         """What the resolver may know of it: hashes, names and ids."""
