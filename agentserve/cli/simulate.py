@@ -1,9 +1,10 @@
-"""`agentserve simulate`: policies on generated workloads, in virtual time; ablations, rate sweeps and tuning."""
+"""`agentserve simulate`: policies on generated workloads, in virtual time; ablations, sweeps, tuning, fleet plans."""
 
 from __future__ import annotations
 
 import argparse
 
+from agentserve.cli.plans import add_plan_arguments, plan
 from agentserve.cli.sweeps import ablated, add_sweep_arguments, emit_sweep
 from agentserve.cli.trials import add_trial_arguments, emit, run_all, trials_from
 from agentserve.cli.tuning import add_tuning_arguments, run_tuning
@@ -22,10 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser)
     add_sweep_arguments(parser)
     add_tuning_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run every arm and print the report."""
+    """Run every arm and print the report, or look for the fleet that meets an objective."""
+    if args.plan:
+        return plan(args)
+    for flag in ("file", "at_once", "as_recorded"):
+        if getattr(args, flag):
+            raise UsageError(
+                f"--{'from' if flag == 'file' else flag.replace('_', '-')} belongs to --plan",
+                remedy="to compare policies on recorded traffic use `agentserve replay FILE`",
+            )
     if sum(map(bool, (args.tune is not None, args.ablate, args.curve))) > 1:
         raise UsageError("--tune, --ablate and --curve exclude each other", remedy="run them one by one")
     trials = [t for name in args.workload or ["coding"] for t in trials_from(args, workload=name)]

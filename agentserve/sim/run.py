@@ -42,7 +42,8 @@ class Trial:
     profile: str = "llama-3.1-8b-h100"
     kv_tokens: int | None = None
     speeds: tuple[float, ...] = ()
-    pressure: float | None = 2.0
+    pressure: float | None = 2.0  # closed loop: contexts under way over the fleet's KV
+    at_once: int | None = None  # closed loop: programs under way, whatever the fleet; goes before `pressure`
     rate_per_s: float | None = None  # open loop: programs a second
     burst: float = 1.0  # of open-loop arrivals: 1 is Poisson, more clumps them
     programs: int = 300
@@ -82,9 +83,11 @@ def build(trial: Trial) -> World:
         shares={TenantId(t): Share(weight=w) for t, w in trial.weights.items()},
     )
     scheduler = Scheduler(board, make_policy(trial.policy, board, trial.params))
-    concurrency = None
-    if trial.rate_per_s is None:
-        concurrency = workload.concurrency(trial.pressure or 1.0, fleet_kv)
+    concurrency = None  # open loop, unless a closed one is asked for
+    if trial.at_once is not None:
+        concurrency = trial.at_once
+    elif trial.rate_per_s is None and trial.pressure is not None:
+        concurrency = workload.concurrency(trial.pressure, fleet_kv)
     return World(
         workload=workload,
         engines=engines,
