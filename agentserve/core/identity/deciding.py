@@ -7,7 +7,7 @@ an opening that another role of the program was given too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agentserve.core.events import Relation
 from agentserve.core.identity.evidence import CallEvidence
@@ -31,8 +31,7 @@ BY_QUOTE: Sure = ("content:quoted-reply", 0.6)
 BY_OPENER: Sure = ("content:opener", 0.5)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a call is."""
 
     relation: Relation
@@ -44,8 +43,7 @@ class Verdict:
     claims: Traced | None = None  # the tool call that this sub-agent answers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
     """All that there is to decide from."""
 
     home: Tenant

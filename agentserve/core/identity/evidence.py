@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 Role = Literal["user", "assistant", "tool", "text"]
 
@@ -39,8 +40,7 @@ def chain_of(seed: int, items: Sequence[Item]) -> list[int]:
     return chain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One canonical message. System messages are no items: they belong to the role, not to the conversation."""
 
     role: Role
@@ -51,8 +51,7 @@ class Item:
     observation: bool = False  # a tool's result told as a user's text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """Fingerprints of one text, to find it again inside another without keeping either."""
 
     whole: int
@@ -74,16 +73,12 @@ def no_prints() -> frozenset[int]:
     return frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallEvidence:
+class CallEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """A request, as the resolver sees it."""
 
-    headers: Mapping[str, str] = field(
-        default_factory=dict, repr=False
-    )  # names in lower case; some are secret
-    named: Mapping[str, str] = field(
-        default_factory=dict
-    )  # ids found in the body, by dotted path; `path` for the URL
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)  # names in lower case; some are secret
+    # ids found in the body, by dotted path; `path` for the URL
+    named: Mapping[str, str] = msgspec.field(default_factory=dict)
     items: Sequence[Item] = ()
     role: int = 0  # fingerprint of the masked system text and the tools' names
     system: int = 0  # the same without the tools
@@ -92,11 +87,14 @@ class CallEvidence:
     person: int = 0  # digest of `user` or `safety_identifier`: who asks, never which program
     conversational: bool = True  # False for embeddings
     # Fingerprints of what the users wrote; made only when somebody asks, which is seldom.
-    prints: Callable[[], frozenset[int]] = field(default=no_prints, repr=False)
+    prints: Callable[[], frozenset[int]] = no_prints
+
+    def __repr__(self) -> str:
+        """Without the headers."""
+        return f"CallEvidence(named={self.named!r}, items={self.items!r}, role={self.role})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolUse:
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call in a reply. `traces` are of its longer string arguments: a sub-agent may open with one."""
 
     id: str
@@ -104,8 +102,7 @@ class ToolUse:
     traces: tuple[Trace, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyEvidence:
+class ReplyEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """A reply, as the resolver sees it."""
 
     items: Sequence[Item] = ()  # what the client will send back as its next request's assistant part

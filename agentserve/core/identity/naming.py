@@ -7,7 +7,6 @@ It must not know the programs that exist; what a name leads to is the resolver's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -27,8 +26,7 @@ _NAMELESS = frozenset(
 _NO = frozenset({"", "0", "false", "no", "off"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
+class Named(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says of itself."""
 
     source: str

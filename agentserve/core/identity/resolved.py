@@ -5,7 +5,7 @@ Rule: values only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agentserve.core.events import Relation
 from agentserve.core.identity.evidence import ToolUse
@@ -13,8 +13,7 @@ from agentserve.core.identity.naming import CallClass
 from agentserve.core.ids import ProgramId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """Which program a call is of, and what it is to it.
 
     `relation`: `new` and `subagent` begin a program; `continues` is its next step, or one more conversation in it;
@@ -47,8 +46,7 @@ class Resolved:
         return self.relation in ("new", "subagent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a reply means for its program."""
 
     tools: tuple[

@@ -7,8 +7,9 @@ type is as if it were absent. Texts stay in the body: a `Call` holds hashes, cou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
 from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8, word
@@ -32,16 +33,14 @@ TOKENS_AN_ITEM = 64  # of a prompt that comes as token ids
 CHARS_PER_TOKEN = 4.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixPart:
+class PrefixPart(msgspec.Struct, frozen=True, kw_only=True):
     """A leading piece of the prompt: the hash of everything up to its end, and the characters it adds."""
 
     hash: int
     chars: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One LLM call."""
 
     protocol: Protocol

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -43,8 +42,7 @@ CLASSES: Mapping[str, PriorityClass] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extensions:
+class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asked for, beyond the completion itself."""
 
     workflow: str | None = None

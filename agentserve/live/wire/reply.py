@@ -7,7 +7,6 @@ they came, for those on this side of the wire who need them; `evidence()` is wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,8 +29,7 @@ FINISHES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Token counts as the engine gave them. `cached_tokens` is None where it does not say."""
 
     prompt_tokens: int
@@ -40,8 +38,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyTool:
+class ReplyTool(msgspec.Struct, frozen=True, kw_only=True):
     """One tool call that the model asks for; `arguments` as they came, usually JSON."""
 
     id: str
@@ -49,8 +46,7 @@ class ReplyTool:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What came back."""
 
     response_id: str | None = None
