@@ -95,12 +95,14 @@ def _cell(arm: Arm, text: str, seed: int, args: argparse.Namespace) -> dict[str,
 async def _measured(arm: Arm, work: Workload, setting: Setting, peers: Path) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
-        shape = {
-            "profile": setting.profile,
-            "time_scale": setting.time_scale,
-            "kv_tokens": setting.kv_tokens,
-        }
-        engines = [await stack.enter_async_context(stage.engine(**shape)) for _ in range(setting.engines)]
+        engines = [
+            await stack.enter_async_context(
+                stage.engine(
+                    profile=setting.profile, time_scale=setting.time_scale, kv_tokens=setting.kv_tokens
+                )
+            )
+            for _ in range(setting.engines)
+        ]
         urls = [e.url for e in engines]
         place = Place(peers=peers, folder=folder, engines=urls, setting=setting, port=stage.free_port())
         door, router = await stack.enter_async_context(opened(arm, place))
