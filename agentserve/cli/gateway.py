@@ -24,6 +24,7 @@ from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
+from agentserve.core.remembered import RememberedOutputs, SampledCalibration
 from agentserve.core.scheduler import Scheduler
 from agentserve.core.workflow import StepGraphs
 from agentserve.errors import AgentServeError, ConfigError
@@ -77,6 +78,8 @@ def _compose(settings: Settings, store: Store) -> Composed:
     now = epoch_clock()
     foresight = Learned()
     _restore_forecasts(foresight, store.recovered.forecasts)
+    foresight.outputs = RememberedOutputs(foresight.outputs)
+    foresight.outputs_calibration = SampledCalibration()
     board = Board(
         foresight=foresight,
         seed=settings.scheduler.seed,

@@ -1,0 +1,127 @@
+"""Output forecasts kept until what they rest on has grown: a busy gateway asks the same question of the same histogram
+thousands of times a second.
+
+Rule: by counts, never by clocks, so that the same events give the same forecasts. An answer holds while less than one
+part in `GROWTH` was learned under its key since it was made; one about few observations is thus made anew each time.
+Calibration is sampled once there is plenty: the forecasts that it judges are then all alike.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from agentserve.core.forecast import Calibration, OutputForecaster, Survival
+
+GROWTH = 16
+ANSWERS_MAX = 16_384
+JUDGED_ALL = 256  # outcomes, from the start
+JUDGED_OF = 8  # after these, one in so many
+
+Asked = tuple[str, str | None, int, int | None]
+
+
+class _Kind:
+    """Steps of one tenant, workflow, role and limit: how many were seen, and what is foretold of one more."""
+
+    __slots__ = ("answer", "made_at", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.made_at = -1
+        self.answer: Survival | None = None
+
+
+class RememberedOutputs(OutputForecaster):
+    """The same forecasts, made less often."""
+
+    def __init__(self, learned: OutputForecaster) -> None:
+        self._ladder = learned._ladder
+        self._kinds: dict[Asked, _Kind] = {}
+        self._programs: dict[tuple[Asked, str], _Kind] = {}
+
+    def predict(
+        self,
+        *,
+        tenant: str,
+        workflow: str | None = None,
+        role: int = 0,
+        tokens_max: int | None = None,
+        program: str | None = None,
+        written: int = 0,
+    ) -> Survival:
+        """As its parent; of a program that was never seen, what is foretold of its kind."""
+        asked = (tenant, workflow, role, tokens_max)
+        known = self._programs.get((asked, program)) if program is not None else None
+        if known is None:
+            program, known = None, self._kind(asked)
+        if known.answer is None or written or (known.seen - known.made_at) * GROWTH > known.made_at:
+            answer = super().predict(
+                tenant=tenant,
+                workflow=workflow,
+                role=role,
+                tokens_max=tokens_max,
+                program=program,
+                written=written,
+            )
+            if written:
+                return answer
+            known.answer, known.made_at = answer, known.seen
+        return known.answer
+
+    def observe(
+        self,
+        *,
+        tenant: str,
+        tokens: int,
+        workflow: str | None = None,
+        role: int = 0,
+        tokens_max: int | None = None,
+        program: str | None = None,
+        truncated: bool = False,
+    ) -> None:
+        """As its parent, every time."""
+        super().observe(
+            tenant=tenant,
+            tokens=tokens,
+            workflow=workflow,
+            role=role,
+            tokens_max=tokens_max,
+            program=program,
+            truncated=truncated,
+        )
+        asked = (tenant, workflow, role, tokens_max)
+        self._kind(asked).seen += 1
+        if program is not None:
+            _entry(self._programs, (asked, program)).seen += 1
+
+    def _kind(self, asked: Asked) -> _Kind:
+        return _entry(self._kinds, asked)
+
+
+class SampledCalibration(Calibration):
+    """All of the first outcomes, then one in so many."""
+
+    __slots__ = ("_met",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._met = 0
+
+    def observe(self, forecast: Survival, value: float) -> None:
+        """`value` came of what `forecast` had said."""
+        self._met += 1
+        if self._met <= JUDGED_ALL or self._met % JUDGED_OF == 0:
+            super().observe(forecast, value)
+
+
+Key = TypeVar("Key")
+
+
+def _entry(known: dict[Key, _Kind], key: Key) -> _Kind:
+    """What is known under the key; the eldest of too many is forgotten, and only foretold anew."""
+    found = known.get(key)
+    if found is None:
+        if len(known) >= ANSWERS_MAX:
+            del known[next(iter(known))]
+        found = known[key] = _Kind()
+    return found
