@@ -24,7 +24,7 @@ from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
-from agentserve.core.remembered import RememberedOutputs, SampledCalibration
+from agentserve.core.remembered import RememberedOutputs, RememberedReturns, SampledCalibration
 from agentserve.core.scheduler import Scheduler
 from agentserve.core.workflow import StepGraphs
 from agentserve.errors import AgentServeError, ConfigError
@@ -78,8 +78,11 @@ def _compose(settings: Settings, store: Store) -> Composed:
     now = epoch_clock()
     foresight = Learned()
     _restore_forecasts(foresight, store.recovered.forecasts)
-    foresight.outputs = RememberedOutputs(foresight.outputs)
-    foresight.outputs_calibration = SampledCalibration()
+    foresight.outputs, foresight.returns = (
+        RememberedOutputs(foresight.outputs),
+        RememberedReturns(foresight.returns),
+    )
+    foresight.outputs_calibration, foresight.gaps_calibration = SampledCalibration(), SampledCalibration()
     board = Board(
         foresight=foresight,
         seed=settings.scheduler.seed,

@@ -1,4 +1,4 @@
-"""Output forecasts kept until what they rest on has grown: a busy gateway asks the same question of the same histogram
+"""Forecasts kept until what they rest on has grown: a busy gateway asks the same question of the same histogram
 thousands of times a second.
 
 Rule: by counts, never by clocks, so that the same events give the same forecasts. An answer holds while less than one
@@ -8,9 +8,10 @@ Calibration is sampled once there is plenty: the forecasts that it judges are th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
-from agentserve.core.forecast import Calibration, OutputForecaster, Survival
+from agentserve.core.forecast import Calibration, CallShape, OutputForecaster, ReturnForecaster, Survival
 
 GROWTH = 16
 ANSWERS_MAX = 16_384
@@ -18,10 +19,11 @@ JUDGED_ALL = 256  # outcomes, from the start
 JUDGED_OF = 8  # after these, one in so many
 
 Asked = tuple[str, str | None, int, int | None]
+Key = TypeVar("Key")
 
 
 class _Kind:
-    """Steps of one tenant, workflow, role and limit: how many were seen, and what is foretold of one more."""
+    """Outcomes of one kind: how many were seen, and what is foretold of one more."""
 
     __slots__ = ("answer", "made_at", "seen")
 
@@ -29,6 +31,11 @@ class _Kind:
         self.seen = 0
         self.made_at = -1
         self.answer: Survival | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Is the answer still what would be foretold now?"""
+        return self.answer is not None and (self.seen - self.made_at) * GROWTH <= self.made_at
 
 
 class RememberedOutputs(OutputForecaster):
@@ -53,20 +60,20 @@ class RememberedOutputs(OutputForecaster):
         asked = (tenant, workflow, role, tokens_max)
         known = self._programs.get((asked, program)) if program is not None else None
         if known is None:
-            program, known = None, self._kind(asked)
-        if known.answer is None or written or (known.seen - known.made_at) * GROWTH > known.made_at:
-            answer = super().predict(
-                tenant=tenant,
-                workflow=workflow,
-                role=role,
-                tokens_max=tokens_max,
-                program=program,
-                written=written,
-            )
-            if written:
-                return answer
+            program, known = None, _entry(self._kinds, asked)
+        if known.answer is not None and known.holds and not written:
+            return known.answer
+        answer = super().predict(
+            tenant=tenant,
+            workflow=workflow,
+            role=role,
+            tokens_max=tokens_max,
+            program=program,
+            written=written,
+        )
+        if not written:
             known.answer, known.made_at = answer, known.seen
-        return known.answer
+        return answer
 
     def observe(
         self,
@@ -90,12 +97,59 @@ class RememberedOutputs(OutputForecaster):
             truncated=truncated,
         )
         asked = (tenant, workflow, role, tokens_max)
-        self._kind(asked).seen += 1
+        _entry(self._kinds, asked).seen += 1
         if program is not None:
             _entry(self._programs, (asked, program)).seen += 1
 
-    def _kind(self, asked: Asked) -> _Kind:
-        return _entry(self._kinds, asked)
+
+class RememberedReturns(ReturnForecaster):
+    """The same forecasts; those of a turn's end, which are alike for a whole workflow, made less often."""
+
+    def __init__(self, learned: ReturnForecaster) -> None:
+        self.gaps, self._turns, self._clients = learned.gaps, learned._turns, learned._clients
+        self._kinds: dict[tuple[str, str | None], _Kind] = {}
+
+    def predict(
+        self,
+        *,
+        tenant: str,
+        program: str | None,
+        calls: Sequence[CallShape] = (),
+        workflow: str | None = None,
+        elapsed_s: float = 0.0,
+    ) -> Survival:
+        """As its parent."""
+        known = None if calls or elapsed_s else _entry(self._kinds, (tenant, workflow))
+        if known is not None and known.answer is not None and known.holds:
+            return known.answer
+        answer = super().predict(
+            tenant=tenant, program=program, calls=calls, workflow=workflow, elapsed_s=elapsed_s
+        )
+        if known is not None:
+            known.answer, known.made_at = answer, known.seen
+        return answer
+
+    def observe(
+        self,
+        *,
+        tenant: str,
+        program: str | None,
+        calls: Sequence[CallShape] = (),
+        workflow: str | None = None,
+        seconds: float,
+        censored: bool = False,
+    ) -> None:
+        """As its parent, every time."""
+        super().observe(
+            tenant=tenant,
+            program=program,
+            calls=calls,
+            workflow=workflow,
+            seconds=seconds,
+            censored=censored,
+        )
+        if not calls:
+            _entry(self._kinds, (tenant, workflow)).seen += 1
 
 
 class SampledCalibration(Calibration):
@@ -112,9 +166,6 @@ class SampledCalibration(Calibration):
         self._met += 1
         if self._met <= JUDGED_ALL or self._met % JUDGED_OF == 0:
             super().observe(forecast, value)
-
-
-Key = TypeVar("Key")
 
 
 def _entry(known: dict[Key, _Kind], key: Key) -> _Kind:

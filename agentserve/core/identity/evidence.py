@@ -10,8 +10,8 @@ tenants that send the same words have nothing in common.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Literal
 
 import msgspec
@@ -24,11 +24,10 @@ BASE = 1_181_783_497_276_652_981
 
 def digest_of(*parts: bytes) -> int:
     """A 61-bit digest of the parts; each is counted with its length, so that their borders matter."""
-    state = hashlib.blake2b(digest_size=8)
+    pieces: list[bytes] = []
     for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return int.from_bytes(state.digest(), "little") % PRIME
+        pieces += (len(part).to_bytes(8, "little"), part)
+    return int.from_bytes(blake2b(b"".join(pieces), digest_size=8).digest(), "little") % PRIME
 
 
 def chain_of(seed: int, items: Sequence[Item]) -> list[int]:

@@ -94,9 +94,14 @@ class _Places:
         return bounded_name(decoded.get(key)) if isinstance(decoded, dict) else None
 
     def first(self, places: tuple[str, ...]) -> str | None:
-        return next((value for place in places if (value := self.one(place)) is not None), None)
+        for place in places:
+            if (value := self.one(place)) is not None:
+                return value
+        return None
 
     def says_yes(self, places: tuple[str, ...]) -> bool:
+        if not places:
+            return False
         value = self.first(places)
         return value is not None and value.lower() not in _NO
 
@@ -151,8 +156,10 @@ def _window_of(value: str | None) -> int | None:
 
 def _durations_of(value: str | None) -> tuple[tuple[str, float], ...]:
     """`Bash=69, Read=4` as seconds; what cannot be read is left out."""
+    if not value:
+        return ()
     found = []
-    for pair in (value or "").replace(";", ",").split(",")[:DURATIONS_MAX]:
+    for pair in value.replace(";", ",").split(",")[:DURATIONS_MAX]:
         tool, equals, digits = pair.strip().rpartition("=")
         try:
             milliseconds = float(digits)
@@ -181,8 +188,13 @@ _BY_HEADER, _BY_FIELD = _rows_by_place()
 
 def identify(evidence: CallEvidence) -> Named | None:
     """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
-    rows = {index for name in _BY_HEADER.keys() & evidence.headers.keys() for index in _BY_HEADER[name]}
-    rows.update(index for name in _BY_FIELD.keys() & evidence.named.keys() for index in _BY_FIELD[name])
+    rows: set[int] = set()
+    for name in evidence.headers:
+        if name in _BY_HEADER:
+            rows.update(_BY_HEADER[name])
+    for name in evidence.named:
+        if name in _BY_FIELD:
+            rows.update(_BY_FIELD[name])
     for index in sorted(rows):
         if (named := named_by(NAMINGS[index], evidence)) is not None:
             return named
@@ -192,6 +204,8 @@ def identify(evidence: CallEvidence) -> Named | None:
 def _vendor_session(evidence: CallEvidence) -> Named | None:
     """Any `x-<name>-session-id`."""
     for header, value in evidence.headers.items():
+        if not header.endswith("-session-id"):
+            continue
         vendor = header.removeprefix("x-").removesuffix("-session-id")
         if len(vendor) + 13 != len(header) or not vendor or "parent" in vendor:
             continue
@@ -203,7 +217,8 @@ def _vendor_session(evidence: CallEvidence) -> Named | None:
 
 def _baggage(evidence: CallEvidence) -> Named | None:
     """W3C baggage with the GenAI convention's conversation id."""
-    for member in evidence.headers.get("baggage", "").split(","):
+    told = evidence.headers.get("baggage")
+    for member in told.split(",") if told else ():
         key, _, value = member.strip().partition("=")
         if key.strip() == "gen_ai.conversation.id" and (name := bounded_name(value.partition(";")[0])):
             return Named(source="baggage", tier="generic", confidence=CONFIDENCE["generic"], name=name)
@@ -212,7 +227,8 @@ def _baggage(evidence: CallEvidence) -> Named | None:
 
 def _trace(evidence: CallEvidence) -> Named | None:
     """The trace id of `traceparent`: weak, because some applications begin a trace a turn, or a request."""
-    fields = evidence.headers.get("traceparent", "").strip().split("-")
+    told = evidence.headers.get("traceparent")
+    fields = told.strip().split("-") if told else ()
     if len(fields) < 4 or len(fields[1]) != 32 or not fields[1].strip("0"):
         return None
     if not all(c in "0123456789abcdef" for c in fields[1]):

@@ -7,6 +7,7 @@ type is as if it were absent. Texts stay in the body: a `Call` holds hashes, cou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -83,16 +84,19 @@ def _list(value: Any) -> list[Any]:
 
 def _count(*values: Any) -> int | None:
     """The first that is a whole number of tokens."""
-    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
 
 
 def _tool_names(tools: Iterable[Any]) -> Iterator[str]:
     """Names of offered tools, in any protocol's form; a built-in tool goes by its type."""
     for tool in tools:
-        if not isinstance(tool, Mapping):
+        if not isinstance(tool, dict):
             continue
         inner = tool.get("function")
-        name = inner.get("name") if isinstance(inner, Mapping) else tool.get("name", tool.get("type"))
+        name = inner.get("name") if isinstance(inner, dict) else tool.get("name", tool.get("type"))
         if isinstance(name, str):
             yield name
 
@@ -123,7 +127,7 @@ class CallReader:
             items = self.canon.items(messages)
         system = _system_text(protocol, body, messages)
         offered = _list(body.get("tools")) or _list(body.get("functions"))
-        tools = tuple(name for name, _ in zip(_tool_names(offered), range(TOOL_NAMES_MAX), strict=False))
+        tools = tuple(islice(_tool_names(offered), TOOL_NAMES_MAX)) if offered else ()
         tool_chars, tool_hash = self._tools(offered)
         system_role = self.canon.role(system)
         named = named_in(body)
@@ -141,7 +145,7 @@ class CallReader:
                 body.get("max_completion_tokens"), body.get("max_output_tokens"), body.get("max_tokens")
             ),
             samples=max(_count(body.get("n")) or 1, 1),
-            wants_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+            wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             tools=tools,
             prompt_chars=fixed_chars + sum([item.size for item in items]),
             prompt_tokens_exact=exact_tokens,
@@ -205,7 +209,7 @@ def _system_text(protocol: Protocol, body: Mapping[str, Any], messages: list[Any
     elif protocol == "responses" and isinstance(instructions := body.get("instructions"), str):
         texts.append(instructions)
     for message in messages:
-        if not isinstance(message, Mapping) or word(message.get("role")) not in SYSTEM_ROLES:
+        if not isinstance(message, dict) or word(message.get("role")) not in SYSTEM_ROLES:
             break
         texts.append(text_of(message.get("content")))
     return "\n".join(texts)
@@ -214,11 +218,11 @@ def _system_text(protocol: Protocol, body: Mapping[str, Any], messages: list[Any
 def _user_texts(messages: list[Any]) -> Iterator[str]:
     """What users wrote, part by part: where a parent's argument or another step's reply would be found."""
     for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") != "user":
+        if not isinstance(message, dict) or message.get("role") != "user":
             continue
         content = message.get("content")
         for part in content if isinstance(content, list) else [content]:
-            text = text_of([part]) if isinstance(part, Mapping) else part
+            text = text_of([part]) if isinstance(part, dict) else part
             if isinstance(text, str) and text:
                 yield text
 

@@ -133,13 +133,13 @@ def steady(value: Mapping[str, Any]) -> dict[str, Any]:
 def _parts(content: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(content, str):
         yield {"type": "text", "text": content}
-    elif isinstance(content, Mapping):
+    elif isinstance(content, dict):
         yield content
     elif isinstance(content, list):
         for part in content:
             if isinstance(part, str):
                 yield {"type": "text", "text": part}
-            elif isinstance(part, Mapping):
+            elif isinstance(part, dict):
                 yield part
 
 
@@ -260,11 +260,11 @@ def _canonical(message: Mapping[str, Any]) -> Item | None:
         if isinstance(refusal := message.get("refusal"), str):
             pieces.texts.append(refusal)
         for call in message.get("tool_calls") or ():
-            if isinstance(call, Mapping):
+            if isinstance(call, dict):
                 inner = call.get("function", call.get("custom"))
-                if isinstance(inner, Mapping):
+                if isinstance(inner, dict):
                     pieces.call(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
-        if isinstance(legacy := message.get("function_call"), Mapping):
+        if isinstance(legacy := message.get("function_call"), dict):
             pieces.call(legacy.get("name"), legacy.get("name"), legacy.get("arguments"))
     return pieces.item(ours)
 

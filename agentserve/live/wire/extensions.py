@@ -30,11 +30,15 @@ ID_PATHS = (
     "litellm_session_id", "metadata.litellm_session_id", "litellm_metadata.session_id",
     "client_metadata.session_id", "client_metadata.thread_id",
 )  # fmt: skip
-_PATHS = tuple((path, tuple(path.split("."))) for path in ID_PATHS)
-_PEOPLE = ("user", "safety_identifier")
+# By the field that they begin with: most bodies hold none of these.
+_PATHS: dict[str, list[tuple[str, list[str]]]] = {}
+for _path in ID_PATHS:
+    _first, *_rest = _path.split(".")
+    _PATHS.setdefault(_first, []).append((_path, _rest))
 _OLD_CLAUDE_USER = re.compile(r"\Auser_[^ ]*?_session_([0-9a-f-]{36})\Z")
 _PRIORITIES = frozenset(get_args(PriorityClass))
 _PRIORITY_OF_TIER: Mapping[str, PriorityClass] = {"flex": "batch", "priority": "interactive"}
+_EMPTY: Mapping[str, Any] = {}
 _TRUE = frozenset({"1", "true", "yes", "on"})
 CLASSES: Mapping[str, PriorityClass] = {
     "interactive": "interactive", "high": "interactive", "standard": "standard", "normal": "standard",
@@ -72,37 +76,38 @@ def _step_into(value: Any, key: str) -> Any:
                 return None
         elif key == "session_id" and (old := _OLD_CLAUDE_USER.match(value)):
             return old[1]
-    return value.get(key) if isinstance(value, Mapping) else None
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def named_in(body: Mapping[str, Any]) -> dict[str, str]:
     """Every id that the body holds in a place where ids are known to be."""
     found = {}
-    for path, keys in _PATHS:
-        value = body.get(keys[0])
-        for key in keys[1:]:
-            if value is None:
-                break
-            value = _step_into(value, key)
-        if value is not None and (name := printable_id(value)) is not None:
-            found[path] = name
+    for field in body:
+        for path, rest in _PATHS.get(field, ()):
+            value = body[field]
+            for key in rest:
+                if value is None:
+                    break
+                value = _step_into(value, key)
+            if value is not None and (name := printable_id(value)) is not None:
+                found[path] = name
     return found
 
 
 def person_of(body: Mapping[str, Any]) -> int:
     """A digest of the person for whom the call is made; 0 when the body does not say."""
     metadata = body.get("metadata")
-    by_metadata = metadata.get("user_id") if isinstance(metadata, Mapping) else None
+    by_metadata = metadata.get("user_id") if isinstance(metadata, dict) else None
     if isinstance(by_metadata, str) and (by_metadata.startswith("{") or _OLD_CLAUDE_USER.match(by_metadata)):
         by_metadata = None  # it holds a session
-    for value in (*(body.get(key) for key in _PEOPLE), by_metadata):
+    for value in (body.get("user"), body.get("safety_identifier"), by_metadata):
         if isinstance(value, str) and value:
             return digest_of(b"person", value.encode("utf-8", "surrogatepass"))
     return 0
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else _EMPTY
 
 
 def _whole(value: Any) -> int | None:
@@ -110,9 +115,12 @@ def _whole(value: Any) -> int | None:
 
 
 def _deadline_s(headers: Mapping[str, str]) -> float | None:
+    told = headers.get("x-agentserve-deadline-ms")
+    if told is None:
+        return None
     try:
-        deadline_s = float(headers["x-agentserve-deadline-ms"]) / 1000.0
-    except (KeyError, ValueError):
+        deadline_s = float(told) / 1000.0
+    except ValueError:
         return None
     return deadline_s if 0 < deadline_s <= DEADLINE_S_MAX else None
 

@@ -7,7 +7,7 @@ that its parent passed, without either being kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from zlib import crc32
 
 from agentserve.core.identity.evidence import Trace
@@ -63,17 +63,20 @@ def _lines(text: str) -> list[int]:
     return [_print(line) for line in lines if len(line) >= TRACEABLE_CHARS_MIN]
 
 
-def _long_windows(words: list[int]) -> Iterator[int]:
+def _long_windows(words: list[int]) -> list[int]:
     one, two, three, four, five = _FACTORS
-    for a, b, c, d, e in zip(words, words[1:], words[2:], words[3:], words[4:], strict=False):
-        if a % KEPT_OF == 0:
-            yield (a * one + b * two + c * three + d * four + e * five) & _MASK
+    return [
+        (a * one + b * two + c * three + d * four + e * five) & _MASK
+        for a, b, c, d, e in zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)
+        if a % KEPT_OF == 0
+    ]
 
 
-def _short_windows(words: list[int]) -> Iterator[int]:
+def _short_windows(words: list[int]) -> list[int]:
     one, two, three, *_ = _FACTORS
-    for a, b, c in zip(words, words[1:], words[2:], strict=False):
-        yield (a * one + b * two + c * three) & _MASK
+    return [
+        (a * one + b * two + c * three) & _MASK for a, b, c in zip(words, words[1:], words[2:], strict=False)
+    ]
 
 
 def _traced(words: list[int]) -> list[int]:

@@ -118,7 +118,10 @@ def finish_of(reason: Any) -> str:
 
 
 def _tokens(*values: Any) -> int | None:
-    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
 
 
 def usage_of(usage: Any) -> Usage | None:
