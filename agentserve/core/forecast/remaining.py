@@ -19,7 +19,7 @@ import msgspec
 from cachetools import LRUCache
 
 from agentserve.core.forecast.calls import joined, text_hash
-from agentserve.core.forecast.grid import STEPS, TOKENS, Grid
+from agentserve.core.forecast.grid import STEPS, TOKENS, Grid, lognormal
 from agentserve.core.forecast.ladder import Ladder, Rung
 from agentserve.core.forecast.neighbours import MILESTONES, Neighbours, Sample
 from agentserve.core.forecast.progress import FEATURES, Progress, StepFacts
@@ -32,6 +32,13 @@ _VERSION = 1
 
 WORK_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
 
+# What is left of a program of which nothing is known, as published runs had it halfway (SWE-rebench, Claude Code,
+# Terminal-Bench: medians of 18 to 46 steps in all). Were it flat, the first programs would be taken for endless ones.
+_PRIORS = (
+    (STEPS, lognormal(STEPS, median=12.0, sigma=1.2)),
+    (TOKENS, lognormal(TOKENS, median=2_500.0, sigma=1.5)),
+    (WORK_SECONDS, lognormal(WORK_SECONDS, median=150.0, sigma=1.7)),
+)
 _RUNGS = (Rung(half_life=200, strength=2), Rung(half_life=60, strength=6), Rung(half_life=40, strength=4))
 # (bandwidth, share of the distance that goes by measured relevance) of each way to look at neighbours
 _VIEWS = ((0.12, 0.0), (0.18, 0.5))
@@ -90,7 +97,7 @@ class RemainingForecaster:
         )
         self._neighbours = Neighbours(FEATURES)
         self._ladders = tuple(
-            Ladder(grid, _RUNGS, keys_max=_KEYS_MAX) for grid in (STEPS, TOKENS, WORK_SECONDS)
+            Ladder(grid, _RUNGS, keys_max=_KEYS_MAX, prior=prior) for grid, prior in _PRIORS
         )
         self._scores = [0.0] * (len(_VIEWS) + 1)
         self._turn = 0

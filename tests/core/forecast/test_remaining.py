@@ -220,3 +220,14 @@ def test_progress_counts_people_compactions_and_purposes() -> None:
     assert progress._humans == 2
     assert purpose("mcp__files__write_file") == purpose("Edit") == 2
     assert purpose("zog") == purpose("frobnicate")
+
+
+def test_before_any_program_ended_none_is_taken_for_an_endless_one() -> None:
+    forecaster = RemainingForecaster()
+    for step in range(8):
+        forecaster.step(
+            tenant="t", program="p", facts=StepFacts(input_tokens=8000 + 500 * step, output_tokens=150)
+        )
+        left = forecaster.predict(tenant="t", program="p", continues=True)
+        assert left is not None
+        assert 4.0 < left.steps.quantile(0.5) < 40.0
