@@ -36,7 +36,6 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     port: int = 8400
-    workers: int = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     response_headers: bool = True  # x-agentserve-… on every step
     drain_timeout_s: float = 30.0

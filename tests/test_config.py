@@ -28,7 +28,7 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> No
     assert settings.origins["gateway.port"] == "--port"
     assert settings.origins["gateway.host"] == "AGENTSERVE_GATEWAY_HOST"
     assert settings.origins["gateway.log_level"] == str(path)
-    assert "gateway.workers" not in settings.origins
+    assert "gateway.drain_timeout_s" not in settings.origins
 
 
 @pytest.mark.parametrize(

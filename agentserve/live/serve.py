@@ -19,7 +19,7 @@ from agentserve.live.server import limited
 
 BACKLOG = 4096
 # live programs are many small objects that live for minutes: look at the old ones seldom
-GC_THRESHOLDS = (20_000, 20, 50)
+GC_THRESHOLDS = (50_000, 50, 50)
 
 
 class GatewayServer(uvicorn.Server):

@@ -1,6 +1,8 @@
 """Measure proxies side by side and write figures as ratios to nginx of the same run.
 
-    python -m tests.bench.relay.run [--seconds 3] [--rounds 2] [--only NAME] [--json FILE] [--plot FILE]
+    python -m tests.bench.relay.run [--seconds 3] [--rounds 2] [--only NAME] [--peers DIR] [--json FILE] [--plot FILE]
+
+DIR holds one environment for each peer (`python -m tests.bench.peers.install DIR`); what is not there is left out.
 
 Rule: only ratios inside one run mean anything, so every proxy is measured in every round, one after the other, on the
 same core. The fake engine and the load are C, compiled on the spot, so that they are never what is measured.
@@ -9,19 +11,22 @@ same core. The fake engine and the load are C, compiled on the spot, so that the
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.relay.targets import TARGETS, Target, cpu_s, free_port, pinned, rss_mb, started
+from tests.bench.relay.targets import TARGETS, Place, Target, cpu_s, free_port, pinned, rss_mb, started
 
 HERE = Path(__file__).parent
 EVENTS = 200
+READY_S = 60.0
 KB = 1000
 # name -> mode, connections, body bytes
 CASES = {
@@ -41,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warm", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", action="append", default=[], help="a proxy; may stand again")
+    parser.add_argument("--peers", type=Path, help="a folder with one environment for each peer")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args(argv)
@@ -74,7 +80,14 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             for target in TARGETS:
                 if args.only and target.name not in args.only and target.name != "nginx":
                     continue
-                for case, figures in one(folder, target, engine_port, args).items():
+                try:
+                    found = one(folder, target, engine_port, args)
+                except (RuntimeError, subprocess.SubprocessError) as error:
+                    print(f"{target.name}: {error}", file=sys.stderr)
+                    continue
+                if not found and round_number == 0:
+                    print(f"{target.name} is not installed: {target.install}", file=sys.stderr)
+                for case, figures in found.items():
                     seen.setdefault(target.name, {}).setdefault(case, []).append(figures)
             print(f"round {round_number + 1} of {args.rounds} done", file=sys.stderr)
     medians = {name: {case: median(rounds) for case, rounds in cases.items()} for name, cases in seen.items()}
@@ -83,15 +96,38 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def one(folder: Path, target: Target, engine_port: int, args: argparse.Namespace) -> dict[str, Figures]:
     """One proxy in all cases."""
-    port = free_port()
-    command = target.command(port, engine_port, folder)
+    place = Place(port=free_port(), engine=engine_port, folder=folder, peers=args.peers)
+    command = target.command(place)
     if command is None:
         return {}
     found = {}
-    with started(command, port, core=0, log=folder / "proxy.log") as process:
+    with started(
+        command, place.port, core=0, log=folder / "proxy.log", environment=target.environment
+    ) as process:
+        ready(place.port, target.path)
         for case in CASES:
-            found[case] = load(folder, port, case, args, process, path=target.path)
+            found[case] = load(folder, place.port, case, args, process, path=target.path)
     return found
+
+
+def ready(port: int, path: str) -> None:
+    """Wait until a request is answered: some listen before they know their engine."""
+    body = json.dumps({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "ready?"}]})
+    headers = {"authorization": "Bearer bench", "content-type": "application/json"}
+    until = time.monotonic() + READY_S
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("POST", path.replace("%d", "0"), body, headers)
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        if time.monotonic() > until:
+            raise RuntimeError("it does not answer")
+        time.sleep(0.2)
 
 
 def load(
