@@ -242,8 +242,8 @@ class Resolver:
         if reply.tools:
             return reply.tools
         # whose client names its programs has no need to be found by what it was told
-        if not program.source.startswith(NAMED_SURELY) and (trace := reply.trace()) is not None:
-            home.trace(Traced(program, trace, call_id=None, spawns=False))
+        if not program.source.startswith(NAMED_SURELY) and (told := reply.trace()) is not None:
+            home.trace(Traced(program, told, call_id=None, spawns=False))
         if program.text_tools:
             home.open_call(program, TEXT_TOOL, tip.step)
             return (ToolUse(id=TEXT_TOOL, name=TEXT_TOOL),)
