@@ -1,4 +1,4 @@
-"""Run every command of the README, in its order, in a fresh clone: the path of a stranger. `python -m tests.docs.readme`.
+"""Run every command of the README, in order, in a fresh clone: a stranger's path. `python -m tests.docs.readme`.
 
 Rule: no command is left out in silence. Each is run, or listed with the reason why not; what is changed is printed.
 The ports are free ones, the engines at `gpu1` and `gpu2` are emulated, and `codex` is a stand-in that makes one call.

@@ -1,4 +1,7 @@
-"""Policies by name. `agentserve` is ours and the default; the literature's stand in a folder of their own."""
+"""Policies by name. `agentserve` is ours and the default; the literature's stand in a folder of their own.
+
+A name with a dot is the import path of a class: a policy of your own needs no change here (`POLICIES.md`).
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,26 @@ def make_policy(name: str, board: Board, params: Mapping[str, Any] | None = None
 
 def policy_class(name: str) -> type[Policy]:
     """The class of this name, for whoever asks what constants it has."""
+    if "." in name:
+        return _imported(name)
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(POLICIES))}"
         raise ConfigError(f"there is no policy `{name}`", remedy=remedy)
     module, cls = POLICIES[name]
     found: type[Policy] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def _imported(path: str) -> type[Policy]:
+    """The class at `package.module.Class`."""
+    module, _, cls = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"there is no policy at `{path}`: {exc}", remedy="is it on PYTHONPATH?") from exc
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise ConfigError(
+            f"`{path}` is no policy", remedy="derive it from agentserve.core.policies.policy.Policy"
+        )
     return found
