@@ -9,7 +9,7 @@ PORT   ?= 8400
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-frameworks test-engines check format lock clean
+.PHONY: help up test readme test-frameworks test-engines check format lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ up: $(STAMP) ## run the gateway on port 8400 with an emulated engine and a SQLit
 
 test: $(STAMP) check ## every check and every test
 	$(BIN)/pytest -q -n auto --dist loadfile
+
+readme: ## every command of the README, in order, in a fresh clone of what is committed
+	$(PYTHON) -m tests.docs.readme
 
 test-frameworks: $(STAMP) ## every agent framework, each in an environment of its own (long)
 	$(BIN)/python -m tests.frameworks.run

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import re
 import shlex
 import shutil
@@ -31,6 +32,7 @@ ANSWER_S_MAX = 600.0  # until a gateway answers, its installation included
 COMMAND_S_MAX = 900.0
 STOP_S_MAX = 60.0
 SHOWN_LINES = 12
+PORTS = range(20_000, 30_000)
 # Why a command is not run here. A command of the README that is neither run nor in this list is an error.
 NOT_RUN = {
     "make test": "it runs by itself in CI",
@@ -200,10 +202,16 @@ def stranger(home: Path) -> Iterator[Stranger]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports that nobody listens on now, from below those that the system gives to outgoing connections."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [s.getsockname()[1] for s in sockets]
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise PageError(f"there are no {count} free ports in {PORTS}")
 
 
 def answers(url: str) -> bool:
