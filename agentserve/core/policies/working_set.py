@@ -329,18 +329,26 @@ class WorkingSet(Policy):
         """Held steps in order of rank, while the seats fit; if nothing runs, the worst holders lose their seats."""
         ceiling = self.params.ceiling * self._keeper.capacity(book.engine)
         if book.load > ceiling and not book.engine.steps:
-            for step in sorted(book.held, key=self._rank, reverse=True)[:-1]:
+            first = min(book.held, key=self._rank).program
+            for step in sorted(book.held, key=self._rank, reverse=True):
                 if book.load <= ceiling:
                     break
-                book.held.remove(step)
-                self._unseat(step.program, now)
-                self._counts["unseated"] += 1
-                self._enqueue(step, now)
+                if step.program is not first and step in book.held:
+                    self._unseat_held(step.program, book, now)
         while book.held and (book.load <= ceiling or not book.engine.steps):
             step = min(book.held, key=self._rank)
             book.held.remove(step)
             seat: Seat = step.program.own
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
+
+    def _unseat_held(self, program: Program, book: Book, now: float) -> None:
+        """It loses its seat while steps of it are held: all of them, forks too, go back to the line."""
+        held = [step for step in book.held if step.program is program]
+        book.held = [step for step in book.held if step.program is not program]
+        self._unseat(program, now)
+        self._counts["unseated"] += 1
+        for step in held:
+            self._enqueue(step, now)
 
     def _rank(self, step: Step) -> tuple[float, str]:
         return (self._seat_key(step.program), step.id)
