@@ -37,14 +37,14 @@ class Setting:
 
 SETTINGS = {
     "coding": Setting(programs=48, steps_max=8, kv_tokens=240_000, time_scale=10.0),
-    "chains": Setting(programs=260, steps_max=5, kv_tokens=120_000, time_scale=4.0),
+    "chains": Setting(programs=170, steps_max=5, kv_tokens=80_000, time_scale=4.0),
     # Recorded Claude Code sessions with contexts of 100k tokens: a quarter of each, and of the KV, on an engine whose
     # prefill takes so much longer that simulated policies compare as they do at full size on one H100.
     "weka": Setting(
         programs=36,
         steps_max=8,
         kv_tokens=99_000,
-        time_scale=30.0,
+        time_scale=40.0,
         profile="llama-3.1-70b-4xa100",
         shrink=4,
         gap_s_max=120.0,
