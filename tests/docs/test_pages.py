@@ -1,0 +1,78 @@
+"""The pages' examples, as written: what they print is what they say, and what they define works."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import Block, blocks
+
+ROOT = Path(__file__).parents[2]
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+PAGES = [*sorted(p for p in ROOT.glob("*/*.md") if not p.parent.name.startswith(".")), ROOT / "README.md"]
+NAMED = re.compile(r"`((?:core|live|cli|store|telemetry|sim|engine)/[\w/]+\.(?:py|md))`")
+
+
+def of(page: str, language: str) -> list[Block]:
+    return [b for b in blocks(ROOT / page) if b.language == language]
+
+
+def python(text: str, folder: Path) -> str:
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_decisions_that_the_page_shows_are_those_that_are_made(tmp_path: Path) -> None:
+    (code,) = of("agentserve/DECISIONS.md", "python")
+    (shown,) = of("agentserve/DECISIONS.md", "text")
+    made = [line.rstrip() for line in python(code.text, tmp_path).splitlines()]
+    assert made == shown.text.splitlines()
+
+
+def test_a_policy_written_by_the_page_runs_in_simulation_and_passes_its_own_test(tmp_path: Path) -> None:
+    policy, test = of("agentserve/POLICIES.md", "python")
+    (tmp_path / "my_policies.py").write_text(policy.text, encoding="utf-8")
+    simulate, _ = of("agentserve/POLICIES.md", "sh")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    text = simulate.text.replace("--programs 60", "--programs 12")
+    assert text != simulate.text
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "my_policies.Smallest:programs_at_once=12" in done.stdout
+    python(test.text + "\n\ntest_the_smallest_newcomer_goes_next()\n", tmp_path)
+
+
+def test_the_policys_settings_are_taken(tmp_path: Path) -> None:
+    (settings,) = of("agentserve/POLICIES.md", "toml")
+    assert tomllib.loads(settings.text)["scheduler"]["params"] == {"programs_at_once": 12}
+    (tmp_path / "agentserve.toml").write_text(settings.text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "agentserve.cli", "up", "--print-config"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "scheduler.params = {'programs_at_once': 12}" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_and_every_file_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    missing = [name for name in LINK.findall(text) if not (page.parent / name).exists()]
+    if page.parent.name == "agentserve":
+        missing += [name for name in NAMED.findall(text) if not (page.parent / name).exists()]
+    assert not missing
