@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -201,7 +201,7 @@ class Ledger:
         if len(ended) > PROGRAMS_REMEMBERED_MAX:
             ended.popitem(last=False)
         self._telemetry.step_done(record)
-        self._journal.step(row_of(record))
+        self._journal.step(Row(record))
 
 
 def segment_tokens(chars: int) -> int:
@@ -209,9 +209,25 @@ def segment_tokens(chars: int) -> int:
     return max(1, round(chars / CHARS_PER_TOKEN))
 
 
-def row_of(record: StepRecord) -> Mapping[str, Any]:
-    """The record as the journal takes it."""
-    return {name: getattr(record, name) for name in _FIELDS}
+class Row(Mapping[str, Any]):
+    """A record as the journal takes it: read where it is written, which is not here."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: StepRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self._record, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_FIELDS)
+
+    def __len__(self) -> int:
+        return len(_FIELDS)
 
 
 _FIELDS = tuple(field.name for field in fields(StepRecord))

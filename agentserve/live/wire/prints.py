@@ -18,7 +18,10 @@ SHORT_TEXT_WORDS = 24
 SHORT_PRINTS_WORDS_MAX = 1_200  # short windows are made of no more than this of each text
 KEPT_OF = 3  # of so many first words one lets its window be kept
 WINDOWS_KEPT_MAX = 32
-TEXT_CHARS_MAX = 32_768  # of a longer text, its beginning and its end
+TEXT_CHARS_MAX = 16_384  # of a longer text, its beginning and its end
+TRACED_CHARS_MAX = (
+    8_192  # and of one to be found again less, so that it is found behind a few pages of something else
+)
 LINES_MAX = 512
 LINES_KEPT_MAX = 16
 TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
@@ -98,10 +101,10 @@ def _traced(words: list[int]) -> list[int]:
     return [window(words, k) for k in at]
 
 
-def _clip(text: str) -> str:
-    if len(text) <= TEXT_CHARS_MAX:
+def _clip(text: str, chars_max: int) -> str:
+    if len(text) <= chars_max:
         return text
-    half = TEXT_CHARS_MAX // 2
+    half = chars_max // 2
     return f"{text[:half]} {text[-half:]}"
 
 
@@ -110,7 +113,7 @@ def trace_of(text: str) -> Trace | None:
     text = text.strip()
     if len(text) < TRACEABLE_CHARS_MIN:
         return None
-    words = _words(_clip(text))
+    words = _words(_clip(text, TRACED_CHARS_MAX))
     return Trace(
         whole=_print(text),
         windows=tuple(_traced(words)),
@@ -129,7 +132,7 @@ def prints_of(texts: Iterable[str]) -> frozenset[int]:
             break
         budget -= min(len(text), TEXT_CHARS_MAX)
         found.add(_print(text))
-        clipped = _clip(text)
+        clipped = _clip(text, TEXT_CHARS_MAX)
         found.update(_lines(clipped))
         words = _words(clipped)
         found.update(_long_windows(words))

@@ -1,7 +1,9 @@
 /* A fake engine for measuring proxies: engine PORT EVENTS
  *
  * Any GET is answered with a model list; a POST with about 1 kB of JSON, or, when it asks for a stream, with EVENTS
- * server-sent events in one burst, each in a write of its own. One thread, epoll, nothing allocated per request. */
+ * server-sent events in one burst, each in a write of its own. Usage is what an engine with a prefix cache would say of
+ * the same prompt sent again: a token for four bytes, nearly all of them cached. One thread, epoll, nothing allocated
+ * per request. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -20,6 +22,7 @@ enum { FILES = 8192, REQUEST_MAX = 1 << 20 };
 typedef struct { char *buffer; int length; } Client;
 static Client clients[FILES];
 static char whole[4096], listing[1024], event[512], last[512];
+static char *prompt_at, *cached_at; /* nine places each */
 static int whole_n, listing_n, event_n, last_n, events;
 
 static int put(int fd, const char *data, int n) {
@@ -46,9 +49,11 @@ static void compose(void) {
     snprintf(body, sizeof body,
         "{\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":"
         "[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":"
-        "{\"prompt_tokens\":100,\"completion_tokens\":100,\"total_tokens\":200,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":64}}}", text);
+        "{\"prompt_tokens\":        1,\"completion_tokens\":100,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":        0}}}", text);
     whole_n = response(whole, "application/json", body);
+    prompt_at = strstr(whole, "\"prompt_tokens\":") + 16;
+    cached_at = strstr(whole, "\"cached_tokens\":") + 16;
     listing_n = response(listing, "application/json",
         "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":1,\"owned_by\":\"bench\"}]}");
     event_n = chunk(event,
@@ -58,6 +63,14 @@ static void compose(void) {
         "data: {\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\","
         "\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n");
     last_n += sprintf(last + last_n, "0\r\n\r\n");
+}
+
+static int json(int fd, int body_bytes) {
+    char digits[32];
+    int prompt = body_bytes / 4 + 1;
+    sprintf(digits, "%9d", prompt), memcpy(prompt_at, digits, 9);
+    sprintf(digits, "%9d", prompt > 16 ? prompt - 16 : 0), memcpy(cached_at, digits, 9);
+    return put(fd, whole, whole_n);
 }
 
 static int stream(int fd) {
@@ -83,7 +96,7 @@ static int answer(int fd, Client *c) {
         int bad;
         if (!strncmp(c->buffer, "GET", 3)) bad = put(fd, listing, listing_n);
         else if (memmem(c->buffer + head, total - head, "\"stream\":true", 13)) bad = stream(fd);
-        else bad = put(fd, whole, whole_n);
+        else bad = json(fd, total - head);
         if (bad) return -1;
         memmove(c->buffer, c->buffer + total, c->length - total);
         c->length -= total;
