@@ -90,6 +90,21 @@ def test_a_small_engine_is_not_given_away_in_margins(desk: Any) -> None:
     assert [i for i in range(5) if d.sent(f"p{i}")] == [0, 1, 2, 3]
 
 
+def test_where_no_program_returns_the_engine_is_given_more_than_it_can_keep(desk: Any) -> None:
+    def admitted(d: Any) -> int:
+        for i in range(12):
+            d.arrive(f"new{i}", tokens=1000)
+        return sum(1 for i in range(12) if d.sent(f"new{i}"))
+
+    strict, loose = desk(foresight=Gaps()), desk(foresight=Gaps())
+    for i in range(300):  # one-shot requests on one desk, one long program on the other
+        loose.arrive(f"once{i}", tokens=1000)
+        loose.finish(f"once{i}", tokens=1000, final=True)
+        strict.arrive("agent", i, tokens=1000)
+        strict.finish("agent", i, tokens=1000)
+    assert admitted(loose) > admitted(strict)
+
+
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:
     d = desk(foresight=Gaps())
     d.arrive("a", tokens=3000, prefix=(ev.Segment(7, 1000),))

@@ -23,6 +23,7 @@ class WorkingSetParams:
     """The constants; what each was tuned on stands in the README."""
 
     admit: float = 0.9  # of capacity, for fresh seats
+    loose: float = 0.5  # how much more than `admit` where programs do not return: the engine's own queue does
     ceiling: float = 1.0  # of capacity, for growth
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
     margin_tokens: int = 600  # a step's growth beyond forecast,

@@ -37,6 +37,8 @@ from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
 EXPECTED_MAX = 10_000  # programs that said when they will be back
+RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
+RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
 
 
 class WorkingSet(Policy):
@@ -50,6 +52,9 @@ class WorkingSet(Policy):
         self._books: dict[EngineId, Book] = {}
         self._deadline: float | None = None
         self._step_s = 8.0  # mean seconds from one step of a program to its next
+        self._returning = (
+            1.0  # share of steps whose program had one before; at the start all are believed to return
+        )
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._keeper = Keeper(self.board, self.params)
@@ -63,6 +68,7 @@ class WorkingSet(Policy):
 
     def arrived(self, step: Step, now: float) -> None:
         program = step.program
+        self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
         seat: Seat | None = program.own if isinstance(program.own, Seat) else None
         if seat is not None:
             self._gap_ends(program, seat, now)
@@ -249,7 +255,12 @@ class WorkingSet(Policy):
         capacity = self._keeper.capacity(book.engine)
         if book.held or len(book.engine.steps) >= (book.engine.seqs_max or 1 << 30):
             return False
-        return book.load + self._need(program, book) <= self.params.admit * capacity
+        return book.load + self._need(program, book) <= self._admit() * capacity
+
+    def _admit(self) -> float:
+        """Of capacity, for fresh seats. Where next to no program returns, nothing that is kept is worth protecting."""
+        few = max(1.0 - self._returning / RETURNS_FEW, 0.0)
+        return self.params.admit * (1.0 + self.params.loose * few)
 
     def _seat(self, queued: Queued, book: Book, now: float) -> None:
         program = queued.program
