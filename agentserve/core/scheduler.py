@@ -7,7 +7,7 @@ events at the same times give the same decisions. The records are changed here, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -65,11 +65,15 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When to send `TimerFired` if nothing else happens before."""
-        times = list(self._own_deadlines())
-        wanted = self.policy.deadline()
-        if wanted is not None:
-            times.append(wanted)
-        return min(times, default=None)
+        due = self.policy.deadline()
+        board = self.board
+        if board.waiting:
+            gives_up_at = next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
+            due = gives_up_at if due is None else min(due, gives_up_at)
+        if board.programs:
+            idle_at = next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s
+            due = idle_at if due is None else min(due, idle_at)
+        return due
 
     def check(self) -> None:
         """Every invariant of the records; cheap enough for tests, not for the request's path."""
@@ -479,10 +483,3 @@ class Scheduler:
             else:
                 over.append(program)
         return over
-
-    def _own_deadlines(self) -> Iterator[float]:
-        board = self.board
-        if board.waiting:
-            yield next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
-        if board.programs:
-            yield next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s

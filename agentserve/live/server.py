@@ -72,6 +72,7 @@ class HttpConnection(asyncio.Protocol):
         self.paused: asyncio.Future[None] | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._current: Request | None = None
+        self._task: asyncio.Task[None] | None = None  # that answers it
         self._queue: deque[Request] = deque()
         self._closing = False
         self._reading = True
@@ -235,9 +236,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer(self, request: Request) -> None:
         self._current = request
-        task = self.loop.create_task(self._run(request))
+        task = self._task = self.loop.create_task(self._run(request))
         self.state.tasks.add(task)
-        task.add_done_callback(self.state.tasks.discard)
 
     async def _run(self, request: Request) -> None:
         try:
@@ -256,6 +256,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _answered(self, request: Request) -> None:
         self._current = None
+        if self._task is not None:
+            self.state.tasks.discard(self._task)
+            self._task = None
         self.state.total_requests += 1
         transport = self.transport
         if transport is None or transport.is_closing():

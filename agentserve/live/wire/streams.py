@@ -209,7 +209,7 @@ class ReplyReader:
     def __init__(self, protocol: Protocol, *, streamed: bool, canon: Canon | None = None) -> None:
         self._protocol: Protocol = protocol
         self._streamed = streamed
-        self._canon = canon or Canon(items_max=64)
+        self._canon = canon
         self._draft = Draft()
         self._splitter = SseSplitter()
         self._responses = _ResponsesStream()
@@ -240,7 +240,9 @@ class ReplyReader:
         for data in self._splitter.finish():
             self._event(self._draft, data)
         if self._protocol == "responses":
-            return self._draft.reply(items=self._responses.items(self._draft, self._canon))
+            return self._draft.reply(
+                items=self._responses.items(self._draft, self._canon or Canon(items_max=64))
+            )
         if self._protocol == "completions":
             return self._draft.reply(items=())
         return self._draft.reply()
