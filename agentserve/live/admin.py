@@ -19,7 +19,7 @@ from starlette.routing import Route
 from agentserve.config import EngineSettings, TenantSettings
 from agentserve.core.identity import unscoped
 from agentserve.errors import BadRequest, NotFound, Overloaded
-from agentserve.live import views
+from agentserve.live import insight, views
 from agentserve.live.auth import ADMIN, READ
 from agentserve.live.programs import mapping, number, program_name
 from agentserve.live.replies import json_body, json_response
@@ -62,6 +62,10 @@ class Admin:
             Route(f"{ROOT}/tenants/{{tenant}}", self.tenant, methods=["GET"]),
             Route(f"{ROOT}/tenants/{{tenant}}", self.put_tenant, methods=["PUT"]),
             Route(f"{ROOT}/workflows", self.workflows),
+            Route(f"{ROOT}/graphs", self.graphs),
+            Route(f"{ROOT}/graphs/{{tenant}}/{{name:path}}", self.graph),
+            Route(f"{ROOT}/forecasts", self.forecasts),
+            Route(f"{ROOT}/shares", self.shares),
             Route(f"{ROOT}/events", self.events),
         ]
 
@@ -71,31 +75,38 @@ class Admin:
         """The gateway at a glance."""
         self._may(request)
         gateway = self._gateway
-        return json_response(
-            views.summary(
-                self._board,
-                gateway.engines,
-                open_requests=len(gateway.relay.open),
-                healthy=gateway.driver.healthy,
-                draining=gateway.relay.draining,
-            )
+        told = views.summary(
+            self._board,
+            gateway.engines,
+            open_requests=len(gateway.relay.open),
+            healthy=gateway.driver.healthy,
+            draining=gateway.relay.draining,
         )
+        return json_response({**told, "balance": insight.balance(gateway.driver.scheduler.policy)})
 
     async def programs(self, request: Request) -> Response:
-        """Live programs, the most recently active first."""
+        """Live programs, the most recently active first; `q` is looked for in id, workflow and engine."""
         self._may(request)
-        tenant, limit = request.query_params.get("tenant"), limit_of(request)
+        asked, limit = request.query_params, limit_of(request)
+        tenant, state, text = asked.get("tenant"), asked.get("state"), asked.get("q", "").lower()
+        if state is not None and state not in views.STATES:
+            raise BadRequest(f"a state is one of {', '.join(views.STATES)}", field="state")
         now = self._gateway.driver.now()
         found: list[dict[str, Any]] = []
+        matching = 0
         for program in reversed(self._board.programs.values()):
             if tenant is not None and unscoped(program.id)[0] != tenant:
                 continue
-            shown = views.program(program, now)
-            if shown is not None:
+            if text and not any(
+                text in (v or "").lower() for v in (program.id, program.workflow, program.home)
+            ):
+                continue
+            if state and views.state_of(program) != state:
+                continue
+            matching += 1
+            if len(found) < limit and (shown := views.program(program, now)) is not None:
                 found.append(shown)
-            if len(found) >= limit:
-                break
-        return json_response({"data": found, "total": len(self._board.programs)})
+        return json_response({"data": found, "matching": matching, "total": len(self._board.programs)})
 
     async def program(self, request: Request) -> Response:
         """One live program, by its key `tenant/name`."""
@@ -103,7 +114,8 @@ class Admin:
         found = self._gateway.program_view(request.path_params["key"])
         if found is None:
             raise NotFound(f"there is no live program {request.path_params['key']!r}")
-        return json_response(found)
+        now = self._gateway.driver.now()
+        return json_response({**found, "outlook": insight.outlook(self._board, found["key"], now)})
 
     async def end_program(self, request: Request) -> Response:
         """Declare a program over."""
@@ -152,6 +164,29 @@ class Admin:
                 ]
             }
         )
+
+    async def graphs(self, request: Request) -> Response:
+        """Workflows of which a step graph is known, declared or learned."""
+        self._may(request)
+        return json_response({"data": insight.graphs(self._gateway.graphs, self._gateway.workflows)})
+
+    async def graph(self, request: Request) -> Response:
+        """A workflow's step graph, drawn."""
+        self._may(request)
+        tenant, name = request.path_params["tenant"], request.path_params["name"]
+        drawn = insight.drawing(self._gateway.graphs, self._gateway.workflows, tenant, name)
+        return Response(drawn, media_type="image/svg+xml", headers={"cache-control": "no-store"})
+
+    async def forecasts(self, request: Request) -> Response:
+        """Of each tool asked for lately, when its program is back: quantiles and the survival curve."""
+        self._may(request)
+        return json_response({"data": insight.tools(self._board, self._gateway.feed.tools())})
+
+    async def shares(self, request: Request) -> Response:
+        """Tenants with their weight, the service they had, and the largest gap between those that waited."""
+        self._may(request)
+        driver = self._gateway.driver
+        return json_response(insight.shares(self._board, driver.scheduler.policy, driver.now()))
 
     async def events(self, request: Request) -> Response:
         """A server-sent stream of what happens, from now on."""

@@ -157,11 +157,12 @@ BODIES: Mapping[tuple[str, str], Json] = {
 
 # -- answers
 
+PROGRAM_STATES = ["idle", "waiting", "running", "turn_done"]
 PROGRAM = answer(
     id=TEXT,
     key=TEXT,
     tenant=TEXT,
-    state={"enum": ["idle", "waiting", "running", "turn_done"]},
+    state={"enum": PROGRAM_STATES},
     workflow=MAYBE_TEXT,
     parent_id=MAYBE_TEXT,
     priority=TEXT,
@@ -223,7 +224,27 @@ TENANT = answer(
     program_steps_max=MAYBE_WHOLE,
 )
 WORKFLOW = answer(tenant=TEXT, name=TEXT, nodes=COUNT, edges=COUNT, declared_at=NUMBER)
+GRAPH_KNOWN = answer(tenant=TEXT, name=TEXT, kind={"enum": ["declared", "learned"]}, nodes=COUNT)
+TOOL_FORECAST = answer(
+    tenant=TEXT,
+    tool=TEXT,
+    calls=COUNT,
+    p50_s=NUMBER,
+    p90_s=NUMBER,
+    p99_s=NUMBER,
+    survival={"type": "array", "items": {"type": "array", "items": NUMBER}},
+)
+SHARE = answer(
+    tenant=TEXT,
+    weight=NUMBER,
+    service_token_s=NUMBER,
+    service_share=NUMBER,
+    programs=COUNT,
+    steps_open=COUNT,
+    context_tokens=COUNT,
+)
 SUMMARY = answer(
+    balance={"type": "object"},
     programs=COUNT,
     steps_waiting=COUNT,
     steps_running=COUNT,
@@ -286,7 +307,7 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ("get", "/v1/conversations/{conversation}/items/{item}"): (200, answer(id=TEXT, type=TEXT)),
     ("delete", "/v1/conversations/{conversation}/items/{item}"): (200, CONVERSATION),
     ("get", "/admin/v1/summary"): (200, SUMMARY),
-    ("get", "/admin/v1/programs"): (200, table(PROGRAM, total=COUNT)),
+    ("get", "/admin/v1/programs"): (200, table(PROGRAM, total=COUNT, matching=COUNT)),
     ("get", "/admin/v1/programs/{key}"): (200, PROGRAM),
     ("delete", "/admin/v1/programs/{key}"): (200, ENDED),
     ("get", "/admin/v1/programs/{key}/decisions"): (200, STORY),
@@ -302,9 +323,12 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ("get", "/admin/v1/tenants/{tenant}"): (200, TENANT),
     ("put", "/admin/v1/tenants/{tenant}"): (200, TENANT),
     ("get", "/admin/v1/workflows"): (200, table(WORKFLOW)),
+    ("get", "/admin/v1/graphs"): (200, table(GRAPH_KNOWN)),
+    ("get", "/admin/v1/forecasts"): (200, table(TOOL_FORECAST)),
+    ("get", "/admin/v1/shares"): (200, table(SHARE, gap_max_token_s=MAYBE_NUMBER)),
 }
 STREAMS = ("/admin/v1/events",)  # answered with server-sent events that do not end
-TEXTS = ("/metrics",)
+TEXTS = ("/metrics", "/admin/v1/graphs/{tenant}/{name}")
 
 # an engine's own refusal passes as it is, and vLLM's codes are numbers
 _CODE: Json = {"type": ["string", "integer", "null"]}
@@ -321,8 +345,10 @@ _PAGING: list[Json] = [
     {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
     {"name": "after", "in": "query", "schema": TEXT},
 ]
+_STATE: Json = {"name": "state", "in": "query", "schema": {"enum": PROGRAM_STATES}}
+_TEXT: Json = {"name": "q", "in": "query", "schema": TEXT}
 QUERIES: Mapping[tuple[str, str], list[Json]] = {
-    ("get", "/admin/v1/programs"): [_LIMIT, _TENANT],
+    ("get", "/admin/v1/programs"): [_LIMIT, _TENANT, _STATE, _TEXT],
     ("get", "/admin/v1/steps"): [_LIMIT],
     ("get", "/admin/v1/pins"): [_LIMIT],
     ("get", "/admin/v1/workflows"): [_TENANT],

@@ -22,6 +22,7 @@ from agentserve.core import events as ev
 from agentserve.core.board import Share
 from agentserve.core.identity import Resolver, unscoped
 from agentserve.core.ids import ProgramId, TenantId
+from agentserve.core.workflow import StepGraphs
 from agentserve.live import views
 from agentserve.live.auth import Keys
 from agentserve.live.driver import Driver
@@ -101,6 +102,7 @@ class Gateway:
         self.clock = clock
         self.started_at = clock()
         self.workflows = Workflows(journal)
+        self.graphs: StepGraphs | None = None  # what is learned of workflows, where someone learns it
         self.feed = Feed(clock=clock)
         driver.listen(self.feed.heard)
         for tenant in settings.tenants:

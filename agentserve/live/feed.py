@@ -15,12 +15,14 @@ import msgspec
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.identity import unscoped
 
 WATCHERS_MAX = 64
 QUEUE_MAX = 2_000
 PROGRAMS_MAX = 500  # the latest; of older ones the store knows
 STEPS_MAX = 20_000  # open ones whose program is known
 STORY_MAX = 24  # entries a program
+TOOLS_MAX = 200  # the tools asked for lately
 
 Entry = dict[str, Any]
 
@@ -35,6 +37,7 @@ class Feed:
             OrderedDict()
         )
         self._of_step: OrderedDict[str, str] = OrderedDict()
+        self._tools: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
         """The driver's listener."""
@@ -42,6 +45,8 @@ class Feed:
         program = self._program_of(event)
         if program is not None:
             self._remember(program, at, event, decisions)
+            if isinstance(event, ev.StepFinished) and event.tools:
+                self._count_tools(program, event)
         for decision in decisions:
             other = getattr(decision, "program", None) or self._of_step.get(getattr(decision, "step", ""))
             if other is not None and other != program:
@@ -62,6 +67,10 @@ class Feed:
             {"at": at, "event": told(event), "decisions": [told(d) for d in decisions]}
             for at, event, decisions in self._stories.get(program, ())
         ]
+
+    def tools(self) -> list[tuple[tuple[str, str], int]]:
+        """The tools that were asked for lately, by tenant and name, with how often; the newest last."""
+        return list(self._tools.items())
 
     async def watch(self, *, tenant: str | None = None) -> AsyncGenerator[Entry, None]:
         """Events from now on; only of one tenant's programs where that is given."""
@@ -93,6 +102,13 @@ class Feed:
                     self._of_step.popitem(last=False)
             return program
         return None if step is None else self._of_step.get(step)
+
+    def _count_tools(self, program: str, event: ev.StepFinished) -> None:
+        tenant = unscoped(program)[0]
+        for call in event.tools:
+            self._tools[tenant, call.name] = self._tools.pop((tenant, call.name), 0) + 1
+        while len(self._tools) > TOOLS_MAX:
+            self._tools.popitem(last=False)
 
     def _remember(self, program: str, at: float, event: ev.AnyEvent, decisions: list[do.AnyDecision]) -> None:
         story = self._stories.get(program)

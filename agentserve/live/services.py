@@ -31,6 +31,25 @@ COUNT_S = 5.0
 CONSOLE = Path(agentserve.__file__).parent / "console" / "static"  # the console's page, where it is installed
 
 
+# Nothing but our own files, no inline script or style, no frame around it; graphs are shown as images of our making.
+CONSOLE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+class ConsoleFiles(StaticFiles):
+    """The console's page, with headers that hold it to itself."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(CONSOLE_HEADERS)
+        return response
+
+
 class Services:
     """The routes beside the hot path."""
 
@@ -64,7 +83,7 @@ class Services:
 
         routes += [Route("/openapi.json", document), Route("/docs", docs)]
         if CONSOLE.is_dir():
-            routes.append(Mount("/console", StaticFiles(directory=CONSOLE, html=True)))
+            routes.append(Mount("/console", ConsoleFiles(directory=CONSOLE, html=True)))
         return Starlette(
             routes=routes,
             exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},

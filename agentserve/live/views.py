@@ -13,23 +13,27 @@ from agentserve.core.identity import unscoped
 from agentserve.core.program import Program, Step
 from agentserve.live.engines import Engine, Engines
 
+STATES = ("idle", "waiting", "running", "turn_done")
+
+
+def state_of(found: Program) -> str:
+    """What a program does now."""
+    if found.open_steps:
+        waiting = all(step.engine is None for step in found.open_steps.values())
+        return "waiting" if waiting else "running"
+    return "turn_done" if found.turn_done else "idle"
+
 
 def program(found: Program | None, now: float) -> dict[str, Any] | None:
     """One live program."""
     if found is None:
         return None
     tenant, name = unscoped(found.id)
-    state = "idle"
-    if found.open_steps:
-        waiting = all(step.engine is None for step in found.open_steps.values())
-        state = "waiting" if waiting else "running"
-    elif found.turn_done:
-        state = "turn_done"
     return {
         "id": name,
         "key": found.id,
         "tenant": tenant,
-        "state": state,
+        "state": state_of(found),
         "workflow": found.workflow,
         "parent_id": unscoped(found.parent)[1] if found.parent else None,
         "priority": found.priority,
