@@ -180,7 +180,8 @@ def _litellm(place: Place) -> Sequence[str] | None:
 def _thunderagent(place: Place) -> Sequence[str] | None:
     found = place.bin("thunderagent", "python")
     flags = ["--host", "127.0.0.1", "--port", str(place.port), "--log-level", "warning"]
-    flags += ["--backends", place.engine_url, "--router", "tr", "--backend-type", "vllm"]
+    # as a plain proxy: its program scheduling admits nothing where the engine has no metrics of vLLM's
+    flags += ["--backends", place.engine_url, "--router", "default", "--backend-type", "vllm"]
     return found and [found, "-m", "ThunderAgent", *flags]
 
 
