@@ -19,6 +19,9 @@ from agentserve.live.wire.reply import Reply, usage_of
 from agentserve.live.wire.sse import SseSplitter
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
+READ_AT_ONCE_BYTES = (
+    16 * 1024
+)  # of a stream: to read events together costs a fraction of reading each as it passes
 
 
 class _Function(msgspec.Struct):
@@ -73,6 +76,7 @@ class _AnthropicEvent(msgspec.Struct):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
 _decode_anthropic = msgspec.json.Decoder(_AnthropicEvent).decode
 
 
@@ -84,6 +88,24 @@ def _chat_event(draft: Draft, data: bytes) -> None:
         chunk = _decode_chunk(data)
     except UNREADABLE:
         return
+    _chat_chunk(draft, chunk)
+
+
+def _chat_events(draft: Draft, events: list[bytes]) -> None:
+    """Several at once, decoded as one list; where one of them is no JSON, each by itself."""
+    try:
+        chunks = _decode_chunks(b"[%b]" % b",".join([data for data in events if data != b"[DONE]"]))
+    except UNREADABLE:
+        for data in events:
+            _chat_event(draft, data)
+        return
+    for chunk in chunks:
+        _chat_chunk(draft, chunk)
+    if b"[DONE]" in events:
+        draft.whole = True
+
+
+def _chat_chunk(draft: Draft, chunk: _Chunk) -> None:
     if chunk.error is not None:
         draft.failed(chunk.error)
     draft.response_id = draft.response_id or string(chunk.id)
@@ -220,25 +242,39 @@ class ReplyReader:
             "responses": self._responses.event,
             "embeddings": _chat_event,
         }[protocol]
-        self._body: list[bytes] = []
+        self._body: list[bytes] = []  # of a stream, what was not read yet
         self._bytes = 0
 
     def feed(self, chunk: bytes) -> None:
         """Bytes that just went to the client."""
+        self._bytes += len(chunk)
         if self._streamed:
-            for data in self._splitter.feed(chunk):
-                self._event(self._draft, data)
-        else:
-            self._bytes += len(chunk)
-            if self._bytes <= BODY_BYTES_MAX:
-                self._body.append(chunk)
+            self._body.append(chunk)
+            if self._bytes >= READ_AT_ONCE_BYTES:
+                self._read()
+        elif self._bytes <= BODY_BYTES_MAX:
+            self._body.append(chunk)
+
+    def _read(self) -> None:
+        """The events of a stream that are whole by now."""
+        held = b"".join(self._body)
+        self._body.clear()
+        self._bytes = 0
+        self._told(self._splitter.feed(held))
+
+    def _told(self, events: list[bytes]) -> None:
+        if self._protocol == "chat":
+            _chat_events(self._draft, events)
+            return
+        for data in events:
+            self._event(self._draft, data)
 
     def finish(self) -> Reply:
         """The reply, as far as it came."""
         if not self._streamed:
             return read_reply(self._protocol, b"".join(self._body), canon=self._canon)
-        for data in self._splitter.finish():
-            self._event(self._draft, data)
+        self._read()
+        self._told(self._splitter.finish())
         if self._protocol == "responses":
             return self._draft.reply(
                 items=self._responses.items(self._draft, self._canon or Canon(items_max=64))
