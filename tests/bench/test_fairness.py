@@ -14,7 +14,7 @@ def test_a_heavy_tenant_costs_light_ones_at_most_a_quarter_over_their_share_alon
     assert spec.loader is not None
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    trial = Trial(workload="mixed", programs=90, rate_per_s=0.5, pressure=None, seed=3, forecast="naive")
+    trial = Trial(workload="mixed", programs=150, rate_per_s=0.5, pressure=None, seed=3, forecast="naive")
     ratios, gap, bound = bench.measured(trial)
     assert len(ratios) == 9
     assert max(ratios.values()) <= 1.25, ratios
