@@ -1,0 +1,52 @@
+"""`agentserve simulate` beyond plain runs: tuning, ablations and rate sweeps as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentserve.cli import main
+
+SMALL = ["--programs", "5", "--engines", "1", "--kv-tokens", "130000"]
+
+
+def test_a_search_writes_what_it_tried_and_a_line_to_paste(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    told: list[Any] = []
+    for name in ("first.json", "second.json"):
+        file = tmp_path / name
+        tuning = ["--tune", "2", "--policy", "agentserve:beta=3", "--knob", "gamma=1..100"]
+        seeds = ["--seed", "1", "--test-seed", "2", "--json", str(file)]
+        assert main(["simulate", *SMALL, *tuning, *seeds]) == 0
+        told.append(json.loads(file.read_text()))
+    assert told[0] == told[1], "the same search finds the same"
+    assert len(told[0]["history"]) == 3
+    assert told[0]["paste"].startswith("--policy agentserve:beta=3")
+    assert told[0]["paste"] in capsys.readouterr().out
+
+
+def test_seeds_that_are_learnt_from_may_not_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", *SMALL, "--tune", "2", "--seed", "1", "--test-seed", "1"]) == 2
+    assert "keep --seed and --test-seed apart" in capsys.readouterr().err
+
+
+def test_a_sweep_of_rates_draws_a_curve_and_says_what_is_sustained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = tmp_path / "curve.svg"
+    assert main(["simulate", *SMALL, "--rate", "0.01", "--rate", "0.02", "--curve", str(curve)]) == 0
+    assert curve.read_text().startswith("<svg")
+    assert "0.020 or more" in capsys.readouterr().out
+
+
+def test_ablations_are_told_as_ratios_to_all_mechanisms_on(tmp_path: Path) -> None:
+    file = tmp_path / "ablations.json"
+    assert main(["simulate", *SMALL, "--ablate", "--json", str(file)]) == 0
+    told = json.loads(file.read_text())
+    assert told[0]["jct_mean_s_ratio"] == 1.0
+    assert len({row["arm"] for row in told}) == len(told) == 8
