@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
 import subprocess
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from agentserve.cli import VERBS
 from tests.docs.pages import Block, blocks
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 PAGES = [*sorted(p for p in ROOT.glob("*/*.md") if not p.parent.name.startswith(".")), ROOT / "README.md"]
+CALLED = re.compile(r"(?<!install )(?<![\w/.@-])agentserve ([a-z]+)\b([^`\n]*)")
 NAMED = re.compile(r"`((?:core|live|cli|store|telemetry|sim|engine)/[\w/]+\.(?:py|md))`")
 
 
@@ -76,3 +80,41 @@ def test_every_link_and_every_file_that_a_page_names_is_there(page: Path) -> Non
     if page.parent.name == "agentserve":
         missing += [name for name in NAMED.findall(text) if not (page.parent / name).exists()]
     assert not missing
+
+
+def flags_of(verb: str) -> set[str]:
+    """Every flag of a verb, those of its actions included."""
+    parser = argparse.ArgumentParser(prog=verb)
+    importlib.import_module(f"agentserve.cli.{verb}").add_arguments(parser)
+    found: set[str] = set()
+    parsers = [parser]
+    while parsers:
+        for action in parsers.pop()._actions:
+            found |= set(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_verb_and_flag_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    unknown = []
+    for verb, rest in CALLED.findall("\n".join(spoken(text))):
+        if verb not in VERBS:
+            unknown.append(f"agentserve {verb}")
+            continue
+        own = rest.split(" -- ")[0]  # what follows belongs to the command that is run
+        unknown += [
+            f"{verb} {flag}"
+            for flag in re.findall(r"(?<=\s)--[a-z][\w-]*", own)
+            if flag not in flags_of(verb)
+        ]
+    assert not unknown
+
+
+def spoken(text: str) -> list[str]:
+    """The commands of a page: its inline code and the lines of its blocks, without their comments."""
+    inline = re.findall(r"`(agentserve [^`]+)`", text)
+    fenced = [line for part in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in part.splitlines()]
+    return inline + [re.sub(r"\s#.*", "", line) for line in fenced]
