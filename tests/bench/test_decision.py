@@ -49,13 +49,11 @@ def lines_run(decide: Callable[[], Any]) -> float:
 
 def test_a_decision_costs_as_much_with_many_programs_alive_as_with_few(decision: ModuleType) -> None:
     few, many = (
-        decision.measured(decision.Crowd(programs, learned=False, engines=2), 250, lines_run)
+        decision.measured(decision.Crowd(programs, learned=False, engines=2), 400, lines_run)
         for programs in (FEW, MANY)
     )
-    assert statistics.median(many) <= GROWTH_MAX * statistics.median(few)
-    assert statistics.fmean(many) <= GROWTH_MAX * statistics.fmean(few), (
-        "nor does any event now and then scan all"
-    )
+    # the mean: kinds of events differ much in cost, and a scan by any of them would show
+    assert statistics.fmean(many) <= GROWTH_MAX * statistics.fmean(few)
 
 
 def test_a_program_in_a_gap_takes_a_few_kilobytes_forecasts_included(decision: ModuleType) -> None:
