@@ -18,7 +18,7 @@ REQUEST_HEADERS = {
 REPLY_HEADERS = {
     "x-agentserve-program": "The program that the step was attributed to.",
     "x-agentserve-step": "The step's id, as in `agentserve programs show`, the journal and the trace.",
-    "x-agentserve-identity": "How the program was recognised: the name of a row below, or the kind of match.",
+    "x-agentserve-identity": "How the program was recognised: kind and name of a row below, or the kind of match.",
     "x-agentserve-confidence": "How sure that is, from 0 to 1.",
     "x-agentserve-queue-ms": "How long the step waited here for room.",
     "x-agentserve-overhead-ms": "Our own time on the step's way, waiting for room and for the engine excluded.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import re
@@ -118,3 +119,54 @@ def spoken(text: str) -> list[str]:
     inline = re.findall(r"`(agentserve [^`]+)`", text)
     fenced = [line for part in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in part.splitlines()]
     return inline + [re.sub(r"\s#.*", "", line) for line in fenced]
+
+
+MOVES = {
+    "dispatch",
+    "wait",
+    "reject",
+    "pin",
+    "unpin",
+    "warm",
+    "abort",
+    "_let_go",
+    "_place",
+    "Reject",
+    "Dispatch",
+}
+DECIDERS = ("core/scheduler.py", "core/policies/working_set.py", "core/policies/seats.py", "live/driver.py")
+
+
+def reasons(path: Path) -> set[str]:
+    """The words that moves are given as reasons."""
+    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    found: set[str] = set()
+    for call in calls:
+        if (
+            call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        ) in MOVES:
+            given = [*call.args, *(k.value for k in call.keywords if k.arg == "reason")]
+            words = [n.value for g in given for n in ast.walk(g) if isinstance(n, ast.Constant)]
+            found |= {w for w in words if isinstance(w, str) and re.fullmatch(r"[a-z_]+", w)}
+    return found
+
+
+def test_every_reason_of_a_decision_is_explained() -> None:
+    text = (ROOT / "agentserve" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    told = set().union(*(reasons(ROOT / "agentserve" / name) for name in DECIDERS))
+    assert {"seated", "no_seat", "queue_timeout"} <= told
+    assert not [word for word in sorted(told) if f"`{word}`" not in text]
+
+
+def test_every_error_that_is_explained_is_one_that_is_raised() -> None:
+    text = (ROOT / "agentserve" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    part = text.split("## Requests are refused", 1)[1].split("## It waits", 1)[0]
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "agentserve").rglob("*.py"))
+    said = [
+        piece.strip()
+        for quote in re.findall(r'\d "([^"]+)"', part)
+        for piece in quote.split("…")
+        if piece.strip()
+    ]
+    assert len(said) > 8
+    assert not [piece for piece in said if piece not in sources]
