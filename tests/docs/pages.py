@@ -85,6 +85,8 @@ def changed(text: str, mark: str) -> str:
         old, sep, new = (part.strip() for part in rule.partition(" becomes "))
         if not sep:
             raise PageError(f"`{rule}` is not `OLD becomes NEW`")
+        if old not in text:
+            raise PageError(f"`{old}` is to be changed and stands nowhere")
         text = text.replace(old, "" if new == "nothing" else new)
     return text
 
