@@ -6,6 +6,7 @@ import { detail, reason, recall, stepsOf, stories } from "./stories.js";
 
 const ROWS_MAX = 200;
 const FEED_MAX = 300;
+const RECALLED_AT_ONCE = 8;
 const json = async (path) => (await ask(path)).json();
 
 async function programs() {
@@ -15,6 +16,8 @@ async function programs() {
   const [found, glance] = await Promise.all([json(`/programs?${asked}`), json("/summary")]);
   const shown = found.data.length < found.matching ? `the latest ${whole(found.data.length)} of ` : "";
   byId("count").textContent = `${shown}${whole(found.matching)} of ${whole(found.total)} live`;
+  const older = found.data.filter((p) => !recalled.has(p.key) && p.last_seen_s < 120).slice(0, RECALLED_AT_ONCE);
+  await Promise.all(older.map((p) => remember(p.key)));
   const kept = glance.balance || {};
   facts(byId("glance"), [
     ["waiting", `${whole(glance.steps_waiting)} steps`],
@@ -36,16 +39,21 @@ async function programs() {
 }
 
 const recalled = new Set();
+const pathOf = (key) => `/programs/${key.split("/").map(encodeURIComponent).join("/")}`;
+
+/** What happened to a program before this page was opened, once. */
+async function remember(key) {
+  if (recalled.has(key)) return;
+  recalled.add(key);
+  const told = await json(`${pathOf(key)}/decisions`).catch(() => ({ story: [] }));
+  if (told.story.length) recall(key, told.story);
+}
 
 async function program(key) {
   byId("program-name").textContent = key;
-  const path = key.split("/").map(encodeURIComponent).join("/");
-  if (!recalled.has(key)) {
-    recalled.add(key);
-    const told = await json(`/programs/${path}/decisions`).catch(() => ({ story: [] }));
-    recall(key, told.story);
-  }
-  const p = await json(`/programs/${path}`).catch(() => null);
+  const path = pathOf(key);
+  await remember(key);
+  const p = await json(path).catch(() => null);
   const outlook = (p && p.outlook) || {};
   facts(byId("program-facts"), p ? [
     ["state", p.state === "idle" ? "tools run" : p.state],
