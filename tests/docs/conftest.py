@@ -19,9 +19,15 @@ STOP_S_MAX = 60.0
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the gateway was started."""
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def gateway(home: Path) -> Iterator[str]:
     """Its address, once it can serve."""
-    folder: Path = tmp_path_factory.mktemp("gateway")
+    folder = home
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     env = {k: v for k, v in os.environ.items() if not k.startswith("AGENTSERVE_")}
