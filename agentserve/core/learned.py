@@ -20,9 +20,12 @@ from agentserve.core.forecast import (
 )
 from agentserve.core.foresight import Survival
 from agentserve.core.program import Program, Step
+from agentserve.core.remembered import RememberedOutputs, RememberedReturns, SampledCalibration
 
 # A step is charged for this quantile of its output: running out of memory costs more than a little left unused.
 OUTPUT_QUANTILE = 0.75
+# A program's remaining length is foretold anew once it has taken one more step for so many that it had then.
+LOOKS_AGAIN = 6
 STEPS_UNKNOWN = 12.0  # before anything is known of any program
 
 
@@ -30,11 +33,11 @@ class Learned:
     """Implements `foresight.Foresight`."""
 
     def __init__(self) -> None:
-        self.returns = ReturnForecaster()
-        self.outputs = OutputForecaster()
+        self.returns: ReturnForecaster = RememberedReturns(ReturnForecaster())
+        self.outputs: OutputForecaster = RememberedOutputs(OutputForecaster())
         self.remaining = RemainingForecaster()
-        self.gaps_calibration = Calibration()
-        self.outputs_calibration = Calibration()
+        self.gaps_calibration: Calibration = SampledCalibration()
+        self.outputs_calibration: Calibration = SampledCalibration()
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
             ev.StepArrived: self._arrived,
             ev.StepFinished: self._finished,
@@ -71,8 +74,17 @@ class Learned:
     def steps_left(self, program: Program) -> float:
         if program.steps_left_told is not None:
             return max(program.steps_left_told, 1.0)
+        said = program.steps_left_said
+        if said is not None:
+            since = program.steps_done - said[0]
+            if since * LOOKS_AGAIN <= said[0]:
+                return max(said[1] - since, 1.0)
         left = self.remaining.predict(tenant=program.tenant, program=program.id, continues=True)
-        return STEPS_UNKNOWN if left is None else max(left.steps.quantile(0.5), 1.0)
+        if left is None:
+            return STEPS_UNKNOWN
+        median = max(left.steps.quantile(0.5), 1.0)
+        program.steps_left_said = (program.steps_done, median)
+        return median
 
     # -- taught
 
@@ -187,8 +199,8 @@ class Learned:
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Take back what was kept; what is missing or of another version starts empty."""
         if "returns" in states:
-            self.returns = ReturnForecaster.from_bytes(states["returns"])
+            self.returns = RememberedReturns(ReturnForecaster.from_bytes(states["returns"]))
         if "outputs" in states:
-            self.outputs = OutputForecaster.from_bytes(states["outputs"])
+            self.outputs = RememberedOutputs(OutputForecaster.from_bytes(states["outputs"]))
         if "remaining" in states:
             self.remaining = RemainingForecaster.from_bytes(states["remaining"])

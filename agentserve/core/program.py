@@ -91,6 +91,7 @@ class Program:
     # forecasts
     survival: Any = None  # of the present gap; a `foresight.Survival`
     steps_left_told: float | None = None  # by the client, counted down
+    steps_left_said: tuple[int, float] | None = None  # by a forecast, after so many steps
 
     # the policy's own record
     own: Any = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-BYTES_MAX = 7_000
+BYTES_MAX = 4_600
 FEW, MANY = 400, 3_200  # both far beyond what two engines hold
 # Heaps deepen by log2(3200 / 400) = 3 levels of some 10: what is allowed is a few comparisons, not a scan.
 GROWTH_MAX = 1.35

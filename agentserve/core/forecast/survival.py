@@ -7,6 +7,7 @@ nothing about where the masses came from.
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -37,15 +38,16 @@ class Survival:
             masses = [0.0] * (grid.bins - 1) + [1.0]
         elif abs(total - 1.0) > 1e-6:
             masses = [m / total for m in masses]
-        self.masses = masses
-        self._cumulated: list[float] | None = None
+        # arrays, since every program in a gap keeps one
+        self.masses: array[float] = masses if isinstance(masses, array) else array("d", masses)
+        self._cumulated: array[float] | None = None
 
     @property
-    def _below(self) -> list[float]:
+    def _below(self) -> array[float]:
         """The probability of less than each edge; made when first asked for."""
         below = self._cumulated
         if below is None:
-            below = self._cumulated = list(accumulate(self.masses, initial=0.0))
+            below = self._cumulated = array("d", accumulate(self.masses, initial=0.0))
         return below
 
     @property
