@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from agentserve.core.identity.evidence import Trace, digest_of
+from agentserve.core.identity.index import Index
 from agentserve.errors import InvariantBroken
 
 TIPS_MAX = 24  # conversations of one program
@@ -133,11 +134,11 @@ class Tenant:
         self.id = tenant_id
         self.seed = digest_of(b"tenant", tenant_id.encode("utf-8", "surrogatepass"))
         self.programs: OrderedDict[str, Program] = OrderedDict()  # least recently active first
-        self.ready: dict[int, dict[Tip, None]] = {}
-        self.known: dict[int, dict[Program, None]] = {}
-        self.calls: dict[str, dict[Program, None]] = {}
+        self.ready: Index[int, Tip] = Index()
+        self.known: Index[int, Program] = Index()
+        self.calls: Index[str, Program] = Index()
         self.responses: dict[str, Program] = {}
-        self.traced: dict[int, dict[Traced, None]] = {}
+        self.traced: Index[int, Traced] = Index()
         self._texts: dict[Traced, None] = {}  # all of them, the oldest first
         self._order = 0
 
@@ -162,9 +163,9 @@ class Tenant:
         for tip in program.tips:
             self.unready(tip)
         for mark in program.marks:
-            _drop(self.known, mark, program)
+            self.known.drop(mark, program)
         for call_id in program.calls:
-            _drop(self.calls, call_id, program)
+            self.calls.drop(call_id, program)
         for traced in program.traced:
             self._untrace(traced)
         for response_id in program.responses:
@@ -193,26 +194,26 @@ class Tenant:
 
     def make_ready(self, tip: Tip) -> None:
         """The conversation can be continued from where it stands."""
-        self.ready.setdefault(tip.before, {})[tip] = None
+        self.ready.add(tip.before, tip)
         if tip.after is not None:
-            self.ready.setdefault(tip.after, {})[tip] = None
+            self.ready.add(tip.after, tip)
 
     def unready(self, tip: Tip) -> None:
         """The conversation goes on, or is gone."""
-        _drop(self.ready, tip.before, tip)
+        self.ready.drop(tip.before, tip)
         if tip.after is not None:
-            _drop(self.ready, tip.after, tip)
+            self.ready.drop(tip.after, tip)
 
     # -- what else leads to a program -------------------------------------------------------------------------
 
     def mark(self, program: Program, value: int, *, reply: bool) -> None:
         """Remember that the program's conversation passed this hash."""
         program.marks[value] = reply or program.marks.get(value, False)
-        owners = self.known.setdefault(value, {})
-        owners[program] = None
+        self.known.add(value, program)
+        owners = self.known.get(value)
         if len(owners) > OWNERS_MAX:
             eldest = next(iter(owners))
-            del owners[eldest]
+            self.known.drop(value, eldest)
             eldest.marks.pop(value, None)
         if len(program.marks) > MARKS_MAX:
             self._thin(program)
@@ -222,7 +223,7 @@ class Tenant:
         older = list(program.marks)[1 : MARKS_MAX // 2]
         for value in older[::2]:
             del program.marks[value]
-            _drop(self.known, value, program)
+            self.known.drop(value, program)
 
     def open_call(self, program: Program, call_id: str, step: int) -> None:
         """A tool call was asked for. Some engines count their ids anew each turn: the newest call has the id."""
@@ -230,13 +231,13 @@ class Tenant:
         if len(program.calls) >= CALLS_MAX:
             self.close_call(program, next(iter(program.calls)))
         program.calls[call_id] = step
-        self.calls.setdefault(call_id, {})[program] = None
+        self.calls.add(call_id, program)
 
     def close_call(self, program: Program, call_id: str) -> None:
         """Its result came back. What a spawning tool was asked stays known: its agent may only now begin."""
         if program.calls.pop(call_id, None) is None:
             return
-        _drop(self.calls, call_id, program)
+        self.calls.drop(call_id, program)
         for traced in [t for t in program.traced if t.call_id == call_id and not t.spawns]:
             self.untrace(traced)
 
@@ -255,7 +256,7 @@ class Tenant:
         program.traced.append(traced)
         self._texts[traced] = None
         for key in traced.found_by():
-            self.traced.setdefault(key, {})[traced] = None
+            self.traced.add(key, traced)
 
     def untrace(self, traced: Traced) -> None:
         """Forget such a text."""
@@ -265,7 +266,7 @@ class Tenant:
     def _untrace(self, traced: Traced) -> None:
         self._texts.pop(traced, None)
         for key in traced.found_by():
-            _drop(self.traced, key, traced)
+            self.traced.drop(key, traced)
 
     def respond(self, program: Program, response_id: str, after: int) -> None:
         """A reply got an id that a later call may refer to."""
@@ -299,7 +300,7 @@ class Tenant:
             _hold(program.flying == sum(t.state == "flying" for t in program.tips), "a miscounted flight")
             _hold(program.main is None or program.main in program.tips, "a main conversation that is gone")
             _hold(
-                all(program in self.known[m] for m in program.marks),
+                all(program in self.known.get(m) for m in program.marks),
                 "a mark that does not lead to its program",
             )
 
@@ -311,14 +312,6 @@ def first_of(owners: Iterable[Program], scope: Program | None) -> Program | None
         if scope is None or owner.root is scope:
             found = owner
     return found
-
-
-def _drop(index: dict, key: object, member: object) -> None:  # type: ignore[type-arg]
-    members = index.get(key)
-    if members is not None:
-        members.pop(member, None)
-        if not members:
-            del index[key]
 
 
 def _hold(truth: bool, else_: str) -> None:

@@ -7,7 +7,7 @@ It changes nothing; the resolver acts on what is found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -76,7 +76,7 @@ def find(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Foun
             # That it stands at no more than the same request tells little, unless replies come back rewritten.
             if whole is None or how == "reply" or whole.program.rewrites:
                 return Found(program=tip.program, tip=tip, at=at, how=how)
-        elif whole is None and (owners := tenant.known.get(value)) is not None:
+        elif whole is None and (owners := tenant.known.get(value)):
             owner = first_of(owners, scope)
             if owner is not None:
                 return Found(program=owner, tip=None, at=at, how="moved")
@@ -87,24 +87,24 @@ def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | N
     """The whole call as one seen before: a retry, another sample, or a twin's."""
     count = len(seeking.items)
     value = seeking.hash_at(count)
-    tips = tenant.ready.get(value, {})
+    tips = tenant.ready.get(value)
     here = [tip for tip in islice(tips, CANDIDATES_MAX) if scope is None or tip.program.root is scope]
     tip = next((tip for tip in here if tip.state == "failed"), here[0] if here else None)
     if tip is not None:
         return Found(program=tip.program, tip=tip, at=count, how="again")
-    owner = first_of(tenant.known.get(value, ()), scope)
+    owner = first_of(tenant.known.get(value), scope)
     if owner is None:
         return None
     flying = next((tip for tip in owner.tips if tip.state == "flying" and tip.before == value), None)
     return Found(program=owner, tip=flying, at=count, how="again" if flying is not None else "moved")
 
 
-def _choose(tenant: Tenant, tips: dict[Tip, None], seeking: Seeking, scope: Program | None) -> Tip | None:
+def _choose(tenant: Tenant, tips: Collection[Tip], seeking: Seeking, scope: Program | None) -> Tip | None:
     """Of the conversations that stand at one hash, the one that this call most likely continues."""
     if len(tips) == 1:
         tip = next(iter(tips))
         return tip if scope is None or tip.program.root is scope else None
-    asked = {p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id, ())}
+    asked = {p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id)}
     best: tuple[int, Tip] | None = None
     for looked_at, tip in enumerate(tips):
         if looked_at >= CANDIDATES_MAX and best is not None:
@@ -126,7 +126,7 @@ def _choose(tenant: Tenant, tips: dict[Tip, None], seeking: Seeking, scope: Prog
 def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Program | None:
     """The one program that waits for the results which this call brings; None when several do, or none."""
     for call_id in seeking.returns:
-        owners = [p for p in tenant.calls.get(call_id, ()) if scope is None or p.root is scope]
+        owners = [p for p in tenant.calls.get(call_id) if scope is None or p.root is scope]
         if len(owners) == 1:
             return owners[0]
     return None
@@ -137,7 +137,7 @@ def _hits(tenant: Tenant, evidence: CallEvidence) -> tuple[frozenset[int], dict[
     hits: dict[Traced, int] = {}
     for key in prints:
         owners = tenant.traced.get(key)
-        if owners is None:
+        if not owners:
             continue
         some = list(islice(reversed(owners), CANDIDATES_MAX))
         if len(some) > PHRASES_MAX and len({traced.trace.whole for traced in some}) > PHRASES_MAX:
