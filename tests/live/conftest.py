@@ -45,7 +45,7 @@ class Asked:
         return json.loads(self.body)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Wait for something that says nothing when it happens."""
     async with asyncio.timeout(timeout_s):
         while not condition():
