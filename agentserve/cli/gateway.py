@@ -24,7 +24,6 @@ from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
-from agentserve.core.remembered import RememberedOutputs, RememberedReturns, SampledCalibration
 from agentserve.core.scheduler import Scheduler
 from agentserve.core.workflow import StepGraphs
 from agentserve.errors import AgentServeError, ConfigError
@@ -40,7 +39,7 @@ log = logging.getLogger("agentserve.gateway")
 
 ADAPTERS = "agentserve.adapters"
 DETECTORS = "agentserve.detectors"
-DETECT_S = 5.0
+DETECT_S = 3.0  # less than a probe may take, since an engine may be recognised within one
 PLAINEST = "openai_http"
 EMBEDDED = "emulated"
 
@@ -78,11 +77,6 @@ def _compose(settings: Settings, store: Store) -> Composed:
     now = epoch_clock()
     foresight = Learned()
     _restore_forecasts(foresight, store.recovered.forecasts)
-    foresight.outputs, foresight.returns = (
-        RememberedOutputs(foresight.outputs),
-        RememberedReturns(foresight.returns),
-    )
-    foresight.outputs_calibration, foresight.gaps_calibration = SampledCalibration(), SampledCalibration()
     board = Board(
         foresight=foresight,
         seed=settings.scheduler.seed,
@@ -121,7 +115,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         settings=settings,
         driver=driver,
         resolver=resolver,
-        engines=Engines(make_adapter, settings.limits),
+        engines=Engines(make_adapter, settings.limits, detect=with_kind),
         journal=store.journal,
         telemetry=telemetry,
         keys=keys,
@@ -131,6 +125,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         if kept.kind == "learned":
             graphs.restore(kept.tenant, kept.name, kept.body)
     driver.listen(lambda event, at, _: graphs.tell(event, at))
+    gateway.graphs = graphs
     for kept in store.recovered.graphs:
         if kept.kind == "declared":
             gateway.workflows.restore(kept.tenant, kept.name, kept.body, at=now())
@@ -276,24 +271,23 @@ def with_engines(settings: Settings) -> Settings:
 
 
 async def with_kinds(settings: Settings) -> Settings:
-    """Engines whose kind is `auto` are asked what they are; one that does not answer is taken for the plainest."""
-    engines = await asyncio.gather(*(_with_kind(engine) for engine in settings.engines))
+    """Engines whose kind is `auto` are asked what they are; those that cannot say now are asked when they answer."""
+    engines = await asyncio.gather(*(with_kind(engine) for engine in settings.engines))
     return dataclasses.replace(settings, engines=tuple(engines))
 
 
-async def _with_kind(engine: EngineSettings) -> EngineSettings:
+async def with_kind(engine: EngineSettings) -> EngineSettings:
+    """The engine with its kind, which stays `auto` while it does not say what it is."""
     if engine.kind != "auto":
         return engine
-    kind = PLAINEST
     for point in entry_points(group=DETECTORS):
         try:
             async with asyncio.timeout(DETECT_S):
-                kind = (await point.load()(engine.url, api_key=engine.api_key)).kind
+                found = await point.load()(engine.url, api_key=engine.api_key)
+                return dataclasses.replace(engine, kind=found.kind)
         except (AgentServeError, TimeoutError, OSError) as error:
-            log.warning(
-                "%s does not say what it is (%s); it is taken for a plain OpenAI server", engine.url, error
-            )
-    return dataclasses.replace(engine, kind=kind)
+            log.debug("%s does not say what it is (%s)", engine.url, error)
+    return engine
 
 
 def adapters() -> dict[str, EntryPoint]:

@@ -169,7 +169,11 @@ class Reload:
         from agentserve.ports import EngineOptions
 
         engines = self._made.gateway.engines
-        before = {e.id: e for e in self._made.settings.engines}
+        # as they are now: one that was away at the start has been recognised since
+        before = {
+            e.id: live.settings if (live := engines.get(e.id)) is not None else e
+            for e in self._made.settings.engines
+        }
         after = {e.id: e for e in fresh.engines}
         added = [e for e in fresh.engines if before.get(e.id) != e]
         for engine in added:

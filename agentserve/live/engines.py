@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ ENGINES_MAX = 1024
 STOP_S = 5.0
 
 MakeAdapter = Callable[[EngineOptions], EngineAdapter]
+Detect = Callable[[EngineSettings], Awaitable[EngineSettings]]
 
 
 class Abortable(Protocol):
@@ -117,8 +118,16 @@ class Prefixes:
 class Engines:
     """All engines, in the order in which they were added."""
 
-    def __init__(self, make_adapter: MakeAdapter, limits: LimitSettings | None = None) -> None:
+    def __init__(
+        self,
+        make_adapter: MakeAdapter,
+        limits: LimitSettings | None = None,
+        *,
+        detect: Detect
+        | None = None,  # names the kind of an engine of kind `auto`, or leaves it where it cannot
+    ) -> None:
         self._make_adapter = make_adapter
+        self._detect = detect
         self._limits = limits or LimitSettings()
         self._engines: dict[str, Engine] = {}
         self._tell: Callable[[ev.AnyEvent], None] = lambda event: None
@@ -162,17 +171,7 @@ class Engines:
             )
         if len(self._engines) >= ENGINES_MAX:
             raise BadRequest(f"there are {ENGINES_MAX} engines already", remedy="remove one first")
-        adapter = self._make_adapter(
-            EngineOptions(
-                id=settings.id,
-                kind=settings.kind,
-                url=settings.url,
-                models=settings.models,
-                api_key=settings.api_key,
-                kv_tokens=settings.kv_tokens,
-                extra=settings.extra,
-            )
-        )
+        adapter = self._adapter(settings)
         engine = Engine(
             id=EngineId(settings.id),
             settings=settings,
@@ -184,6 +183,22 @@ class Engines:
         for watcher in self._watchers:
             watcher(engine)
         return engine
+
+    async def recognise(self, engine: Engine) -> bool:
+        """Ask an engine of kind `auto` what it is, as one that was away when it was added could not say.
+
+        Whether it has another adapter now. Its connections stay: what runs there is not disturbed.
+        """
+        if self._detect is None or engine.settings.kind != "auto":
+            return False
+        settings = await self._detect(engine.settings)
+        if settings.kind == "auto":
+            return False
+        before, engine.adapter = engine.adapter, self._adapter(settings)
+        engine.settings = settings
+        await engine.adapter.start()
+        await before.stop()
+        return True
 
     def drain(self, engine_id: str, *, on: bool = True) -> Engine:
         """Give it no new steps; those under way finish."""
@@ -217,6 +232,19 @@ class Engines:
                     await closing
             except TimeoutError:
                 continue
+
+    def _adapter(self, settings: EngineSettings) -> EngineAdapter:
+        return self._make_adapter(
+            EngineOptions(
+                id=settings.id,
+                kind=settings.kind,
+                url=settings.url,
+                models=settings.models,
+                api_key=settings.api_key,
+                kv_tokens=settings.kv_tokens,
+                extra=settings.extra,
+            )
+        )
 
     def _transport(self, adapter: EngineAdapter, settings: EngineSettings) -> Upstream:
         if adapter.app is not None:

@@ -58,10 +58,18 @@ class Monitor:
         loop = asyncio.get_running_loop()
         self._urgent[engine.id] = asyncio.Event()
         self._first[engine.id] = asyncio.Event()
-        tasks = [loop.create_task(self._watch(engine))]
+        self._tasks[engine.id] = [loop.create_task(self._watch(engine))]
+        self._listen(engine)
+
+    def _listen(self, engine: Engine) -> None:
+        """Follow the KV events of the adapter that the engine has now."""
+        watching, *listening = self._tasks[engine.id]
+        for task in listening:
+            task.cancel()
+        self._tasks[engine.id] = [watching]
         if isinstance(engine.adapter, ReportsHoldings):
-            tasks.append(loop.create_task(self._holdings(engine, engine.adapter)))
-        self._tasks[engine.id] = tasks
+            task = asyncio.get_running_loop().create_task(self._holdings(engine, engine.adapter))
+            self._tasks[engine.id].append(task)
 
     async def ready(self, timeout_s: float) -> bool:
         """Wait until each engine was asked once; False when that took too long."""
@@ -138,6 +146,9 @@ class Monitor:
             task.cancel()
 
     async def _ask(self, engine: Engine) -> None:
+        if await self._engines.recognise(engine):
+            log.info("engine %s is of kind %s", engine.id, engine.settings.kind)
+            self._listen(engine)
         engine.capabilities = await engine.adapter.probe()
 
     async def _look(self, engine: Engine) -> None:
