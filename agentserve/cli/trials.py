@@ -28,6 +28,13 @@ COLUMNS = (
     ("reprefilled_tokens", "re-prefilled"),
     ("engine_busy_share", "busy"),
 )
+# Shown where an arm has them: objectives that were set, and what pins spared and cost in seconds of engine time.
+MORE_COLUMNS = (
+    ("slo_ttft_met", "TTFT met"),
+    ("slo_slowdown_met", "slowdown met"),
+    ("pins_saved_s", "pins saved s"),
+    ("pins_cost_s", "pins cost s"),
+)
 
 
 def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +67,10 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--faults", type=int, default=0, help="how many faults to strike, by seed")
     parser.add_argument("--block-tokens", type=int, default=16, help="KV block size (default 16)")
+    parser.add_argument("--slo-ttft", type=float, metavar="S", help="report the share of steps within this")
+    parser.add_argument(
+        "--slo-slowdown", type=float, metavar="X", help="report the share of programs within this"
+    )
     parser.add_argument(
         "--native-pins", action="store_true", help="engines that hold KV when told to; stock ones do not"
     )
@@ -101,6 +112,8 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
                     forecast=args.forecast,
                     faults=args.faults,
                     native_pins=args.native_pins,
+                    slo_ttft_s=args.slo_ttft,
+                    slo_slowdown=args.slo_slowdown,
                     check=args.check,
                     block_tokens=args.block_tokens,
                     sample_every_s=20.0 if args.html else 0.0,
@@ -236,18 +249,23 @@ def _table(trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
 
     table = Table(title=None)
     table.add_column("arm")
-    for _, title in COLUMNS:
+    groups = list(_grouped(trials, figures))
+    columns = [*COLUMNS, *(c for c in MORE_COLUMNS if any(group.get(c[0]) is not None for group in groups))]
+    for _, title in columns:
         table.add_column(title, justify="right")
-    for group in _grouped(trials, figures):
+    for group in groups:
         cells = [str(group["arm"])]
-        for name, _ in COLUMNS:
-            value = group.get(name, 0.0)
+        for name, _ in columns:
+            value = group.get(name)
+            if value is None:
+                cells.append("–")
+                continue
             spread = group.get(f"{name}_ci")
             cells.append(_short(value) + (f" ±{_short(spread)}" if spread else ""))
         table.add_row(*cells)
     out = Console()
     if not out.is_terminal:
-        out = Console(width=150)
+        out = Console(width=170)
     out.print(table)
 
 

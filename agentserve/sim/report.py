@@ -29,7 +29,13 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def summarise(
-    workload: Workload, result: Result, alone_s: Callable[[ProgramPlan], float], policy: Mapping[str, float]
+    workload: Workload,
+    result: Result,
+    alone_s: Callable[[ProgramPlan], float],
+    policy: Mapping[str, float],
+    *,
+    slo_ttft_s: float | None = None,
+    slo_slowdown: float | None = None,
 ) -> Figures:
     """The figures of one run."""
     plans = workload.programs
@@ -67,6 +73,9 @@ def summarise(
         "prompt_tokens": prompt,
         "cached_share": cached / prompt if prompt else 0.0,
         "reprefilled_tokens": again,
+        # attainment of the objectives that were asked for: of steps by time to first token, of programs by slowdown
+        "slo_ttft_met": attained(ttft, slo_ttft_s),
+        "slo_slowdown_met": attained(slow, slo_slowdown),
         "deadlines_met": len(met) / len(with_deadline) if with_deadline else None,
         "rejected": result.rejected,
         "failed": result.failed,
@@ -77,8 +86,17 @@ def summarise(
         **_kv(result, good),
         "jain_slowdown": jain([t["slowdown_mean"] for t in tenants.values()]),
         "tenants": tenants,
+        # what keeping KV through gaps spared and cost, in seconds of the engines' time
+        **{k: v for k, v in policy.items() if k in ("pins_saved_s", "pins_cost_s", "pins_lost_s")},
         "policy": {k: round(v, 6) for k, v in policy.items()},
     }
+
+
+def attained(values: Sequence[float], objective: float | None) -> float | None:
+    """The share of values within the objective; None where there is none, or nothing to judge."""
+    if objective is None or not values:
+        return None
+    return sum(value <= objective for value in values) / len(values)
 
 
 def _kv(result: Result, steps: Sequence[StepTrace]) -> Figures:

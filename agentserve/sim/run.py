@@ -53,6 +53,8 @@ class Trial:
     check: bool = False
     priority_scheduling: bool = False
     sample_every_s: float = 0.0
+    slo_ttft_s: float | None = None
+    slo_slowdown: float | None = None
     native_pins: bool = False  # the engines hold a prefix when told to, as no stock engine does
     block_tokens: int = BLOCK_TOKENS
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -108,7 +110,12 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> tuple[Fi
     result = world.run(progress)
     shape = world.engines[0].profile
     figures = summarise(
-        world.workload, result, lambda plan: alone_s(plan, shape), world.scheduler.policy.figures()
+        world.workload,
+        result,
+        lambda plan: alone_s(plan, shape),
+        world.scheduler.policy.figures(),
+        slo_ttft_s=trial.slo_ttft_s,
+        slo_slowdown=trial.slo_slowdown,
     )
     figures["concurrency"] = world.concurrency
     best = best_cached_tokens(result.steps, [e.kv_tokens for e in world.engines])
