@@ -16,7 +16,7 @@ def test_an_objective_is_attained_by_the_share_within_it() -> None:
 
 def test_a_run_tells_objectives_and_what_pins_spared_and_cost() -> None:
     figures, _, _ = run(
-        Trial(workload="coding", programs=12, engines=1, pressure=3.0, slo_ttft_s=1e9, slo_slowdown=0.0)
+        Trial(workload="coding", programs=24, engines=1, pressure=3.0, slo_ttft_s=1e9, slo_slowdown=0.0)
     )
     assert figures["slo_ttft_met"] == 1.0
     assert figures["slo_slowdown_met"] == 0.0
