@@ -2,7 +2,7 @@
 
     python -m tests.telemetry.langgraph_trace
 
-LangGraph comes from the environment that `tests.frameworks.run` makes for it. The tree in `docs/traces.md` is what
+LangGraph comes from the environment that `tests.frameworks.run` makes for it. The tree in `agentserve/telemetry/README.md` is what
 this printed.
 """
 
