@@ -2,8 +2,8 @@
 
     python -m tests.telemetry.langgraph_trace
 
-LangGraph comes from the environment that `tests.frameworks.run` makes for it. The tree in `agentserve/telemetry/README.md` is what
-this printed.
+LangGraph comes from the environment that `tests.frameworks.run` makes for it. The tree in
+`agentserve/telemetry/README.md` is what this printed.
 """
 
 from __future__ import annotations
