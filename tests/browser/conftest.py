@@ -112,8 +112,9 @@ def gateway_process(folder: Path, *arguments: str) -> Iterator[Gateway]:
         log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """For one module: while Playwright's loop runs in a thread, no asynchronous test can."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no Chromium here: apt-get install chromium, or run .ci/servers")
