@@ -310,9 +310,10 @@ def tool_began(
     return ToolRun(program, call_id, own, name, time.perf_counter())
 
 
-def tool_ended(run: ToolRun, *, ok: bool = True) -> None:
-    """Announce its end. When no other tool is open, the program's next call comes now."""
-    took_ms = (time.perf_counter() - run.began_at) * 1e3
+def tool_ended(run: ToolRun, *, ok: bool = True, took_ms: Optional[float] = None) -> None:
+    """Announce its end. When no other tool is open, the program's next call comes now. `took_ms`: as it was measured."""
+    if took_ms is None:
+        took_ms = (time.perf_counter() - run.began_at) * 1e3
     program = run.program
     program._tools_open -= 1
     event: Dict[str, object] = {

@@ -32,6 +32,7 @@ def env() -> Dict[str, str]:
 def hooks() -> Dict[str, List[Any]]:
     """Hooks for `ClaudeAgentOptions`, of the program that is current now."""
     from claude_agent_sdk import HookMatcher
+    from claude_agent_sdk import types as known
 
     found = scope()
     program = None if found is None else found.program
@@ -43,20 +44,21 @@ def hooks() -> Dict[str, List[Any]]:
             _tools.put((program.id, tool_use_id), run)
 
     @quiet
-    def ended(tool_use_id: Any, ok: bool) -> None:
+    def ended(said: Any, tool_use_id: Any) -> None:
         run = None if program is None else _tools.pop((program.id, tool_use_id))
         if run is not None:
-            tool_ended(run, ok=ok)
+            failed = said.get("hook_event_name") == "PostToolUseFailure"
+            tool_ended(run, ok=not failed, took_ms=said.get("duration_ms"))
 
     async def before(said: Any, tool_use_id: Any, context: Any) -> Dict[str, Any]:
         began(said, tool_use_id)
         return {}
 
     async def after(said: Any, tool_use_id: Any, context: Any) -> Dict[str, Any]:
-        ended(tool_use_id, said.get("hook_event_name") != "PostToolUseFailure")
+        ended(said, tool_use_id)
         return {}
 
-    return {
-        "PreToolUse": [HookMatcher(hooks=[before])],
-        "PostToolUse": [HookMatcher(hooks=[after])],
-    }
+    made = {"PreToolUse": [HookMatcher(hooks=[before])], "PostToolUse": [HookMatcher(hooks=[after])]}
+    if "PostToolUseFailure" in str(getattr(known, "HookEvent", "")):  # older ones have no such event
+        made["PostToolUseFailure"] = [HookMatcher(hooks=[after])]
+    return made

@@ -1,173 +1,151 @@
-"""Every framework's test in an environment of its own: `python -m tests.frameworks.run [NAME ...]`.
+"""Every framework's tests in an environment of its own: `python -m tests.frameworks.run [NAME ...]`.
 
-Rule: environments live in the user's cache, one a framework, and are made anew when their requirements change. What a
-framework's newest version breaks is seen here and not by users, so versions are not pinned.
+Two things are seen: what the gateway makes of the framework's traffic when nothing but its base URL is changed
+(`test_base_url.py`), and what the SDK adds (`test_NAME.py`). `--write` puts the tables into this folder's README.
+Rule: versions are not pinned, so that what a framework's newest version breaks is seen here and not by users.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-INSTALL_S, TEST_S = 900, 300
-TESTS_NEED = ("pytest>=8.4", "pytest-asyncio>=1.2")
+from tests.frameworks import environments
+from tests.frameworks.environments import FRAMEWORKS, QUIET, ROOT
 
-# no telemetry, and nothing asked of the network while a test runs
-QUIET = {
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "HAYSTACK_TELEMETRY_ENABLED": "false",
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-    "OTEL_SDK_DISABLED": "true",
-    "AGNO_TELEMETRY": "false",
-    "OPENAI_AGENTS_DISABLE_TRACE_EXPORT": "1",
-    "OPENAI_API_KEY": "none",
-}
-
-FRAMEWORKS: dict[str, tuple[str, ...]] = {
-    "openai": ("openai",),
-    "anthropic": ("anthropic",),
-    "langgraph": ("langgraph", "langchain-openai", "langchain"),
-    "openai_agents": ("openai-agents",),
-    "pydantic_ai": ("pydantic-ai-slim[openai]",),
-    "smolagents": ("smolagents[openai]",),
-    "llama_index": ("llama-index-core>=0.14", "llama-index-llms-openai-like"),
-    "crewai": ("crewai",),
-    "dspy": ("dspy",),
-    "autogen": ("autogen-agentchat", "autogen-ext[openai]"),
-    "haystack": ("haystack-ai",),
-    "adk": ("google-adk", "litellm", "mcp"),
-    "strands": ("strands-agents[openai]",),
-    "agno": ("agno", "openai"),
-    "mcp": ("mcp",),
-    "pyright": ("basedpyright",),  # no framework, but as heavy as one
-}
+TEST_S = 300
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- {} -->\n", "<!-- end -->\n"
+TRAFFIC = ("framework", "version", "recognised by", "steps right", "runs")
+WITH_SDK = ("framework", "version", "recognised by", "calls right", "tests")
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A line of a table."""
 
-    name: str
-    version: str
-    recognised_by: str
-    calls: str
-    passed: str
+    cells: tuple[str, ...]
     ok: bool
 
 
 def main() -> int:
-    """Print the table; 1 when any test failed."""
+    """Print the tables; 1 when any test failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
-    names = parser.parse_args().names or list(FRAMEWORKS)
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {README.name}; needs all")
+    args = parser.parse_args()
+    names = args.names or list(FRAMEWORKS)
     unknown = [name for name in names if name not in FRAMEWORKS]
     if unknown:
         parser.error(f"no test of {', '.join(unknown)}; there are {', '.join(FRAMEWORKS)}")
-    print(
-        f"{'framework':<15}{'version':<22}{'recognised by':<46}{'steps right':<14}{'tests':<10}took",
-        flush=True,
-    )
-    failed = 0
+    if args.write and args.names:
+        parser.error("--write is of all frameworks")
+    traffic: list[Row] = []
+    with_sdk: list[Row] = []
     for name in names:
         began = time.monotonic()
-        row = tried(name)
-        took_s = time.monotonic() - began
-        print(
-            f"{row.name:<15}{row.version:<22}{row.recognised_by:<46}{row.calls:<14}{row.passed:<10}{took_s:.0f} s"
-        )
-        sys.stdout.flush()
-        failed += not row.ok
-    return 1 if failed else 0
+        seen, told = tried(name)
+        traffic += seen
+        with_sdk.append(told)
+        for row in [*seen, told]:
+            print("  ".join(f"{cell:<28}" for cell in row.cells).rstrip(), "" if row.ok else "FAILED")
+        print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
+    if args.write:
+        write({"traffic": table(TRAFFIC, traffic), "sdk": table(WITH_SDK, with_sdk)})
+    return 0 if all(row.ok for row in [*traffic, *with_sdk]) else 1
 
 
-def tried(name: str) -> Row:
-    """One framework."""
+def tried(name: str) -> tuple[list[Row], Row]:
+    """One framework: its agents by their traffic, and with the SDK."""
     try:
-        python = environment(name)
+        python = environments.own(name)
     except (subprocess.SubprocessError, OSError) as error:
-        detail = getattr(error, "stderr", "") or str(error)
-        print(f"  {name} cannot be installed: {str(detail).strip().splitlines()[-1:]}", file=sys.stderr)
-        return Row(name, "-", "-", "-", "no", False)
-    report = python.parents[1] / "report.xml"
-    report.unlink(missing_ok=True)
-    command = [
-        str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "filterwarnings=default",
-        "-o", "junit_family=xunit1", f"--junitxml={report}", f"--rootdir={ROOT}", f"tests/frameworks/test_{name}.py",
-    ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "sdk"), "PYTHONDONTWRITEBYTECODE": "1", **QUIET}
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TEST_S)
-    except subprocess.TimeoutExpired:
-        return Row(name, version(python, name), "-", "-", "hangs", False)
-    if done.returncode != 0:
-        print(done.stdout[-4_000:], done.stderr[-2_000:], file=sys.stderr)
-    return row_of(name, version(python, name), report, done.returncode == 0)
+        detail = str(getattr(error, "stderr", "") or error)
+        print(f"  {name} cannot be installed: {detail.strip().splitlines()[-1:]}", file=sys.stderr)
+        return [], Row((name, "-", "-", "-", "none"), False)
+    version = environments.version(python, name)
+    env = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT / "sdk"), "PYTHONDONTWRITEBYTECODE": "1"}
+    cases, ok = tested(python, [*PLAIN, f"tests/frameworks/test_{name}.py"], env)
+    told = sdk_row(name, version, cases, ok)
+    env = {**os.environ, environments.GIVEN: f"{name}={python}"}
+    cases, _ = tested(Path(sys.executable), ["tests/frameworks/test_base_url.py"], env)
+    return [row for case in cases if (row := traffic_row(name, version, case))], told
 
 
-def row_of(name: str, framework_version: str, report: Path, ok: bool) -> Row:
-    """What its tests recorded."""
-    if not report.is_file():
-        return Row(name, framework_version, "-", "-", "none", False)
-    cases = list(ET.parse(report).getroot().iter("testcase"))
+# the framework's own warnings are not ours to mend
+PLAIN = ("-p", "no:cacheprovider", "-W", "ignore", "-o", "filterwarnings=default")
+
+
+def tested(python: Path, arguments: list[str], env: dict[str, str]) -> tuple[list[ET.Element], bool]:
+    """The cases of a run of pytest, and whether all is well."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [
+            str(python), "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report}",
+            f"--rootdir={ROOT}", *arguments,
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TEST_S)
+        except subprocess.TimeoutExpired:
+            print(f"  {arguments[-1]} took more than {TEST_S} s", file=sys.stderr)
+            return [], False
+        if done.returncode != 0:
+            print(done.stdout[-4_000:], done.stderr[-2_000:], file=sys.stderr)
+        cases = list(ET.parse(report).getroot().iter("testcase")) if report.is_file() else []
+    return cases, done.returncode == 0
+
+
+def traffic_row(name: str, version: str, case: ET.Element) -> Row | None:
+    """What an agent's case recorded; None if it is another framework's."""
+    said = recorded(case)
+    if any(child.tag == "skipped" for child in case):
+        return None
+    ok = not any(child.tag in ("failure", "error") for child in case)
+    title = said.get("title", str(case.get("name")))
+    steps = said.get("steps", "-")
+    return Row((title, version, said.get("recognised by", "-"), steps, said.get("runs", "failed")), ok)
+
+
+def sdk_row(name: str, version: str, cases: list[ET.Element], ok: bool) -> Row:
+    """What its tests with the SDK recorded. A skipped test counts as failed: the framework is not there after all."""
     passed = sum(not any(c.tag in ("failure", "error", "skipped") for c in case) for case in cases)
-    said = [(p.get("name"), str(p.get("value"))) for case in cases for p in case.iter("property")]
-    right = sum(int(value.split()[0]) for key, value in said if key == "calls")
-    by = next(
-        (value for key, value in said if key == "recognised by"),
-        "header on its HTTP client" if right else "-",
-    )
-    # a skipped test is one that did not run: the framework is not there after all
+    said = [recorded(case) for case in cases]
+    right = sum(int(one["calls"].split()[0]) for one in said if "calls" in one)
+    otherwise = "header on its HTTP client" if right else "-"
+    by = next((one["recognised by"] for one in said if "recognised by" in one), otherwise)
+    calls = f"{right} of {right}" if right else "-"
     return Row(
-        name,
-        framework_version,
-        by,
-        f"{right} of {right}" if right else "-",
-        f"{passed}/{len(cases)}",
-        ok and passed == len(cases),
+        (name, version, by, calls, f"{passed} of {len(cases)}"), ok and bool(cases) and passed == len(cases)
     )
 
 
-def environment(name: str) -> Path:
-    """Its interpreter, installed if it is not."""
-    needs = [*FRAMEWORKS[name], *TESTS_NEED]
-    mark = hashlib.sha256("\n".join([sys.version, *needs]).encode()).hexdigest()[:12]
-    home = cache() / f"{name}-{mark}"
-    python = home / "bin" / "python"
-    if (home / "installed").is_file():
-        return python
-    uv = shutil.which(
-        "uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    )
-    if uv is None:
-        raise FileNotFoundError("uv is not installed")
-    made = {"check": True, "capture_output": True, "text": True, "timeout": INSTALL_S}
-    subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(home)], **made)  # type: ignore[call-overload]
-    subprocess.run([uv, "pip", "install", "-q", "--python", str(python), *needs], **made)  # type: ignore[call-overload]
-    (home / "installed").touch()
-    return python
+def recorded(case: ET.Element) -> dict[str, str]:
+    """The properties of a case."""
+    return {str(p.get("name")): str(p.get("value")) for p in case.iter("property")}
 
 
-def cache() -> Path:
-    """Where the environments are."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "agentserve" / "frameworks"
+def table(head: tuple[str, ...], rows: list[Row]) -> str:
+    """In Markdown."""
+    lines = [head, tuple("---" for _ in head), *(row.cells for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def version(python: Path, name: str) -> str:
-    """The framework's version, as it is installed."""
-    distribution = FRAMEWORKS[name][0].partition("[")[0].partition(">")[0]
-    code = f"from importlib.metadata import version; print(version({distribution!r}))"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60)
-    return done.stdout.strip() or "-"
+def write(tables: dict[str, str]) -> None:
+    """Put tables between their marks."""
+    text = README.read_text()
+    for name, lines in tables.items():
+        before, found, rest = text.partition(BEGIN.format(name))
+        _, ended, after = rest.partition(END)
+        if not found or not ended:
+            raise SystemExit(f"{README} has no place for the table of {name}")
+        text = before + found + lines + ended + after
+    README.write_text(text)
 
 
 if __name__ == "__main__":
