@@ -311,7 +311,7 @@ def tool_began(
 
 
 def tool_ended(run: ToolRun, *, ok: bool = True, took_ms: Optional[float] = None) -> None:
-    """Announce its end. When no other tool is open, the program's next call comes now. `took_ms`: as it was measured."""
+    """Announce its end, `took_ms` if it was measured. When no other tool is open, the program's next call comes now."""
     if took_ms is None:
         took_ms = (time.perf_counter() - run.began_at) * 1e3
     program = run.program
