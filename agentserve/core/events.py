@@ -6,6 +6,7 @@ The live journal is a list of `(event, now)`; feeding it to a fresh scheduler gi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -64,7 +65,19 @@ class StepArrived(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True
     tools_offered: int = 0
     # Tool calls whose results came back with this step, by the ids of their `PendingTool`.
     returned: tuple[str, ...] = ()
+    # What clients measured of the tools that just ran, as (name, seconds) in the order of the calls.
+    measured: tuple[tuple[str, float], ...] = ()
     human: bool = False  # a person wrote since the last step
+
+    def took(self, calls: Mapping[str, PendingTool]) -> dict[str, float]:
+        """Seconds that the client measured of these calls, by their ids: each measure is of one call of its name."""
+        left = list(self.measured)
+        found: dict[str, float] = {}
+        for call in calls.values() if left else ():
+            at = next((k for k, (name, _) in enumerate(left) if name == call.name), None)
+            if at is not None:
+                found[call.id] = left.pop(at)[1]
+        return found
 
 
 class StepStarted(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True):

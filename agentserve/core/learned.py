@@ -102,12 +102,19 @@ class Learned:
                 steps_declared=program.steps_left_told or 0.0,
             )
         if program.gap_started_at is not None:
-            self._gap_over(program, now)
+            took = event.took(program.calls) if event.measured and program.calls else {}
+            self._gap_over(program, now, took=took)
 
-    def _gap_over(self, program: Program, now: float, *, censored: bool = False) -> None:
+    def _gap_over(
+        self, program: Program, now: float, *, censored: bool = False, took: Mapping[str, float] | None = None
+    ) -> None:
         assert program.gap_started_at is not None
         seconds = now - program.gap_started_at
         calls = tuple(program.calls.values()) if program.calls else ()
+        # of parallel calls the gap teaches about the one that ended last: known where all were measured
+        last = None
+        if took and len(took) == len(calls) > 1:
+            last = max(range(len(calls)), key=lambda at: took[calls[at].id])
         if not censored and program.survival is not None and hasattr(program.survival, "cdf"):
             self.gaps_calibration.observe(program.survival, seconds)
         self.returns.observe(
@@ -117,6 +124,7 @@ class Learned:
             workflow=program.workflow,
             seconds=seconds,
             censored=censored,
+            last=last,
         )
         if program.returns_at is not None and not censored and now >= program.returns_at:
             self.returns.observe_after_tool(

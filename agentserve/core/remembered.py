@@ -138,6 +138,7 @@ class RememberedReturns(ReturnForecaster):
         workflow: str | None = None,
         seconds: float,
         censored: bool = False,
+        last: int | None = None,
     ) -> None:
         """As its parent, every time."""
         super().observe(
@@ -147,6 +148,7 @@ class RememberedReturns(ReturnForecaster):
             workflow=workflow,
             seconds=seconds,
             censored=censored,
+            last=last,
         )
         if not calls:
             _entry(self._kinds, (tenant, workflow)).seen += 1

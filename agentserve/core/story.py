@@ -195,10 +195,12 @@ class Story:
         if not out:
             return
         beside = len(out) - 1
+        took = event.took({call.tool.id: call.tool for call in out.values()}) if event.measured else {}
         for call_id in event.returned:
             call = out.pop(call_id, None)
             if call is not None:
-                self._tool_over(program, call, now - call.started_at, beside=beside)
+                seconds, known = took.get(call_id, now - call.started_at), call_id in took
+                self._tool_over(program, call, seconds, beside=beside, measured=known)
         if event.human:
             for call in out.values():
                 self._tool_over(program, call, now - call.started_at, beside=beside, censored=True)

@@ -271,6 +271,7 @@ class Relay:
             deadline_s=asked.deadline_s,
             tools_offered=len(call.tools),
             returned=resolved.returns,
+            measured=resolved.tool_seconds,
             human=resolved.human,
         )
 

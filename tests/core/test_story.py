@@ -210,3 +210,14 @@ def test_memory_is_bounded_and_the_forgotten_are_closed() -> None:
     assert teller.story.live == 0
     assert len(teller.of(facts.ProgramClosed)) == len(teller.of(facts.ProgramOpened)) == 10
     assert len(teller.tools) == 10
+
+
+def test_what_a_client_measured_of_its_tools_is_told_instead_of_the_gap() -> None:
+    t = Teller()
+    t.arrive("s1")
+    t.finish("s1", tools=("bash", "read"))
+    t.arrive("s2", after=60.0, returned=("bash", "read"), measured=(("bash", 0.5),))
+    assert [(tool.name, tool.seconds, tool.measured) for tool in t.tools] == [
+        ("bash", 0.5, True),
+        ("read", 60.0, False),
+    ]

@@ -105,6 +105,19 @@ class Served(NamedTuple):
         finally:
             await database.close()
 
+    async def tool_calls(self, program: str, wanted: int) -> list[dict[str, Any]]:
+        """Those of a program, once they are written."""
+        database = Database(self.store)
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                found = await queries.tool_calls(database, program)
+                if len(found) >= wanted or time.monotonic() > until:
+                    return list(found)
+                await asyncio.sleep(0.1)
+        finally:
+            await database.close()
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -135,11 +148,11 @@ class Driven(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def driven(python: Path, agent: Agent, url: str, folder: Path) -> AsyncIterator[Driven]:
+async def driven(python: Path, agent: Agent, url: str, folder: Path, **more: str) -> AsyncIterator[Driven]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTSERVE_", "OPENAI_", "ANTHROPIC_"))}
     env |= environments.QUIET | {
         "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url, "HOME": str(folder),
-    }  # fmt: skip
+    } | more  # fmt: skip
     drive = Path(__file__).with_name("drive.py")
     process = await asyncio.create_subprocess_exec(
         str(python), "-P", "-W", "ignore", str(drive), str(UNCHANGED / f"{agent.file}.py"),
@@ -181,6 +194,22 @@ async def test_a_run_is_one_program_and_two_at_once_are_two(
     record_property("runs", "1 alone, 2 at once")
     record_property("recognised by", ", ".join(sources))
     record_property("steps", f"{steps} of {3 * len(agent.wanted)}")
+
+
+async def test_what_claude_code_measures_of_its_tools_is_what_is_known_of_them(
+    served: Served, tmp_path: Path
+) -> None:
+    (agent,) = (one for one in AGENTS if one.file == "claude_agent")
+    python = environments.interpreter(agent.framework)
+    if python is None:
+        pytest.skip(f"{agent.framework} is not installed; `make test-frameworks` does it")
+    known = {p["id"] for p in await served.programs(set(), 0, 0)}
+    async with driven(python, agent, served.url, tmp_path, CLAUDE_CODE_GATEWAY_HINT_HEADERS="1") as runs:
+        await runs.round(agent.question, at_once=1)
+        (program,) = await served.programs(known, 1, len(agent.wanted))
+    calls = await served.tool_calls(program["id"], 3)
+    assert [(call["name"], call["measured"]) for call in calls] == [(agent.tool, True)] * 3
+    assert all(0 <= call["seconds"] < program["last_at"] - program["opened_at"] for call in calls)
 
 
 def right(agent: Agent, program: dict[str, Any]) -> None:

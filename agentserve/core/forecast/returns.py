@@ -72,12 +72,16 @@ class ReturnForecaster:
         workflow: str | None = None,
         seconds: float,
         censored: bool = False,
+        last: int | None = None,
     ) -> None:
-        """A gap ended after `seconds`; `censored` if the program was given up then and has not come back."""
+        """A gap ended after `seconds`; `censored` if the program was given up then and has not come back.
+
+        `last`: which of the calls ended last, where that was measured; else the one that was expected to.
+        """
         if not calls:
             self._turns.learn(_turn_keys(tenant, workflow), seconds, censored=censored)
             return
-        at = self.gaps.dominant(tenant=tenant, program=program, calls=calls)
+        at = last if last is not None else self.gaps.dominant(tenant=tenant, program=program, calls=calls)
         self.gaps.observe(
             tenant=tenant,
             program=program,
