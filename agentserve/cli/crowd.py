@@ -17,7 +17,7 @@ from agentserve.errors import AgentServeError
 from agentserve.live.upstream import Deadlines, Upstream, UpstreamReply
 from agentserve.live.upstream.hosted import HostedUpstream
 from agentserve.live.upstream.lean import LeanUpstream
-from agentserve.sim.programs import ProgramPlan, Workload
+from agentserve.sim.programs import ProgramPlan, StepPlan, Workload
 from agentserve.sim.world import ProgramTrace, Result, StepTrace
 
 DEADLINES = Deadlines(first_byte_s=900.0, idle_s=900.0, overall_s=3600.0)  # real seconds; a queue may be long
@@ -141,11 +141,13 @@ class Crowd:
             self.result.steps.append(trace)
             if k + 1 == len(plan.steps):
                 break
-            ready = self._now() + step.gap_s
-            await asyncio.gather(*(self._program(child) for child in step.children))
-            await asyncio.sleep(max(ready - self._now(), 0.0) / self.scale)
+            await asyncio.gather(self._gap(step, reply), *(self._program(child) for child in step.children))
         await self.door.ended(self._post, plan)
         self.result.programs.append(ProgramTrace(index=index, started_at=started, ended_at=self._now()))
+
+    async def _gap(self, step: StepPlan, reply: dict[str, Any]) -> None:
+        """Between a reply and the next step: its tools, and the client."""
+        await asyncio.sleep(step.gap_s / self.scale)
 
     async def _step(
         self, index: int, k: int, messages: list[dict[str, Any]], trace: StepTrace

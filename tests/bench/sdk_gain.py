@@ -1,8 +1,15 @@
 """What announcing tools is worth: coding agents through one gateway, without the SDK and with it.
 
-Run by hand: `python -m tests.bench.sdk_gain`. The same programs, engines and gateway settings in both arms; the second
-marks its workflow and tools. Reported is the time to first token of the calls that follow a long tool, in the engines'
-seconds. Rounds alternate the arms' order, because the machine has other work to do.
+Run by hand: `python -m tests.bench.sdk_gain`. Three arms, the same programs, engines and gateway settings in each:
+
+- `silent`: no SDK; the gateway sees requests alone,
+- `ends`: the SDK tells when a tool begins and ends,
+- `progress`: the tool also tells how far it is, as MCP servers and test runners do, from which the SDK foretells its
+  end; what is foretold is off by a factor of a log-normal of `--hint-sigma`.
+
+Reported is the time to first token of the calls that follow a long tool, in the engines' seconds, split into the wait
+for a seat and what came after it. `--overhead-s` is what the client does between a tool's end and its next call; the
+workload's own is a median of 0.02 s. Rounds turn the arms' order, because the machine has other work to do.
 """
 
 from __future__ import annotations
@@ -10,86 +17,88 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
+import random
 import statistics
 from typing import Any
 
 import agentserve_sdk as agentserve
-import httpx
-import msgspec
 
-from agentserve.cli import demo
-from agentserve.sim.programs import StepPlan, ToolPlan
-from agentserve.sim.world import ProgramTrace, StepTrace
+from agentserve.cli import demo, stage
+from agentserve.cli.crowd import Crowd, Door
+from agentserve.sim.programs import ProgramPlan, StepPlan, ToolPlan, Workload
+from agentserve.sim.world import StepTrace
+
+ARMS = ("silent", "ends", "progress")
+REPORTS = (0.25, 0.5, 0.75)  # of its duration, where a tool tells how far it is
 
 
-class Agents(demo.Crowd):
-    """The demo's agents, whose tools are announced where there is an SDK that is switched on."""
+class Carried(Door):
+    """Each step carries its program, as a patched client's would."""
 
-    async def _program(self, client: httpx.AsyncClient, index: int) -> None:
+    def headers(self, plan: ProgramPlan, k: int, parent: ProgramPlan | None) -> dict[str, str]:
+        return agentserve.headers()
+
+
+class Announced(Crowd):
+    """The demo's agents, with the SDK."""
+
+    progress: bool = False
+    sigma: float = 0.0
+
+    async def _program(self, index: int) -> None:
         async with agentserve.workflow("swe"):
-            await self._conversation(client, index)
+            await super()._program(index)
 
-    async def _conversation(self, client: httpx.AsyncClient, index: int) -> None:
-        program = self.workload.programs[index]
-        url = f"{self.urls[0]}/v1/chat/completions"
-        started = self._now()
-        shared = sum(r.tokens for r in program.shared)
-        script = msgspec.json.encode([demo.turn(program, k) for k in range(len(program.steps))]).decode()
-        opening = demo.text(program.own, program.steps[0].new_tokens)
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": demo.text(program.shared[0].key, shared)},
-            {"role": "user", "content": f"{opening}\n{demo.SCRIPT} {script}\n"},
-        ]
-        for k, step in enumerate(program.steps):
-            trace = StepTrace(program=index, index=k, sent_at=self._now())
-            reply, usage = await self._step(client, url, messages, step.output_tokens, trace)
-            trace.prompt = int(usage.get("prompt_tokens", 0))
-            trace.cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-            self.result.steps.append(trace)
-            if k + 1 == len(program.steps):
-                break
-            calls = reply["tool_calls"]
-            await self._tools(step, calls)
-            said = demo.text(program.own * 1000 + k, program.steps[k + 1].new_tokens)
-            messages.append(reply)
-            messages += [{"role": "tool", "tool_call_id": c["id"], "content": said} for c in calls]
-        self.result.programs.append(ProgramTrace(index=index, started_at=started, ended_at=self._now()))
-
-    async def _tools(self, step: StepPlan, calls: list[dict[str, Any]]) -> None:
-        async def one(plan: ToolPlan, call_id: str) -> None:
-            async with agentserve.tool(plan.name, call_id=call_id):
-                await asyncio.sleep(plan.seconds / self.scale)
-
-        tools = step.tools or (ToolPlan(name="bash"),)
-        await asyncio.gather(*(one(t, c["id"]) for t, c in zip(tools, calls, strict=True)))
+    async def _gap(self, step: StepPlan, reply: dict[str, Any]) -> None:
+        calls = [str(call["id"]) for call in reply.get("tool_calls", ())]
+        await asyncio.gather(
+            *(self._tool(plan, call) for plan, call in zip(step.tools, calls, strict=False)),
+            asyncio.sleep(max((tool.seconds for tool in step.tools), default=0.0) / self.scale),
+        )
         await asyncio.sleep(step.think_s / self.scale)
 
+    async def _tool(self, plan: ToolPlan, call_id: str) -> None:
+        program = agentserve.current()
+        assert program is not None
+        draws = random.Random(call_id)
+        async with agentserve.tool(plan.name, call_id=call_id):
+            done = 0.0
+            for at in REPORTS if self.progress else ():
+                await asyncio.sleep((at - done) * plan.seconds / self.scale)
+                done = at
+                program.expect((1 - at) * plan.seconds / self.scale * draws.lognormvariate(0.0, self.sigma))
+            await asyncio.sleep((1 - done) * plan.seconds / self.scale)
 
-async def arm(args: argparse.Namespace, *, announced: bool) -> dict[str, float]:
-    """One run; TTFT after long tools and after all, the share of prompts found in KV, completion."""
-    workload = demo.plan(args)
+
+async def arm(name: str, args: argparse.Namespace, workload: Workload) -> dict[str, float]:
+    """One run: what became of the calls that follow long tools, and of all."""
     concurrency = max(2, workload.concurrency(args.pressure, args.kv_tokens * args.engines))
     async with contextlib.AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(demo._engine(args, i)) for i in range(args.engines)]
-        gateway = await stack.enter_async_context(demo._gateway(urls))
-        if announced:
+        urls = await demo._engines(args, stack)
+        pace = stage.paced(args.time_scale)
+        gateway = (await stack.enter_async_context(stage.gateway(urls, *pace))).url
+        kind, door = (Crowd, Door([gateway])) if name == "silent" else (Announced, Carried([gateway]))
+        if name != "silent":
             agentserve.init(gateway, integrations=False)
             stack.callback(agentserve.shutdown)
-        crowd = Agents(workload, [gateway], await demo._model(urls[0]), args.time_scale)
-        result = await crowd.run(min(concurrency, len(workload.roots)), lambda done: None)
-        if announced:
-            lost = agentserve.stats()["failed"] + agentserve.stats()["dropped"]
-            if lost:
-                raise RuntimeError(f"{lost} events were lost")
-    long: list[StepTrace] = []
-    others: list[StepTrace] = []
+        crowd = kind(workload, door, model=await demo._model(urls[0]), scale=args.time_scale)
+        if isinstance(crowd, Announced):
+            crowd.progress, crowd.sigma = name == "progress", args.hint_sigma
+        result = await crowd.run(min(concurrency, len(workload.roots)))
+        if name != "silent" and (lost := agentserve.stats()["failed"] + agentserve.stats()["dropped"]):
+            raise RuntimeError(f"{lost} events were lost")
+    after: dict[bool, list[StepTrace]] = {True: [], False: []}
     for trace in result.steps:
         if trace.index:
             tools = workload.programs[trace.program].steps[trace.index - 1].tools
-            slow = max((t.seconds for t in tools), default=0.0) >= args.long_s
-            (long if slow else others).append(trace)
+            after[max((t.seconds for t in tools), default=0.0) >= args.long_s].append(trace)
+    long, others = after[True], after[False]
+    ttft = [t.first_at - t.sent_at for t in long]
     return {
-        "TTFT after long tools, s": statistics.fmean(t.first_at - t.sent_at for t in long),
+        "TTFT after long tools, s": statistics.fmean(ttft),
+        "  of it in the queue, s": statistics.fmean(t.dispatched_at - t.sent_at for t in long),
+        "  its median, s": statistics.median(ttft),
         "TTFT after others, s": statistics.fmean(t.first_at - t.sent_at for t in others),
         "cached after long tools": sum(t.cached for t in long) / sum(t.prompt for t in long),
         "completion, s": statistics.fmean(p.ended_at - p.started_at for p in result.programs),
@@ -97,21 +106,41 @@ async def arm(args: argparse.Namespace, *, announced: bool) -> dict[str, float]:
     }
 
 
+def with_overhead(workload: Workload, seconds: float | None) -> Workload:
+    """The same agents, whose clients take so long between a tool's end and their next call."""
+    if seconds is None:
+        return workload
+
+    def slower(plan: ProgramPlan) -> ProgramPlan:
+        *before, last = plan.steps
+        steps = (*(dataclasses.replace(step, think_s=seconds) for step in before), last)
+        return dataclasses.replace(plan, steps=steps)
+
+    return dataclasses.replace(workload, programs=[slower(plan) for plan in workload.programs])
+
+
 async def main() -> None:
-    """Both arms, some rounds, and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """All arms, some rounds, and the medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     demo.add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--long-s", type=float, default=4.0, help="what a long tool is")
+    parser.add_argument("--overhead-s", type=float, help="the client's, after each tool")
+    parser.add_argument("--hint-sigma", type=float, default=0.3)
     args = parser.parse_args()
-    rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    workload = with_overhead(demo.plan(args), args.overhead_s)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for i in range(args.rounds):
-        for announced in (False, True) if i % 2 == 0 else (True, False):
-            rows[announced].append(await arm(args, announced=announced))
-            print("with the SDK  " if announced else "without it    ", rows[announced][-1], flush=True)
-    for name in rows[True][0]:
-        without, told = (statistics.median(r[name] for r in rows[a]) for a in (False, True))
-        print(f"{name:<28}{without:>10.3f}{told:>10.3f}{told / without - 1:>+8.0%}")
+        for name in (*ARMS[i % len(ARMS) :], *ARMS[: i % len(ARMS)]):
+            rows[name].append(await arm(name, args, workload))
+            print(name, {key: round(value, 3) for key, value in rows[name][-1].items()}, flush=True)
+    print(f"{'':<26}" + "".join(f"{name:>12}" for name in ARMS))
+    for key in rows["silent"][0]:
+        medians = [statistics.median(row[key] for row in rows[name]) for name in ARMS]
+        gains = [f"{median / medians[0] - 1:+.0%}" if medians[0] else "" for median in medians[1:]]
+        print(f"{key:<26}" + "".join(f"{median:>12.3f}" for median in medians), *gains)
 
 
 if __name__ == "__main__":
