@@ -25,7 +25,7 @@ import httpx
 from agentserve_adapters.exposition import Exposition
 
 from tests.bench.real_engine import agents, arms
-from tests.engines.installs import INSTALLS, Install
+from tests.engines.installs import INSTALLS, Install, number_format
 from tests.engines.run import serving
 
 BLOCKS = 48  # of 128 tokens; one is vLLM's own
@@ -53,7 +53,7 @@ def start_vllm(env: Path, model: Path, port: int) -> list[str]:
     """With memory for about five of the agents, and no flag that a plain `vllm serve` would not have but the detail."""
     return [
         str(env / "bin" / "vllm"), "serve", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager",
+        "--port", str(port), "--dtype", number_format(), "--max-model-len", "4096", "--enforce-eager",
         "--enable-prompt-tokens-details", "--num-gpu-blocks-override", str(BLOCKS), "--max-num-seqs", "16",
     ]  # fmt: skip
 
