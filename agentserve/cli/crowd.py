@@ -18,7 +18,7 @@ from agentserve.live.upstream import Deadlines, Upstream, UpstreamReply
 from agentserve.live.upstream.hosted import HostedUpstream
 from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.sim.programs import ProgramPlan, StepPlan, Workload
-from agentserve.sim.world import ProgramTrace, Result, StepTrace
+from agentserve.sim.traces import ProgramTrace, Result, StepTrace
 
 DEADLINES = Deadlines(first_byte_s=900.0, idle_s=900.0, overall_s=3600.0)  # real seconds; a queue may be long
 CONNECTIONS_MAX = 4096

@@ -1,12 +1,16 @@
 """The emulated engine: a paged-KV inference server without a GPU, sans-IO, for simulation, tests and demonstration."""
 
 from agentserve.engine.blocks import BlockPool
-from agentserve.engine.engine import EmulatedEngine, EngineConfig
+from agentserve.engine.config import EngineConfig
+from agentserve.engine.engine import EmulatedEngine
 from agentserve.engine.events import (
     EngineEvent,
     EngineRequest,
     EngineStats,
     FirstToken,
+    Iterated,
+    KvCleared,
+    KvEvent,
     KvRemoved,
     KvStored,
     KvUse,
@@ -29,6 +33,9 @@ __all__ = [
     "EngineRequest",
     "EngineStats",
     "FirstToken",
+    "Iterated",
+    "KvCleared",
+    "KvEvent",
     "KvRemoved",
     "KvStored",
     "KvUse",

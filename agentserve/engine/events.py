@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+Medium = Literal["GPU", "CPU"]  # where a block lies: on the accelerator or in host memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,9 @@ class KvStored:
     hashes: tuple[int, ...]
     parent: int | None
     at: float
+    medium: Medium = "GPU"
+    request: str = ""  # whose they are, where a request brought them
+    first: int = 0  # the place of the first of them among that request's blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +86,29 @@ class KvRemoved:
 
     hashes: tuple[int, ...]
     at: float
+    medium: Medium = "GPU"
 
 
-EngineEvent = (
-    RequestStarted | FirstToken | RequestFinished | RequestRejected | Preempted | KvStored | KvRemoved
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCleared:
+    """All blocks are gone, on every medium."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iterated:
+    """`count` iterations in a row ended at `at`, each with so many tokens. For a server's histograms."""
+
+    at: float
+    count: int
+    tokens: int
+    gaps_s: tuple[float, ...]  # from the token before, of each request that has one, in the first of them
+    gap_s: float  # the same in those that follow: as long as one of them lasts
+
+
+KvEvent = KvStored | KvRemoved | KvCleared
+EngineEvent = RequestStarted | FirstToken | RequestFinished | RequestRejected | Preempted | Iterated | KvEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +119,7 @@ class KvUse:
     idle_tokens: int
     blank_tokens: int
     pinned_tokens: int = 0
+    host_tokens: int = 0  # in host memory, beside all that
 
 
 @dataclass(slots=True, kw_only=True)

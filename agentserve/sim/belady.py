@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from agentserve.sim.world import StepTrace
+from agentserve.sim.traces import StepTrace
 
 NEVER = float("inf")
 

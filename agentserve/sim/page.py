@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agentserve.sim.programs import Workload
 from agentserve.sim.report import Figures, quantile
-from agentserve.sim.world import Result
+from agentserve.sim.traces import Result
 
 WIDTH, HEIGHT = 720, 260
 LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12

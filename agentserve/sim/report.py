@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentserve.sim.programs import ProgramPlan, Workload
-from agentserve.sim.world import Result, StepTrace
+from agentserve.sim.traces import Result, StepTrace
 
 Figures = dict[str, Any]
 # Two-sided 95% points of Student's t by degrees of freedom; beyond the table the normal's.

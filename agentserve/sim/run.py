@@ -24,8 +24,9 @@ from agentserve.sim.faults import draw_faults
 from agentserve.sim.oracle import Oracle
 from agentserve.sim.programs import ProgramPlan, Workload
 from agentserve.sim.report import Figures, summarise
+from agentserve.sim.traces import Result
 from agentserve.sim.workloads import make_workload
-from agentserve.sim.world import Result, World
+from agentserve.sim.world import World
 
 BLOCK_TOKENS = 16
 FORECASTS = ("learned", "naive", "oracle", "lengths", "lengths0.7", "wrong10", "wrong0.1", "random")

@@ -27,7 +27,7 @@ import agentserve_sdk as agentserve
 from agentserve.cli import demo, stage
 from agentserve.cli.crowd import Crowd, Door
 from agentserve.sim.programs import ProgramPlan, StepPlan, ToolPlan, Workload
-from agentserve.sim.world import StepTrace
+from agentserve.sim.traces import StepTrace
 
 ARMS = ("silent", "ends", "progress")
 REPORTS = (0.25, 0.5, 0.75)  # of its duration, where a tool tells how far it is

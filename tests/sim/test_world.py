@@ -11,8 +11,8 @@ from agentserve.core.policies import POLICIES
 from agentserve.sim.belady import best_cached_tokens
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan, Workload
 from agentserve.sim.run import Trial, build, run
+from agentserve.sim.traces import StepTrace
 from agentserve.sim.workloads import WORKLOADS, make_workload
-from agentserve.sim.world import StepTrace
 
 SMALL: dict[str, Any] = {"engines": 2, "kv_tokens": 130_000, "programs": 14, "forecast": "naive", "seed": 3}
 
