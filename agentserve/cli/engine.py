@@ -23,6 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--max-num-queued-reqs", type=int)
     parser.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    parser.add_argument(
+        "--host-kv-tokens", type=int, default=0, help="a second KV tier in host memory (default none)"
+    )
+    parser.add_argument(
+        "--host-gb-per-s", type=float, default=50.0, help="from host memory to the accelerator (default 50)"
+    )
+    parser.add_argument(
+        "--native-pins", action="store_true", help="hold a session's KV when told to; stock engines do not"
+    )
+    parser.add_argument("--pin-share-max", type=float, default=0.8, help="of the KV, for pins (default 0.8)")
     parser.add_argument("--kv-events-port", type=int, help="publish KV events; replay on the next port")
     parser.add_argument(
         "--kv-events-legacy", action="store_true", help="positional arrays, as vLLM 0.23 and older"
@@ -37,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise UsageError("the emulated engine is not installed", remedy="install agentserve-gateway whole")
     flags = {k: v for k, v in vars(args).items() if k not in ("host", "port", "verb")}
+    serve = found[0].load()
     print(
         f"emulated engine on http://{args.host}:{args.port}/v1, model {args.model}, {args.profile}",
         flush=True,
     )
-    status: int = found[0].load()(host=args.host, port=args.port, **flags)
+    status: int = serve(host=args.host, port=args.port, **flags)
     return status

@@ -74,6 +74,12 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--native-pins", action="store_true", help="engines that hold KV when told to; stock ones do not"
     )
+    parser.add_argument(
+        "--host-kv-tokens", type=int, default=0, help="second KV tier of each engine in host memory"
+    )
+    parser.add_argument(
+        "--host-gb-per-s", type=float, default=50.0, help="from host memory to the accelerator (default 50)"
+    )
     parser.add_argument("--check", action="store_true", help="check every invariant after every event (slow)")
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, a process each")
     parser.add_argument("--json", metavar="FILE", help="figures as JSON; - for standard output")
@@ -112,6 +118,8 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
                     forecast=args.forecast,
                     faults=args.faults,
                     native_pins=args.native_pins,
+                    host_kv_tokens=args.host_kv_tokens,
+                    host_gb_per_s=args.host_gb_per_s,
                     slo_ttft_s=args.slo_ttft,
                     slo_slowdown=args.slo_slowdown,
                     check=args.check,

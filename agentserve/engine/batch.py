@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 from agentserve.engine.blocks import BlockPool, Node
 from agentserve.engine.config import EngineConfig
-from agentserve.engine.events import EngineEvent, EngineRequest, EngineStats, Preempted, RequestStarted
+from agentserve.engine.events import (
+    EngineEvent,
+    EngineRequest,
+    EngineStats,
+    Preempted,
+    RequestAborted,
+    RequestStarted,
+)
 from agentserve.engine.tier import HostTier
 from agentserve.errors import InvariantBroken
 
@@ -222,6 +229,7 @@ class Batch:
         self.say(Preempted(id=victim.request.id, at=now))
         if victim.aborted:
             del self.by_id[victim.request.id]
+            self.say(RequestAborted(id=victim.request.id, at=now))
             return
         self._wait(victim, head=True)
 

@@ -25,6 +25,7 @@ from agentserve.engine.events import (
     KvRemoved,
     KvStored,
     KvUse,
+    RequestAborted,
     RequestFinished,
     RequestRejected,
 )
@@ -87,7 +88,9 @@ class EmulatedEngine:
         if sequence is None or sequence.aborted:
             return False
         self._stats.aborted += 1
-        if not self._batch.abort(sequence) and self._window is not None:
+        if self._batch.abort(sequence):
+            self._say(RequestAborted(id=request_id, at=now))
+        elif self._window is not None:
             self._window.truncate(now)
         return True
 
@@ -340,6 +343,7 @@ class EmulatedEngine:
     def _leave(self, sequence: Inside, now: float) -> None:
         self._batch.leave(sequence)
         if sequence.aborted:
+            self._say(RequestAborted(id=sequence.request.id, at=now))
             return
         self._stats.finished += 1
         self._say(

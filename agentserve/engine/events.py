@@ -61,6 +61,14 @@ class RequestRejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAborted:
+    """Its client was gone, and now it is."""
+
+    id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preempted:
     """It lost its blocks and waits to be computed again."""
 
@@ -108,7 +116,16 @@ class Iterated:
 
 
 KvEvent = KvStored | KvRemoved | KvCleared
-EngineEvent = RequestStarted | FirstToken | RequestFinished | RequestRejected | Preempted | Iterated | KvEvent
+EngineEvent = (
+    RequestStarted
+    | FirstToken
+    | RequestFinished
+    | RequestRejected
+    | RequestAborted
+    | Preempted
+    | Iterated
+    | KvEvent
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ class Trial:
     slo_ttft_s: float | None = None
     slo_slowdown: float | None = None
     native_pins: bool = False  # the engines hold a prefix when told to, as no stock engine does
+    host_kv_tokens: int = 0  # of each engine, a second tier in host memory
+    host_gb_per_s: float = 50.0  # from there to the accelerator
     block_tokens: int = BLOCK_TOKENS
     weights: Mapping[str, float] = field(default_factory=dict)
     until_s: float = 10_000_000.0
@@ -69,6 +71,8 @@ def build(trial: Trial) -> World:
         block_size=trial.block_tokens,
         kv_tokens=trial.kv_tokens,
         policy="priority" if trial.priority_scheduling else "fcfs",
+        host_kv_tokens=trial.host_kv_tokens,
+        host_bandwidth=trial.host_gb_per_s * 1e9,
     )
     engines = []
     for index in range(trial.engines):
@@ -124,6 +128,8 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> tuple[Fi
     figures["cached_of_belady"] = found / best if best else 1.0
     stats = [e.stats(world.now) for e in world.engines]
     figures["preemptions"] = sum(s.preemptions for s in stats)
+    if trial.host_kv_tokens:
+        figures["host_hit_tokens"] = sum(s.host_hit_tokens for s in stats)
     figures["engine_busy_share"] = sum(s.busy_s for s in stats) / (len(stats) * max(world.now, 1e-9))
     return figures, world, result
 

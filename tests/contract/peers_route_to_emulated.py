@@ -169,7 +169,9 @@ async def meet(router: str, peers: Path) -> Outcome:
         )
         try:
             await ready(f"http://127.0.0.1:{port}", process)
-            before = [app.host.finished["stop"] + app.host.finished["length"] for _, app in engines]
+            before = [
+                app.host.record.finished["stop"] + app.host.record.finished["length"] for _, app in engines
+            ]
             client = await stack.enter_async_context(
                 openai.AsyncOpenAI(
                     base_url=f"http://127.0.0.1:{port}/v1",
@@ -179,7 +181,9 @@ async def meet(router: str, peers: Path) -> Outcome:
                 )
             )
             seen = [await call(client, i) for i in range(CALLS)]
-            after = [app.host.finished["stop"] + app.host.finished["length"] for _, app in engines]
+            after = [
+                app.host.record.finished["stop"] + app.host.record.finished["length"] for _, app in engines
+            ]
             sums = [sum(column) for column in zip(*seen, strict=True)]
             shares = tuple(b - a for a, b in zip(before, after, strict=True))
             whole, streamed, alike, counted = sums

@@ -8,10 +8,12 @@ from typing import Any
 import httpx
 
 from agentserve.errors import ConfigError
-from agentserve.ports import Asgi, Capabilities, EngineOptions
+from agentserve.ports import Asgi, Capabilities, EngineOptions, Outcome, ProgramPrefix, Receipt
+from agentserve_adapters.actions import ActionType, Refused
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.emulated.options import EmulatedOptions
 from agentserve_adapters.emulated.server import EmulatedServer
+from agentserve_adapters.served import RESERVED
 from agentserve_adapters.vllm import VLLMAdapter
 
 __all__ = ["EmulatedAdapter", "EmulatedOptions", "EmulatedServer", "run_engine_server"]
@@ -59,7 +61,35 @@ class EmulatedAdapter(VLLMAdapter):
         await self.server.stop()
 
     async def probe(self) -> Capabilities:
-        return dataclasses.replace(await super().probe(), kind=self.kind)
+        found = dataclasses.replace(await super().probe(), kind=self.kind)
+        if not self.server.options.native_pins:
+            return found
+        how = dict(found.mechanisms) | {
+            "pin": "native: held when told to, for a time, as no stock engine does"
+        }
+        return dataclasses.replace(found, pin="native", mechanisms=tuple(how.items()))
+
+    async def pin(self, program: str, prefix: ProgramPrefix | None, tokens: int, ttl_s: float) -> Receipt:
+        if not self.server.options.native_pins:
+            return await super().pin(program, prefix, tokens, ttl_s)
+        payload = {"session_id": program, "ttl_s": round(ttl_s, 3), "tokens": tokens}
+        return await self._hint("kv.pin", payload)
+
+    async def unpin(self, program: str) -> Receipt:
+        if not self.server.options.native_pins:
+            return await super().unpin(program)
+        return await self._hint("kv.release", {"session_id": program})
+
+    async def _hint(self, kind: ActionType, payload: dict[str, Any]) -> Receipt:
+        async def ask() -> Receipt:
+            action = {"action_type": kind, "action_version": "1.0", "payload": payload}
+            answer = await self.wire.post("/kv_hints", {"protocol_version": "1.0", "actions": [action]})
+            if not answer.ok:
+                raise Refused.by_status(answer.status, answer.complaint())
+            (result,) = answer.table()["results"]
+            return Receipt(outcome=Outcome(result["outcome"]), mode="native", detail=str(result["detail"]))
+
+        return await self.actions.carry_out(kind, payload, ask, instead="reserved", emulation=RESERVED)
 
 
 def run_engine_server(*, host: str, port: int, **flags: Any) -> int:

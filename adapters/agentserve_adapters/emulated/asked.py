@@ -107,6 +107,8 @@ class Common(msgspec.Struct):
     response_format: Json | None = None
     tool_choice: str | Json | None = None
     cache_salt: str | None = None
+    session_id: str | None = None
+    vllm_xargs: Json | None = None
 
 
 class Chat(Common):
@@ -156,6 +158,20 @@ class Tokenize(msgspec.Struct):
     tools: list[Json] | None = None
 
 
+class Hint(msgspec.Struct):
+    """One action of a KV-hint envelope."""
+
+    action_type: str
+    action_id: str = ""
+    payload: Json | None = None
+
+
+class Hints(msgspec.Struct):
+    """`/kv_hints`"""
+
+    actions: list[Hint]
+
+
 class Detokenize(msgspec.Struct):
     """`/detokenize`"""
 
@@ -179,12 +195,36 @@ def named(model: str, body: Json) -> None:
         raise Refused(404, f"The model `{wanted}` does not exist.", "NotFoundError", "model")
 
 
+def header(scope: Scope, wanted: bytes) -> str | None:
+    """The first header of this name, if any."""
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value.decode("latin-1"))
+    return None
+
+
 def request_name(scope: Scope, body: Json) -> str:
     """The id that a client asked for, or a fresh one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return str(value.decode("latin-1"))
-    return str(body.get("request_id") or uuid.uuid4().hex)
+    return header(scope, b"x-request-id") or str(body.get("request_id") or uuid.uuid4().hex)
+
+
+def attributed(scope: Scope, body: Json) -> Json:
+    """The body with the session and priority that count, wherever they were said.
+
+    A session in the body goes before the header's, and that before `vllm_xargs`; the header's priority goes before the
+    body's, and one that is no number does not count.
+    """
+    extra = (body.get("vllm_xargs") or {}).get("session_id")
+    session = (
+        body.get("session_id") or header(scope, b"x-session-id") or (extra if isinstance(extra, str) else "")
+    )
+    priority = header(scope, b"x-vllm-priority") or ""
+    out = {**body, "session_id": session or None}
+    try:
+        out["priority"] = int(priority)
+    except ValueError:
+        return out
+    return out
 
 
 async def read_json(receive: Receive, form: type[msgspec.Struct]) -> Json:

@@ -19,10 +19,13 @@ from agentserve_adapters.emulated import wire
 from agentserve_adapters.emulated.asked import Gone, Json, Receive, Refused, named
 from agentserve_adapters.emulated.host import Host, TooLong
 from agentserve_adapters.emulated.options import EmulatedOptions
+from agentserve_adapters.emulated.record import Submission
 from agentserve_adapters.emulated.speech import Speech, speak
 from agentserve_adapters.emulated.tokens import block_hashes, calls_text, encode
 
 Send = Callable[[Any], Awaitable[None]]
+
+COPIES_MAX = 128
 
 
 class Generation:
@@ -46,27 +49,41 @@ class Generation:
     ) -> None:
         named(self.options.model, body)
         limit = self._check_limits(body, tokens, limit)
-        copies = number(body, "n", 1, least=1, most=128)
+        copies = number(body, "n", 1, least=1, most=COPIES_MAX)
         self._check_queue(copies)
         speeches = [self._speech(body, tokens, limit, i, messages) for i in range(copies)]
-        salt = str(body.get("cache_salt") or "")
-        runs = []
-        for speech in speeches:
-            said = encode(speech.text) if not speech.calls else encode(calls_text(speech.calls))
-            hashes = block_hashes(tokens + said, self.options.block_tokens, salt)
-            runs.append(
-                self.host.run(
-                    hashes,
-                    prompt_tokens=len(tokens),
-                    output_tokens=speech.tokens,
-                    priority=number(body, "priority", 0),
-                    stream=bool(body.get("stream")),
-                )
-            )
+        runs = [self.host.run(s) for s in self._submissions(body, tokens, limit, speeches)]
         if body.get("stream"):
             await self._stream(body, tokens, speeches, runs, shape, receive, send)
         else:
             await self._whole(tokens, speeches, runs, shape, receive, send)
+
+    def _submissions(
+        self, body: Json, tokens: list[int], limit: int, speeches: list[Speech]
+    ) -> list[Submission]:
+        """What the engine is given: one request for each of `n` copies."""
+        salt = str(body.get("cache_salt") or "")
+        longest = max(speech.tokens for speech in speeches)
+        out = []
+        for index, speech in enumerate(speeches):
+            said = encode(speech.text) if not speech.calls else encode(calls_text(speech.calls))
+            out.append(
+                Submission(
+                    hashes=block_hashes(tokens + said, self.options.block_tokens, salt),
+                    tokens=tokens + said,
+                    prompt_tokens=len(tokens),
+                    output_tokens=speech.tokens,
+                    priority=number(body, "priority", 0),
+                    stream=bool(body.get("stream")),
+                    session=body.get("session_id"),
+                    salt=salt,
+                    finish_reason="length" if speech.finish_reason == "length" else "stop",
+                    copies=0 if index else len(speeches),
+                    longest=longest,
+                    output_tokens_max=limit,
+                )
+            )
+        return out
 
     async def _whole(
         self,
@@ -89,7 +106,6 @@ class Generation:
         work = asyncio.ensure_future(asyncio.gather(*(finish(run) for run in runs)))
         cached = await self._unless_gone(work, receive)
         counts = wire.usage(len(tokens), sum(s.tokens for s in speeches), max(cached))
-        self._count(speeches)
         await write_json(send, 200, shape.whole(speeches, counts))
 
     async def _unless_gone(self, work: asyncio.Future[Any], receive: Receive) -> Any:
@@ -159,15 +175,10 @@ class Generation:
         work = asyncio.ensure_future(write())
         try:
             await self._unless_gone(asyncio.ensure_future(_both(making, work)), receive)
-            self._count(speeches)
         finally:
             for task in (making, work):
                 task.cancel()
             await asyncio.gather(making, work, return_exceptions=True)
-
-    def _count(self, speeches: list[Speech]) -> None:
-        for speech in speeches:
-            self.host.finished["length" if speech.finish_reason == "length" else "stop"] += 1
 
     def _speech(
         self, body: Json, tokens: list[int], limit: int | None, index: int, messages: list[Any] | None
@@ -226,6 +237,7 @@ class Generation:
     def _check_queue(self, copies: int) -> None:
         most = self.options.max_num_queued_reqs
         if most is not None and self.host.engine.waiting() + copies > most:
+            self.host.record.refused["max_num_queued_reqs"] += 1
             raise Refused(503, "The server is overloaded: too many requests wait.", "ServiceUnavailableError")
 
 

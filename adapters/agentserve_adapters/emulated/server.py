@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agentserve.engine import EngineConfig, profile
-from agentserve_adapters.emulated import asked, dialects, gauges, responses, wire
-from agentserve_adapters.emulated.asked import Gone, Refused, named, read_json, request_name
+from agentserve.engine import profile
+from agentserve_adapters.emulated import asked, dialects, gauges, pins, responses, wire
+from agentserve_adapters.emulated.asked import Gone, Refused, attributed, named, read_json, request_name
 from agentserve_adapters.emulated.generation import Generation, write, write_json
 from agentserve_adapters.emulated.host import Host
-from agentserve_adapters.emulated.kv_publisher import KvPublisher
+from agentserve_adapters.emulated.kv_publisher import KvPublisher, News
 from agentserve_adapters.emulated.options import EmulatedOptions
 from agentserve_adapters.emulated.tokens import decode, encode, template
 
@@ -36,20 +36,14 @@ class EmulatedServer:
     def __init__(self, options: EmulatedOptions | None = None) -> None:
         self.options = options or EmulatedOptions()
         self.shape = profile(self.options.profile)
-        config = EngineConfig(
-            block_size=self.options.block_tokens,
-            kv_tokens=self.options.kv_tokens,
-            max_num_seqs=self.options.max_num_seqs,
-            policy="priority" if self.options.scheduling_policy == "priority" else "fcfs",
-            kv_events=self.options.kv_events_port is not None,
-        )
+        config = self.options.engine_config()
         self.host = Host(profile=self.shape, config=config, time_scale=self.options.time_scale)
         self.publisher: KvPublisher | None = None
-        self.created = int(time.time())
+        self.started_at = time.time()
+        self.created = int(self.started_at)
         self.context_max = min(self.shape.model.context_max, self.host.engine.kv_tokens)
         self.handling = 0
         self.generation = Generation(self.host, self.options, context_max=self.context_max)
-        self._tokens: dict[int, int] = {}
         self._routes: dict[tuple[str, str], Callable[..., Awaitable[None]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -67,6 +61,8 @@ class EmulatedServer:
             ("POST", "/v1/messages/count_tokens"): self._count_messages,
             ("POST", "/v1/embeddings"): self._embeddings,
         }
+        if self.options.native_pins:
+            self._routes["POST", "/kv_hints"] = self._kv_hints
         if self.options.dev_mode:
             self._routes["POST", "/reset_prefix_cache"] = self._reset
             self._routes["GET", "/server_info"] = self._server_info
@@ -76,7 +72,7 @@ class EmulatedServer:
         """Open the KV event sockets, if any."""
         if self.options.kv_events_port is not None and self.publisher is None:
             self.publisher = KvPublisher(self.options.kv_events_port, legacy=self.options.kv_events_legacy)
-            self.host.on_kv = lambda event: self._publish(event)
+            self.host.on_kv = self._publish
 
     async def stop(self) -> None:
         """Close them."""
@@ -84,9 +80,9 @@ class EmulatedServer:
             self.publisher.close()
             self.publisher = None
 
-    def _publish(self, event: Any) -> None:
+    def _publish(self, news: News) -> None:
         if self.publisher is not None:
-            self.publisher.publish(event, self.options.block_tokens)
+            self.publisher.publish(news, self.options.block_tokens)
 
     # -- ASGI
 
@@ -168,7 +164,12 @@ class EmulatedServer:
         await write_json(send, 200, {"object": "list", "data": [card]})
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = gauges.page(self.host, self.options.model, old_names=self.options.old_metric_names)
+        text = gauges.page(
+            self.host,
+            self.options.model,
+            old_names=self.options.old_metric_names,
+            started_at=self.started_at,
+        )
         await write(send, 200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _kv_sources(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,8 +186,17 @@ class EmulatedServer:
     async def _is_sleeping(self, scope: Scope, receive: Receive, send: Send) -> None:
         await write_json(send, 200, {"is_sleeping": False})
 
+    async def _kv_hints(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The KV-hint envelope, of which this engine knows two actions: hold a session's prefix, and let it go."""
+        body = await read_json(receive, asked.Hints)
+        results = []
+        for action in body["actions"]:
+            held = pins.carry_out(self.host, action["action_type"], action.get("payload") or {})
+            results.append({"action_id": action.get("action_id", ""), **held})
+        await write_json(send, 200, {"results": results})
+
     async def _reset(self, scope: Scope, receive: Receive, send: Send) -> None:
-        done = self.host.engine.running() == 0
+        done = len(self.host) == 0
         if done:
             self.host.crash()
         await write_json(send, 200, {"success": done})
@@ -243,7 +253,7 @@ class EmulatedServer:
     # -- generation
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, asked.Chat)
+        body = attributed(scope, await read_json(receive, asked.Chat))
         messages = body.get("messages")
         if not messages:
             raise Refused(400, "messages must be a non-empty list of objects", param="messages")
@@ -253,7 +263,7 @@ class EmulatedServer:
         await self.generation.reply(body, tokens, limit, shape, receive, send, messages=messages)
 
     async def _responses(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = responses.chat_from_responses(await read_json(receive, asked.Response))
+        body = attributed(scope, responses.chat_from_responses(await read_json(receive, asked.Response)))
         if not body["messages"]:
             raise Refused(400, "input is empty", param="input")
         tokens = template(body["messages"], body.get("tools"))
@@ -262,7 +272,7 @@ class EmulatedServer:
         await self.generation.reply(body, tokens, limit, shape, receive, send, messages=body["messages"])
 
     async def _messages(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = dialects.chat_from_messages(await read_json(receive, asked.Messages))
+        body = attributed(scope, dialects.chat_from_messages(await read_json(receive, asked.Messages)))
         try:
             if not body.get("max_tokens"):
                 raise Refused(400, "max_tokens is required", param="max_tokens")
@@ -281,7 +291,7 @@ class EmulatedServer:
         await write_json(send, 200, {"input_tokens": count})
 
     async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive, asked.Completion)
+        body = attributed(scope, await read_json(receive, asked.Completion))
         prompt = body.get("prompt")
         if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
             tokens = list(prompt)

@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 from agentserve_adapters.emulated.host import Host, Progress, TooLong
+from agentserve_adapters.emulated.record import Submission
 
 from agentserve.engine import EngineConfig, profile
 
@@ -27,7 +28,7 @@ def late_host() -> LateHost:
 
 
 async def told(host: Host, *, tokens: int = 160, stream: bool = False) -> list[Progress]:
-    run = host.run(BLOCKS, prompt_tokens=tokens, output_tokens=4, stream=stream)
+    run = host.run(Submission(hashes=BLOCKS, prompt_tokens=tokens, output_tokens=4, stream=stream))
     async with contextlib.aclosing(run) as steps:  # type: ignore[type-var]
         return [progress async for progress in steps]
 
