@@ -71,6 +71,3 @@ class Prefixes:
     def forget(self) -> None:
         """The engine's cache is gone; who stands where is not changed by that."""
         self._seen.clear()
-
-    def holders(self) -> int:
-        return len(self._holders)

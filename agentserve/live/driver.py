@@ -121,10 +121,6 @@ class Driver:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def decisions_of(self, step: StepId) -> list[do.AnyDecision]:
-        ticket = self._tickets.get(step)
-        return [] if ticket is None else ticket.reasons
-
     def now(self) -> float:
         return self._clock()
 

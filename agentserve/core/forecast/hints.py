@@ -63,9 +63,6 @@ class Hints:
             del self._declared[next(iter(self._declared))]
         self._declared[key] = (seconds, client)
 
-    def withdraw(self, key: int) -> None:
-        self._declared.pop(key, None)
-
     def find(self, *keys: int) -> tuple[float, int] | None:
         """The first declaration in force under `keys`: the seconds, and who said so."""
         for key in keys:

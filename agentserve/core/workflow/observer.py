@@ -190,11 +190,6 @@ class StepGraphs:
         """All workflows with a graph, the least recently seen first."""
         return list(self._graphs)
 
-    def workflow_of(self, program: str) -> Key | None:
-        """Whose graph the program follows."""
-        state = self._programs.get(program)
-        return state.key if state is not None else None
-
     def standing(self, program: str) -> tuple[str, ...]:
         """The nodes at which the program stands: its running steps, and those that ended with none after them."""
         state = self._programs.get(program)
