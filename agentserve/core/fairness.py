@@ -65,15 +65,9 @@ class Accounts:
             if lifted > account.now(now):
                 account.service += lifted - account.now(now)
 
-    def least(self, tenants: Iterable[TenantId], now: float) -> TenantId:
-        """Who goes next."""
-        return min(tenants, key=lambda t: (self.account(t, now).now(now), t))
-
-    def note_gap(self, waiting: Iterable[TenantId], now: float) -> None:
-        """Keep the largest gap ever seen between tenants that wait at the same time."""
-        services = [self.account(t, now).now(now) for t in waiting]
-        if len(services) > 1:
-            self.gap_max = max(self.gap_max, max(services) - min(services))
+    def note_gap(self, gap: float) -> None:
+        """So far apart is the service of tenants that wait at the same time: keep the largest that was ever seen."""
+        self.gap_max = max(self.gap_max, gap)
 
     def services(self, now: float) -> dict[TenantId, float]:
         return {t: a.now(now) for t, a in self._accounts.items()}

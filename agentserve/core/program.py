@@ -62,6 +62,7 @@ class Program:
     deadline_at: float | None = None
     role: int = 0
     prefix: tuple[Segment, ...] = ()
+    shared_tokens: int = 0  # of the prefix: the leading tokens that other programs may share
     tools_offered: int = 0
 
     # what it has done
@@ -101,10 +102,11 @@ class Program:
         """In a gap: nothing of it waits or runs."""
         return not self.open_steps
 
-    @property
-    def shared_tokens(self) -> int:
-        """The leading tokens that other programs may share."""
-        return sum(s.tokens for s in self.prefix)
+    def begins_with(self, prefix: tuple[Segment, ...]) -> None:
+        """Its prompts have these leading segments now."""
+        if prefix != self.prefix:
+            self.prefix = prefix
+            self.shared_tokens = sum(s.tokens for s in prefix)
 
     def footprint(self, margin_tokens: int) -> int:
         """KV tokens it needs: its context while idle; while steps are open, theirs with the forecast output.

@@ -142,7 +142,7 @@ class Scheduler:
         if event.relation == "compaction":
             program.home_tokens = program.shared_tokens
         if event.prefix:
-            program.prefix = event.prefix
+            program.begins_with(event.prefix)
         program.role = event.role or program.role
         program.tools_offered = event.tools_offered or program.tools_offered
         if program.opening_tokens == 0:
@@ -473,10 +473,13 @@ class Scheduler:
         self.policy.tick(now)
 
     def _idle_too_long(self, now: float) -> list[Program]:
-        over = []
-        oldest = list(itertools.islice(self.board.programs.values(), EXPIRED_AT_ONCE_MAX))
-        for program in oldest:
-            if program.last_seen_at + self.board.limits.program_idle_s > now:
+        over: list[Program] = []
+        programs, idle_s = self.board.programs, self.board.limits.program_idle_s
+        oldest = next(iter(programs.values()), None)
+        if oldest is None or oldest.last_seen_at + idle_s > now:
+            return over
+        for program in list(itertools.islice(programs.values(), EXPIRED_AT_ONCE_MAX)):
+            if program.last_seen_at + idle_s > now:
                 break
             if program.open_steps:
                 self._touch(program, now)  # it waits or runs: that is being heard of

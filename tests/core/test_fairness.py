@@ -16,7 +16,6 @@ def test_service_accrues_with_tokens_held_over_time_and_weight() -> None:
     services = accounts.services(10.0)
     assert services["single"] == pytest.approx(1000.0)
     assert services["double"] == pytest.approx(500.0)
-    assert accounts.least(["single", "double"], 10.0) == "double"
 
 
 def test_a_tenant_that_was_away_starts_level_with_the_least_that_waited() -> None:

@@ -1,17 +1,20 @@
 """The line of programs that wait for a seat: fair between tenants, by key within one.
 
-Rule: a key is static while its program waits, so that a heap holds it; joining, leaving and asking for the next cost
-O(log n) in the programs that wait. Who may be seated where is not known here.
+Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
+programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, field
 
-from agentserve.core.fairness import Accounts
+from agentserve.core.fairness import Account, Accounts
 from agentserve.core.ids import ProgramId, TenantId
 from agentserve.core.program import Program, Step
+
+LEFT_MAX = 64  # entries of programs that left, beyond as many as wait, that a lane's heap keeps
 
 
 @dataclass(slots=True, eq=False)
@@ -24,13 +27,25 @@ class Queued:
     expected_until: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One tenant's part of the line. There is none for a tenant of which nobody waits."""
+
+    tenant: TenantId
+    account: Account
+    heap: list[tuple[float, ProgramId]] = field(default_factory=list)
+    waiting: int = 0  # programs; the heap may have more entries, of some that left
+    head: Queued | None = None  # who is first in it, once that was looked up
+
+
 class Line:
-    """All of them, a heap for each tenant."""
+    """All of them, a lane for each tenant."""
 
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
         self._queued: dict[ProgramId, Queued] = {}
-        self._heaps: dict[TenantId, list[tuple[float, ProgramId]]] = {}
+        self._lanes: dict[TenantId, Lane] = {}
+        self._gap = 0.0  # between the tenants that waited when somebody was last asked for
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -40,46 +55,74 @@ class Line:
 
     @property
     def tenants(self) -> list[TenantId]:
-        """Tenants that wait, perhaps with some whose last program has just left."""
-        return list(self._heaps)
+        """Tenants that wait."""
+        return list(self._lanes)
 
     def join(self, program: Program, key: float, now: float) -> Queued:
         """The program waits, its record hung on it."""
         queued = program.own = Queued(program, key)
-        heap = self._heaps.get(program.tenant)
-        if not heap:
-            heap = self._heaps[program.tenant] = []
-            self.accounts.rejoin(program.tenant, list(self._heaps), now)
+        lane = self._lanes.get(program.tenant)
+        if lane is None:
+            self.accounts.rejoin(program.tenant, self._lanes, now)
+            lane = Lane(program.tenant, self.accounts.account(program.tenant, now))
+            self._lanes[program.tenant] = lane
         self._queued[program.id] = queued
-        heapq.heappush(heap, (key, program.id))
+        lane.waiting += 1
+        entry = (key, program.id)
+        heapq.heappush(lane.heap, entry)
+        if lane.heap[0] is entry:
+            lane.head = queued
         return queued
 
     def leave(self, program: Program) -> Queued:
         """Out of the line; its heap entry is skipped when it comes up."""
         program.own = None
-        return self._queued.pop(program.id)
+        queued = self._queued.pop(program.id)
+        lane = self._lanes[program.tenant]
+        lane.waiting -= 1
+        if lane.head is queued:
+            lane.head = None
+        if not lane.waiting:
+            del self._lanes[program.tenant]
+        elif len(lane.heap) > LEFT_MAX + 2 * lane.waiting:
+            lane.heap = [e for e in lane.heap if (q := self._queued.get(e[1])) is not None and q.key == e[0]]
+            heapq.heapify(lane.heap)
+        return queued
 
     def next(self, now: float) -> Queued | None:
         """Who goes next: the tenant with the least service, then the smallest key."""
-        for tenant in [t for t, heap in self._heaps.items() if not self._settle(heap, now)]:
-            del self._heaps[tenant]
-        if not self._heaps:
-            return None
-        tenant = next(iter(self._heaps)) if len(self._heaps) == 1 else self.accounts.least(self._heaps, now)
-        return self._queued[self._heaps[tenant][0][1]]
+        first: Queued | None = None
+        least, most = math.inf, -math.inf
+        for lane in list(self._lanes.values()):
+            head = lane.head
+            if head is None or not (head.steps or now <= head.expected_until):
+                head = self._settled(lane, now)
+                if head is None:
+                    continue
+            service = lane.account.now(now)
+            most = max(most, service)
+            if service < least or (
+                service == least and first is not None and lane.tenant < first.program.tenant
+            ):
+                first, least = head, service
+        self._gap = most - least
+        return first
 
-    def _settle(self, heap: list[tuple[float, ProgramId]], now: float) -> bool:
-        """Drop entries of programs that no longer wait; whether one is left."""
-        while heap:
-            key, program_id = heap[0]
+    def _settled(self, lane: Lane, now: float) -> Queued | None:
+        """The lane's first who still waits; entries of programs that do not are dropped on the way."""
+        while lane.waiting:
+            key, program_id = lane.heap[0]
             queued = self._queued.get(program_id)
             if queued is not None and queued.key == key:
                 if queued.steps or now <= queued.expected_until:
-                    return True
+                    lane.head = queued
+                    return queued
                 self.leave(queued.program)
-            heapq.heappop(heap)
-        return False
+            else:
+                heapq.heappop(lane.heap)
+        return None
 
-    def note_gap(self, now: float) -> None:
-        if len(self._heaps) > 1:
-            self.accounts.note_gap(self._heaps, now)
+    def note_gap(self) -> None:
+        """Nobody is seated any more: keep the largest gap ever seen between tenants that wait at the same time."""
+        if len(self._lanes) > 1:
+            self.accounts.note_gap(self._gap)

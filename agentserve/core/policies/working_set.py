@@ -212,7 +212,7 @@ class WorkingSet(Policy):
                 self._arm(now + self.params.sweep_s)
                 break
             self._seat(queued, room, now)
-        self._line.note_gap(now)
+        self._line.note_gap()
 
     def _need(self, program: Program, book: Book) -> int:
         shared = program.shared_tokens

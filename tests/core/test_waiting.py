@@ -1,0 +1,100 @@
+"""The line: who goes next is who a plain search over all that wait would find, and what left it is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentserve.core.fairness import Accounts
+from agentserve.core.ids import ProgramId, StepId, TenantId
+from agentserve.core.policies.waiting import LEFT_MAX, Line, Queued
+from agentserve.core.program import Program, Step
+
+
+def program(name: str, tenant: str = "t") -> Program:
+    return Program(id=ProgramId(name), tenant=TenantId(tenant), created_at=0.0)
+
+
+def wait(line: Line, waiting: Program, key: float, now: float = 0.0) -> Queued:
+    queued = line.join(waiting, key, now)
+    step = Step(
+        id=StepId(f"{waiting.id}/0"), program=waiting, arrived_at=now, prompt_tokens=1, output_tokens=1.0
+    )
+    queued.steps.append(step)
+    return queued
+
+
+def searched(waiting: Mapping[str, Queued], accounts: Accounts, now: float) -> Queued | None:
+    """Who is next, by looking at all."""
+    services = accounts.services(now)
+    return min(
+        waiting.values(),
+        key=lambda q: (services[q.program.tenant], q.program.tenant, q.key, q.program.id),
+        default=None,
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=60
+    )
+)
+def test_who_is_next_is_who_a_search_over_all_would_find(moves: list[tuple[str, int, int, bool]]) -> None:
+    accounts = Accounts(lambda _: 1.0)
+    line = Line(accounts)
+    programs = {f"{t}{i}": program(f"{t}{i}", t) for t in "abc" for i in range(6)}
+    waiting: dict[str, Queued] = {}
+    now = 0.0
+    for tenant, number, key, held in moves:
+        now += 1.0
+        name = f"{tenant}{number}"
+        if name in waiting:
+            line.leave(programs[name])
+            del waiting[name]
+        else:
+            waiting[name] = wait(line, programs[name], float(key), now)
+        if held:
+            accounts.hold(TenantId(tenant), 10 * key, now)
+        assert line.next(now) is searched(waiting, accounts, now)
+        assert len(line) == len(waiting)
+        assert set(line.tenants) == {q.program.tenant for q in waiting.values()}
+
+
+def test_an_expected_program_waits_no_longer_than_it_said() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    expected, other = program("expected"), program("other")
+    line.join(expected, 0.0, 0.0).expected_until = 5.0
+    wait(line, other, 1.0)
+    first = line.next(5.0)
+    assert first is not None
+    assert first.program is expected
+    second = line.next(5.1)
+    assert second is not None
+    assert second.program is other
+    assert expected.own is None
+
+
+def test_a_tenant_earns_no_credit_while_none_of_its_programs_waits() -> None:
+    accounts = Accounts(lambda _: 1.0)
+    line = Line(accounts)
+    accounts.hold(TenantId("busy"), 100, 0.0)
+    first, second = program("first", "away"), program("second", "away")
+    wait(line, first, 0.0, 0.0)
+    line.leave(first)  # and nobody asks who is next before the tenant is back
+    wait(line, second, 0.0, 50.0)
+    assert accounts.services(50.0)[TenantId("away")] == 5000.0
+
+
+def test_what_left_the_line_does_not_pile_up_behind_one_who_waits() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    wait(line, program("stays"), -1.0)
+    for i in range(1000):
+        passing = program(f"p{i}")
+        wait(line, passing, float(i))
+        line.leave(passing)
+    assert len(line._lanes[TenantId("t")].heap) <= LEFT_MAX + 3
+    first = line.next(0.0)
+    assert first is not None
+    assert first.program.id == "stays"
