@@ -59,6 +59,7 @@ class Seat:
 
     book: Book
     path: tuple[Segment, ...]
+    shared_tokens: int = 0  # of the path
     tokens: int = 0  # charged beyond the shared path
     key: float = 0.0
     stale: bool = False  # the program went on since its key was made; made anew when a rank is asked for
@@ -73,12 +74,37 @@ class Book:
     """One engine's seats."""
 
     engine: Engine
+    params: WorkingSetParams
     seated: dict[ProgramId, Program] = field(default_factory=dict)
     load: int = 0  # tokens of all seats, shared paths once
     held: list[Step] = field(default_factory=list)
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
+    _kv_tokens: int = -1  # the engine's, when the next two were found
+    _capacity: float = 0.0
+    _margin: int = 0
+
+    @property
+    def capacity(self) -> float:
+        """What the engine is believed to hold."""
+        if self._kv_tokens != self.engine.kv_tokens:
+            self._measure()
+        return self._capacity
+
+    @property
+    def margin(self) -> int:
+        """What a program may grow by beyond what is known of it."""
+        if self._kv_tokens != self.engine.kv_tokens:
+            self._measure()
+        return self._margin
+
+    def _measure(self) -> None:
+        params, tokens = self.params, self.engine.kv_tokens
+        self._kv_tokens = tokens
+        known = tokens < KV_TOKENS_ASSUMED
+        self._capacity = tokens * (1.0 - params.capacity_margin) if known else float(KV_TOKENS_ASSUMED)
+        self._margin = min(params.margin_tokens, int(params.margin_share_max * self._capacity))
 
     def check(self) -> None:
         """What stands on the book is what its seats add up to."""
@@ -96,20 +122,6 @@ class Keeper:
         self.board = board
         self.params = params
         self.accounts = PinAccounts()
-
-    def capacity(self, engine: Engine) -> float:
-        """What the engine is believed to hold."""
-        if engine.kv_tokens >= KV_TOKENS_ASSUMED:
-            return float(KV_TOKENS_ASSUMED)
-        return engine.kv_tokens * (1.0 - self.params.capacity_margin)
-
-    def margin(self, engine: Engine) -> int:
-        """What a program may grow by beyond what is known of it."""
-        return min(self.params.margin_tokens, int(self.params.margin_share_max * self.capacity(engine)))
-
-    def footprint(self, program: Program, engine: Engine) -> int:
-        """KV tokens that the program needs there, what it may grow by included."""
-        return program.footprint(self.margin(engine))
 
     def begin(self, program: Program, seat: Seat, now: float) -> None:
         """A gap begins."""
@@ -168,7 +180,7 @@ class Keeper:
     def _pin(self, program: Program, seat: Seat, since: float, now: float) -> None:
         """Someone wants the memory: from now on it has a price, and keeping it an end."""
         engine = seat.book.engine
-        capacity = self.capacity(engine)
+        capacity = seat.book.capacity
         if not self._allowed(program, seat, capacity):
             seat.until = now
             return

@@ -55,6 +55,7 @@ class WorkingSet(Policy):
         self._returning = (
             1.0  # share of steps whose program had one before; at the start all are believed to return
         )
+        self._admit = self.params.admit  # of capacity, for fresh seats
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._keeper = Keeper(self.board, self.params)
@@ -68,7 +69,7 @@ class WorkingSet(Policy):
 
     def arrived(self, step: Step, now: float) -> None:
         program = step.program
-        self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
+        self._returned(program)
         seat: Seat | None = program.own if isinstance(program.own, Seat) else None
         if seat is not None:
             self._gap_ends(program, seat, now)
@@ -110,7 +111,7 @@ class WorkingSet(Policy):
     def engine_changed(self, engine: Engine, now: float) -> None:
         book = self._books.get(engine.id)
         if book is None:
-            book = self._books[engine.id] = Book(engine)
+            book = self._books[engine.id] = Book(engine, self.params)
         if not engine.up or engine.draining:
             for step in list(book.held):
                 book.held.remove(step)
@@ -148,6 +149,12 @@ class WorkingSet(Policy):
         return self._deadline
 
     # -- queueing
+
+    def _returned(self, program: Program) -> None:
+        """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted."""
+        self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
+        few = max(1.0 - self._returning / RETURNS_FEW, 0.0)
+        self._admit = self.params.admit * (1.0 + self.params.loose * few)
 
     def _key(self, program: Program) -> float:
         """Smaller goes first. Static, so that a heap holds it: start, plus how much is left, by class and deadline."""
@@ -214,58 +221,60 @@ class WorkingSet(Policy):
             self._seat(queued, room, now)
         self._line.note_gap()
 
-    def _need(self, program: Program, book: Book) -> int:
-        shared = program.shared_tokens
-        own = max(self._keeper.footprint(program, book.engine) - shared, 0)
-        return own + book.engine.prefixes.missing(program.prefix)
-
     def _find_room(self, program: Program, now: float) -> Book | None:
         """The engine to seat it on: home while its KV is there, else where most is free; idle seats may have to go."""
         steps = program.open_steps.values()
         model = next(iter(steps)).model if steps else ""
-        books = [b for e in self.board.fleet.usable(model) if (b := self._books.get(e.id)) is not None]
-        if not books:
-            return None
-        roomy = [b for b in books if self._fits(program, b)]
+        own = program.footprint(0) - program.shared_tokens
+        roomy: list[Book] = []
+        full: list[Book] = []  # and not looked through lately
+        for book in self._books.values():
+            if not book.engine.usable(model):
+                continue
+            if self._fits(program, own, book):
+                roomy.append(book)
+            elif now - book.swept_at >= self.params.sweep_s:
+                full.append(book)
         if not roomy:
-            for book in sorted(books, key=lambda b: b.load / self._keeper.capacity(b.engine)):
-                if now - book.swept_at >= self.params.sweep_s and self._sweep(book, program, now):
+            for book in sorted(full, key=lambda b: b.load / b.capacity):
+                if self._sweep(book, program, now):
                     roomy = [book]
                     break
-        if not roomy:
-            return None
+            else:
+                return None
         home = next((b for b in roomy if b.engine.id == program.home), None)
         if (
             home is not None
             and self.board.fleet.expected_cached(program, home.engine) > program.shared_tokens
         ):
             return home
-        return min(roomy, key=lambda b: self._placement(program, b))
+        return min(roomy, key=lambda b: self._placement(program, own, b))
 
-    def _placement(self, program: Program, book: Book) -> tuple[float, float, str]:
+    def _need(self, program: Program, own: int, book: Book) -> int:
+        """Tokens that its seat there would add; `own` of them, and a margin, are its alone."""
+        return max(own + book.margin, 0) + book.engine.prefixes.missing(program.prefix)
+
+    def _placement(self, program: Program, own: int, book: Book) -> tuple[float, float, str]:
         engine = book.engine
-        filled = (book.load + self._need(program, book)) / self._keeper.capacity(engine)
+        filled = (book.load + self._need(program, own, book)) / book.capacity
         if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < 0.5:
             return (len(book.seated) / engine.speed, filled, engine.id)
         return (1e6 + filled / engine.speed, 0.0, engine.id)
 
-    def _fits(self, program: Program, book: Book) -> bool:
+    def _fits(self, program: Program, own: int, book: Book) -> bool:
         if not book.seated:
             return True
-        capacity = self._keeper.capacity(book.engine)
+        room = self._admit * book.capacity - book.load
+        if own + book.margin > room:  # by far the most common, and said without a look at its prefix
+            return False
         if book.held or len(book.engine.steps) >= (book.engine.seqs_max or 1 << 30):
             return False
-        return book.load + self._need(program, book) <= self._admit() * capacity
-
-    def _admit(self) -> float:
-        """Of capacity, for fresh seats. Where next to no program returns, nothing that is kept is worth protecting."""
-        few = max(1.0 - self._returning / RETURNS_FEW, 0.0)
-        return self.params.admit * (1.0 + self.params.loose * few)
+        return self._need(program, own, book) <= room
 
     def _seat(self, queued: Queued, book: Book, now: float) -> None:
         program = queued.program
         self._line.leave(program)
-        seat = Seat(book, program.prefix, key=queued.key)
+        seat = Seat(book, program.prefix, program.shared_tokens, key=queued.key)
         program.own = seat
         book.seated[program.id] = program
         book.load += book.engine.prefixes.take(seat.path)
@@ -280,7 +289,7 @@ class WorkingSet(Policy):
                 now,
                 "seated",
                 priority=self._priority(seat),
-                detail=f"{book.load} of {int(self._keeper.capacity(book.engine))} tokens seated",
+                detail=f"{book.load} of {int(book.capacity)} tokens seated",
             )
 
     def _warm_expected(self, program: Program, seat: Seat, now: float) -> None:
@@ -305,8 +314,7 @@ class WorkingSet(Policy):
 
     def _charge(self, program: Program, seat: Seat, now: float) -> None:
         """Bring the seat's charge up to what the program needs now."""
-        shared = sum(s.tokens for s in seat.path)
-        tokens = max(self._keeper.footprint(program, seat.book.engine) - shared, 0)
+        tokens = max(program.footprint(seat.book.margin) - seat.shared_tokens, 0)
         if tokens != seat.tokens:
             seat.book.load += tokens - seat.tokens
             self.accounts.hold(program.tenant, tokens - seat.tokens, now)
@@ -318,17 +326,17 @@ class WorkingSet(Policy):
             prefixes = seat.book.engine.prefixes
             fresh = prefixes.take(program.prefix)
             seat.book.load += fresh - prefixes.drop(seat.path)
-            seat.path = program.prefix
+            seat.path, seat.shared_tokens = program.prefix, program.shared_tokens
         self._charge(program, seat, now)
 
     # -- the seated
 
     def _go_or_hold(self, step: Step, seat: Seat, now: float) -> None:
         book = seat.book
-        over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
+        over = book.load - self.params.ceiling * book.capacity
         if over > 0 and len(book.seated) > 1:
             self._make_room(book, step.program, over, now)
-            over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
+            over = book.load - self.params.ceiling * book.capacity
         if over <= 0 or len(book.seated) == 1 or not book.engine.steps:
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
             return
@@ -338,7 +346,7 @@ class WorkingSet(Policy):
 
     def _release_held(self, book: Book, now: float) -> None:
         """Held steps in order of rank, while the seats fit; if nothing runs, the worst holders lose their seats."""
-        ceiling = self.params.ceiling * self._keeper.capacity(book.engine)
+        ceiling = self.params.ceiling * book.capacity
         if book.load > ceiling and not book.engine.steps:
             first = min(book.held, key=self._rank).program
             for step in sorted(book.held, key=self._rank, reverse=True):
@@ -375,7 +383,7 @@ class WorkingSet(Policy):
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
         self._sweep(book, None, now)
-        over = book.load - self.params.ceiling * self._keeper.capacity(book.engine)
+        over = book.load - self.params.ceiling * book.capacity
         if over <= 0:
             return
         mine = self._seat_key(program)
@@ -383,7 +391,7 @@ class WorkingSet(Policy):
         for key, _, other in sorted(ranked, reverse=True):
             if key <= mine:
                 break
-            if book.load <= self.params.ceiling * self._keeper.capacity(book.engine):
+            if book.load <= self.params.ceiling * book.capacity:
                 break
             self._let_go(other, book, now, "outranked")
 
@@ -419,11 +427,12 @@ class WorkingSet(Policy):
                 self._let_go(program, book, now, "not_worth")
         if wanting is None:
             return False
-        if self._keeper.stalled(book, now) and not self._fits(wanting, book):
+        own = wanting.footprint(0) - wanting.shared_tokens
+        if self._keeper.stalled(book, now) and not self._fits(wanting, own, book):
             first = self._keeper.first_to_end(book, now)
             if first is not None:
                 self._let_go(first, book, now, "stalled")
-        return self._fits(wanting, book)
+        return self._fits(wanting, own, book)
 
     def _let_go(self, program: Program, book: Book, now: float, reason: str) -> None:
         self._counts["outranked" if reason == "outranked" else "released"] += 1
@@ -434,10 +443,10 @@ class WorkingSet(Policy):
     def _touch_idle(self, book: Book, now: float) -> None:
         """Refresh idle seats that an LRU would evict before newer blocks of programs that are over."""
         engine = book.engine
-        capacity = self._keeper.capacity(engine)
+        capacity = book.capacity
         if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * capacity:
             return
-        margins = len(book.seated) * self._keeper.margin(engine)  # kept free, so an eviction takes them first
+        margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
         spare = max(engine.kv_tokens - book.load + margins, 0)
         idle = False
         for program in book.seated.values():

@@ -40,7 +40,7 @@ class Clairvoyant(WorkingSet):
 
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """Idle seats go, the latest to return first, until what arrived fits."""
-        ceiling = self.params.ceiling * self._keeper.capacity(book.engine)
+        ceiling = self.params.ceiling * book.capacity
         idle = [p for p in book.seated.values() if p.idle]
         for other in sorted(idle, key=lambda p: (returns_at(p, now), p.id), reverse=True):
             if book.load <= ceiling:
