@@ -6,6 +6,7 @@ Rule: plain HTML with inline SVG; no script, no external request; readable in da
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 
 from agentserve.sim.programs import Workload
@@ -42,7 +43,16 @@ ROWS = (
     ("kv_running_share", "KV held by running steps"),
     ("kv_kept_share", "KV kept and used again"),
     ("kv_waste_share", "KV kept for nothing"),
+    ("pins_saved_s", "prefill that pins spared, s"),
+    ("pins_cost_s", "what pins cost, s"),
+    ("engine_busy_share", "engines busy"),
+    ("jain_slowdown", "fairness (Jain, of slowdowns)"),
+    ("slo_ttft_met", "steps within the objective"),
+    ("slo_slowdown_met", "programs within the objective"),
+    ("deadlines_met", "deadlines met"),
 )
+STEPS_OF_TEN = (1.0, 2.0, 2.5, 5.0, 10.0)
+MARKS_WANTED = 5
 
 
 class Arm:
@@ -86,7 +96,10 @@ def _table(arms: Sequence[Arm]) -> str:
     head = "".join(f"<th>{html.escape(a.label)}</th>" for a in arms)
     rows = []
     for name, words in ROWS:
-        cells = "".join(f"<td>{_short(float(a.figures.get(name) or 0.0))}</td>" for a in arms)
+        values = [a.figures.get(name) for a in arms]
+        if all(value is None for value in values):
+            continue  # not measured in this kind of run
+        cells = "".join(f"<td>{'–' if v is None else _short(float(v))}</td>" for v in values)
         rows.append(f"<tr><td>{words}</td>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
@@ -127,22 +140,25 @@ def _timeline(arm: Arm, x_max: float) -> str:
     height = TOP + 7 * len(shown) + BOTTOM
     scale = (WIDTH - LEFT - RIGHT) / x_max
     marks = []
-    for trace in shown:
-        y = TOP + 7 * lines[trace.index] + 3
-        x0, x1 = LEFT + trace.started_at * scale, LEFT + trace.ended_at * scale
-        marks.append(
-            f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y}" y2="{y}" stroke="{COLOURS[2]}" stroke-width=".6"/>'
-        )
-    for step in arm.result.steps:
+    reached = {trace.index: trace.started_at for trace in shown}
+    for step in sorted(arm.result.steps, key=lambda s: s.sent_at):
         line = lines.get(step.program)
         if line is None or not step.ended_at:
             continue
         y = TOP + 7 * line
         start = step.first_at or step.ended_at
+        if step.sent_at > reached[step.program]:
+            x0, x1 = LEFT + reached[step.program] * scale, LEFT + step.sent_at * scale
+            marks.append(
+                f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y + 3}" y2="{y + 3}" stroke="{COLOURS[2]}"/>'
+            )
+        reached[step.program] = max(reached[step.program], step.ended_at)
         marks.append(_box(step.sent_at, start, y, scale, COLOURS[1], 0.35))
         marks.append(_box(start, step.ended_at, y, scale, COLOURS[0], 0.9))
-    axis = f'<text x="{LEFT}" y="{height - 8}">0 s</text>'
-    axis += f'<text x="{WIDTH - RIGHT}" y="{height - 8}" text-anchor="end">{_short(x_max)} s</text>'
+    axis = "".join(
+        f'<text x="{LEFT + mark * scale:.0f}" y="{height - 8}" text-anchor="middle">{_short(mark)} s</text>'
+        for mark in _marks(x_max)
+    )
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(marks)}{axis}</svg>'
 
 
@@ -181,15 +197,25 @@ def _axes(x_max: float, y_max: float, x: str, y: str) -> str:
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>',
         f'<line class="axis" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
     ]
-    for k in range(5):
-        px, py = _xy(x_max * k / 4, y_max * k / 4, x_max, y_max)
+    for mark in _marks(x_max):
+        px, _ = _xy(mark, 0.0, x_max, y_max)
         out.append(
-            f'<text x="{px:.0f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_short(x_max * k / 4)}</text>'
+            f'<text x="{px:.0f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_short(mark)}</text>'
         )
-        out.append(f'<text x="{LEFT - 6}" y="{py + 4:.0f}" text-anchor="end">{_short(y_max * k / 4)}</text>')
+    for mark in _marks(y_max):
+        _, py = _xy(0.0, mark, x_max, y_max)
+        out.append(f'<text x="{LEFT - 6}" y="{py + 4:.0f}" text-anchor="end">{_short(mark)}</text>')
     out.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{x}</text>')
     out.append(f'<text x="4" y="{TOP + 2}">{y}</text>')
     return "".join(out)
+
+
+def _marks(most: float) -> list[float]:
+    """Round numbers from nought to `most`, about as many as are wanted."""
+    apart = most / MARKS_WANTED
+    power = 10.0 ** math.floor(math.log10(apart))
+    step = next(s * power for s in STEPS_OF_TEN if s * power >= apart * (1 - 1e-9))
+    return [k * step for k in range(int(most / step * (1 + 1e-9)) + 1)]
 
 
 def _legend(index: int, label: str) -> str:
