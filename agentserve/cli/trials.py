@@ -74,6 +74,7 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--native-pins", action="store_true", help="engines that hold KV when told to; stock ones do not"
     )
+    parser.add_argument("--ends-untold", action="store_true", help="clients never say that a program is over")
     parser.add_argument(
         "--host-kv-tokens", type=int, default=0, help="second KV tier of each engine in host memory"
     )
@@ -118,6 +119,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
                     forecast=args.forecast,
                     faults=args.faults,
                     native_pins=args.native_pins,
+                    ends_told=not args.ends_untold,
                     host_kv_tokens=args.host_kv_tokens,
                     host_gb_per_s=args.host_gb_per_s,
                     slo_ttft_s=args.slo_ttft,

@@ -164,6 +164,8 @@ class Learned:
             human=event.turn_done,
         )
         self.remaining.step(tenant=program.tenant, program=program.id, facts=facts)
+        if not event.tools and not event.final:
+            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
 
     def _tool_started(self, event: ev.ToolStarted, program: Program, step: Step | None, now: float) -> None:
         if event.expected_s is not None:

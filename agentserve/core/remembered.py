@@ -107,6 +107,7 @@ class RememberedReturns(ReturnForecaster):
 
     def __init__(self, learned: ReturnForecaster) -> None:
         self.gaps, self._turns, self._clients = learned.gaps, learned._turns, learned._clients
+        self._out = learned._out
         self._kinds: dict[tuple[str, str | None], _Kind] = {}
 
     def predict(
@@ -128,6 +129,11 @@ class RememberedReturns(ReturnForecaster):
         if known is not None:
             known.answer, known.made_at = answer, known.seen
         return answer
+
+    def turn_ended(self, *, tenant: str, workflow: str | None = None) -> None:
+        """As its parent, every time."""
+        super().turn_ended(tenant=tenant, workflow=workflow)
+        _entry(self._kinds, (tenant, workflow)).seen += 1
 
     def observe(
         self,

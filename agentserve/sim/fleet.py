@@ -43,6 +43,7 @@ class Fleet:
         tell: Callable[[ev.AnyEvent], None],
         result: Result,
         native_pins: bool,
+        ends_told: bool,
     ) -> None:
         self.engines = list(engines)
         self.ids = [EngineId(f"e{i}") for i in range(len(self.engines))]
@@ -53,6 +54,7 @@ class Fleet:
         self.tell = tell
         self.result = result
         self.native_pins = native_pins
+        self.ends_told = ends_told
         self._wake: list[float | None] = [None] * len(self.engines)
         self._warm_programs: dict[str, tuple[str, int]] = {}
 
@@ -219,7 +221,7 @@ class Fleet:
                 for k, t in enumerate(step.tools)
             ),
             turn_done=not step.tools and not step.children,
-            final=live.next_step == len(live.plan.steps) - 1,
+            final=self.ends_told and live.next_step == len(live.plan.steps) - 1,
         )
         self.agenda.at(at, self.tell, finished)
         self.agenda.at(trace.ended_at, self.clients.answered, event.id)

@@ -29,6 +29,7 @@ from agentserve.sim.workloads import make_workload
 from agentserve.sim.world import World
 
 BLOCK_TOKENS = 16
+PROGRAM_IDLE_S = 1800.0  # after this a program whose end was not told counts as over, as in a gateway
 FORECASTS = ("learned", "naive", "oracle", "lengths", "lengths0.7", "wrong10", "wrong0.1", "random")
 
 
@@ -56,6 +57,7 @@ class Trial:
     sample_every_s: float = 0.0
     slo_ttft_s: float | None = None
     slo_slowdown: float | None = None
+    ends_told: bool = True  # clients say which of a program's steps is its last; plain ones do not
     native_pins: bool = False  # the engines hold a prefix when told to, as no stock engine does
     host_kv_tokens: int = 0  # of each engine, a second tier in host memory
     host_gb_per_s: float = 50.0  # from there to the accelerator
@@ -86,7 +88,11 @@ def build(trial: Trial) -> World:
     board = Board(
         foresight=foresight,
         seed=trial.seed,
-        limits=Limits(queue_timeout_s=1e9, program_idle_s=1e9, waiting_steps_max=1_000_000),
+        limits=Limits(
+            queue_timeout_s=1e9,
+            program_idle_s=1e9 if trial.ends_told else PROGRAM_IDLE_S,
+            waiting_steps_max=1_000_000,
+        ),
         shares={TenantId(t): Share(weight=w) for t, w in trial.weights.items()},
     )
     scheduler = Scheduler(board, make_policy(trial.policy, board, trial.params))
@@ -105,6 +111,7 @@ def build(trial: Trial) -> World:
         check=trial.check,
         sample_every_s=trial.sample_every_s,
         native_pins=trial.native_pins,
+        ends_told=trial.ends_told,
         until_s=trial.until_s,
     )
 

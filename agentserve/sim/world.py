@@ -39,6 +39,7 @@ class World:
         check: bool = False,
         sample_every_s: float = 0.0,
         native_pins: bool = False,
+        ends_told: bool = True,
         until_s: float = 10_000_000.0,
     ) -> None:
         self.workload = workload
@@ -69,6 +70,7 @@ class World:
             tell=self._tell,
             result=self.result,
             native_pins=native_pins,
+            ends_told=ends_told,
         )
         self._timer: float | None = None
         if oracle is not None:

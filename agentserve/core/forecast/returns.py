@@ -16,6 +16,7 @@ from agentserve.core.forecast.grid import HUMAN_SECONDS, TOOL_SECONDS
 from agentserve.core.forecast.ladder import Ladder, Rung
 from agentserve.core.forecast.survival import Survival
 from agentserve.core.forecast.tools import KEYS_MAX, ToolForecaster
+from agentserve.core.forecast.turns import TurnsOut, doubted
 
 After = Literal["calls", "turn", "tool_end"]
 
@@ -42,6 +43,7 @@ class ReturnForecaster:
         self.gaps = ToolForecaster(keys_max=keys_max)  # keyed by the dominant call of each gap
         self._turns = Ladder(HUMAN_SECONDS, _TURN_RUNGS, keys_max=_KEYS_MAX)
         self._clients = Ladder(TOOL_SECONDS, _CLIENT_RUNGS, keys_max=_KEYS_MAX)
+        self._out = TurnsOut()
 
     def predict(
         self,
@@ -54,8 +56,13 @@ class ReturnForecaster:
     ) -> Survival:
         """When the program's next request comes, after a step that asked for `calls`; after a turn if for none."""
         if not calls:
-            return self._turns.forecast(_turn_keys(tenant, workflow), elapsed=elapsed_s)
+            keys = _turn_keys(tenant, workflow)
+            return doubted(self._turns.forecast(keys, elapsed=elapsed_s), self._out.share(keys[-1]))
         return self.gaps.predict(tenant=tenant, program=program, calls=calls, elapsed_s=elapsed_s)
+
+    def turn_ended(self, *, tenant: str, workflow: str | None = None) -> None:
+        """A reply asked for nothing, and its program may or may not come back; `observe` follows if that is known."""
+        self._out.began(_turn_keys(tenant, workflow)[-1])
 
     def predict_after_tool(
         self, *, tenant: str, workflow: str | None = None, elapsed_s: float = 0.0
@@ -79,7 +86,9 @@ class ReturnForecaster:
         `last`: which of the calls ended last, where that was measured; else the one that was expected to.
         """
         if not calls:
-            self._turns.learn(_turn_keys(tenant, workflow), seconds, censored=censored)
+            keys = _turn_keys(tenant, workflow)
+            self._out.over(keys[-1])
+            self._turns.learn(keys, seconds, censored=censored)
             return
         at = last if last is not None else self.gaps.dominant(tenant=tenant, program=program, calls=calls)
         self.gaps.observe(

@@ -4,6 +4,7 @@ from agentserve.core.forecast import OutputForecaster, ReturnForecaster, ToolCal
 from agentserve.core.forecast.grid import TOKENS
 from agentserve.core.forecast.ladder import Ladder, Rung
 from agentserve.core.forecast.masses import Table
+from agentserve.core.forecast.turns import TurnsOut
 
 FAST, SLOW = ToolCall(name="Read"), ToolCall(name="Shell", argument_class="make")
 
@@ -39,6 +40,33 @@ def test_programs_that_were_given_up_show_as_never_returning() -> None:
             tenant="t", program=None, seconds=700_000.0 if given_up else 60.0, censored=given_up
         )
     assert 0.1 < forecaster.predict(tenant="t", program=None).never_returns < 0.4
+
+
+def test_turns_that_nobody_followed_speak_against_a_return_before_any_was_given_up() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(20):
+        forecaster.turn_ended(tenant="t", workflow="asks once")
+    assert forecaster.predict(tenant="t", program=None, workflow="asks once").never_returns > 0.8
+    assert forecaster.predict(tenant="t", program=None, workflow="another").never_returns < 0.2
+
+
+def test_a_turn_that_was_followed_is_not_held_against_the_next() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(40):
+        forecaster.turn_ended(tenant="t")
+        forecaster.observe(tenant="t", program=None, seconds=5.0)
+    assert forecaster.predict(tenant="t", program=None).never_returns < 0.05
+
+
+def test_a_turn_that_was_given_up_is_counted_once() -> None:
+    out = TurnsOut()
+    for _ in range(30):
+        out.began(7)
+    before = out.share(7)
+    for _ in range(30):
+        out.over(7)
+    assert before > 0.9
+    assert out.share(7) < 0.15
 
 
 def test_once_a_tool_was_announced_to_have_ended_only_the_client_is_left() -> None:
