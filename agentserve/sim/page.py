@@ -16,6 +16,16 @@ from agentserve.sim.traces import Result
 WIDTH, HEIGHT = 720, 260
 LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+KV_BANDS = (
+    ("running steps", COLOURS[0], 0.75),
+    ("kept, idle", COLOURS[3], 0.45),
+    ("never used", "#6b7280", 0.15),
+)
+STEP_PARTS = (
+    ("waiting and prefill", COLOURS[1], 0.35),
+    ("tokens come", COLOURS[0], 0.9),
+    ("gap", COLOURS[2], 1.0),
+)
 PROGRAMS_SHOWN_MAX = 60
 STYLE = """
 :root{color-scheme:light dark;--ink:#111827;--soft:#6b7280;--line:#d1d5db;--bg:#fff}
@@ -26,7 +36,8 @@ table{border-collapse:collapse;width:100%;margin:1rem 0;font-variant-numeric:tab
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
 th:first-child,td:first-child{text-align:left}
 svg{width:100%;height:auto;margin:.5rem 0 1.5rem} text{fill:var(--soft);font-size:11px}
-.axis{stroke:var(--line)} h2{margin-top:2rem} p{color:var(--soft)}
+.key{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.5rem 0 0} .key i{width:.8em;height:.8em;margin-right:.4em}
+.key span{display:flex;align-items:center} .axis{stroke:var(--line)} h2{margin-top:2rem} p{color:var(--soft)}
 """
 ROWS = (
     ("jct_mean_s", "mean completion, s"),
@@ -78,12 +89,12 @@ def page(arms: Sequence[Arm], title: str) -> str:
     for arm in arms:
         if arm.result.samples:
             parts.append(f"<h2>KV memory: {html.escape(arm.label)}</h2>")
-            parts.append("<p>Of all engines: used by running steps, kept but idle, never used.</p>")
+            parts.append("<p>Of all engines together.</p>")
             parts.append(_kv(arm))
     parts.append("<h2>Timelines</h2>")
     parts.append(
         "<p>One line a program, to one scale: light while a step waits for its first token, solid while tokens come, "
-        "thin in tool gaps.</p>"
+        f"thin in tool gaps.</p>{_key(STEP_PARTS)}"
     )
     x_max = max((t.ended_at for arm in arms for t in arm.result.programs), default=1.0) or 1.0
     for arm in arms:
@@ -119,17 +130,13 @@ def _kv(arm: Arm) -> str:
     x_max = samples[-1][0] or 1.0
     totals = [(t, [sum(c) for c in zip(*row, strict=True)]) for t, row in samples]
     y_max = max(sum(v) for _, v in totals) or 1
-    names = ("running", "idle, kept", "never used")
     bands = []
-    for k in range(len(names)):
+    for k, (_, colour, opacity) in enumerate(KV_BANDS):
         upper = [_xy(t, sum(v[: k + 1]), x_max, y_max) for t, v in totals]
         lower = [_xy(t, sum(v[:k]), x_max, y_max) for t, v in reversed(totals)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower)
-        bands.append(
-            f'<polygon points="{points}" fill="{COLOURS[k]}" fill-opacity="{0.75 if k < 2 else 0.12}"/>'
-        )
-    legend = "".join(_legend(i, n) for i, n in enumerate(names))
-    return _svg("".join(bands) + _axes(x_max, y_max, "seconds", "tokens") + legend)
+        bands.append(f'<polygon points="{points}" fill="{colour}" fill-opacity="{opacity}"/>')
+    return _key(KV_BANDS) + _svg("".join(bands) + _axes(x_max, y_max, "seconds", "tokens"))
 
 
 def _timeline(arm: Arm, x_max: float) -> str:
@@ -153,8 +160,8 @@ def _timeline(arm: Arm, x_max: float) -> str:
                 f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y + 3}" y2="{y + 3}" stroke="{COLOURS[2]}"/>'
             )
         reached[step.program] = max(reached[step.program], step.ended_at)
-        marks.append(_box(step.sent_at, start, y, scale, COLOURS[1], 0.35))
-        marks.append(_box(start, step.ended_at, y, scale, COLOURS[0], 0.9))
+        marks.append(_box(step.sent_at, start, y, scale, *STEP_PARTS[0][1:]))
+        marks.append(_box(start, step.ended_at, y, scale, *STEP_PARTS[1][1:]))
     axis = "".join(
         f'<text x="{LEFT + mark * scale:.0f}" y="{height - 8}" text-anchor="middle">{_short(mark)} s</text>'
         for mark in _marks(x_max)
@@ -175,14 +182,13 @@ def _box(start: float, end: float, y: int, scale: float, colour: str, opacity: f
 def _lines(
     curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_max: float, y_max: float, x: str, y: str
 ) -> str:
-    drawn = []
+    drawn, named = [], []
     for i, (label, points) in enumerate(curves):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (_xy(px, py, x_max, y_max) for px, py in points))
-        drawn.append(
-            f'<polyline points="{path}" fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="2"/>'
-        )
-        drawn.append(_legend(i, label))
-    return _svg("".join(drawn) + _axes(x_max, y_max, x, y))
+        colour = COLOURS[i % len(COLOURS)]
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        named.append((label, colour, 1.0))
+    return _key(named) + _svg("".join(drawn) + _axes(x_max, y_max, x, y))
 
 
 def _xy(x: float, y: float, x_max: float, y_max: float) -> tuple[float, float]:
@@ -218,13 +224,13 @@ def _marks(most: float) -> list[float]:
     return [k * step for k in range(int(most / step * (1 + 1e-9)) + 1)]
 
 
-def _legend(index: int, label: str) -> str:
-    y = TOP + 14 + 15 * index
-    colour = COLOURS[index % len(COLOURS)]
-    return (
-        f'<rect x="{WIDTH - 190}" y="{y - 8}" width="10" height="10" fill="{colour}"/>'
-        f'<text x="{WIDTH - 174}" y="{y + 1}">{html.escape(label)}</text>'
+def _key(entries: Sequence[tuple[str, str, float]]) -> str:
+    """What the colours mean, above the picture, where it covers nothing."""
+    swatches = "".join(
+        f'<span><i style="background:{colour};opacity:{opacity}"></i>{html.escape(label)}</span>'
+        for label, colour, opacity in entries
     )
+    return f'<p class="key">{swatches}</p>'
 
 
 def _svg(inner: str) -> str:
