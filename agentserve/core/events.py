@@ -68,6 +68,7 @@ class StepArrived(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True
     # What clients measured of the tools that just ran, as (name, seconds) in the order of the calls.
     measured: tuple[tuple[str, float], ...] = ()
     human: bool = False  # a person wrote since the last step
+    streamed: bool = True  # False: the reply comes whole, so that nobody sees where prefill ends
 
     def took(self, calls: Mapping[str, PendingTool]) -> dict[str, float]:
         """Seconds that the client measured of these calls, by their ids: each measure is of one call of its name."""

@@ -17,10 +17,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agentserve.config import EngineSettings, TenantSettings
-from agentserve.core.identity import unscoped
 from agentserve.errors import BadRequest, NotFound, Overloaded
-from agentserve.live import insight, views
+from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ
+from agentserve.live.engines import Engine
+from agentserve.live.foretold import calibration
 from agentserve.live.programs import mapping, number, program_name
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.wire import printable_id
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from agentserve.live.services import Services
 
 ROOT = "/admin/v1"
-LIST_MAX = 1_000
 KEEPALIVE_S = 15.0
 PRIORITIES = ("interactive", "standard", "batch")
 
@@ -45,6 +45,7 @@ class Admin:
     def routes(self) -> list[Route]:
         """Where they are."""
         return [
+            Route(f"{ROOT}/me", self.me),
             Route(f"{ROOT}/summary", self.summary),
             Route(f"{ROOT}/programs", self.programs),
             Route(f"{ROOT}/programs/{{key:path}}/decisions", self.decisions),
@@ -82,31 +83,23 @@ class Admin:
             healthy=gateway.driver.healthy,
             draining=gateway.relay.draining,
         )
-        return json_response({**told, "balance": insight.balance(gateway.driver.scheduler.policy)})
+        policy = gateway.driver.scheduler.policy
+        return json_response(
+            {**told, "balance": insight.balance(policy), "direct": insight.against_direct(gateway.direct)}
+        )
+
+    async def me(self, request: Request) -> Response:
+        """Whom the key stands for, and what it may do."""
+        who = self._services.authorise(request, READ)
+        return json_response({"tenant": who.tenant, "scopes": sorted(who.scopes)})
 
     async def programs(self, request: Request) -> Response:
-        """Live programs, the most recently active first; `q` is looked for in id, workflow and engine."""
+        """Live programs by pages, the latest active first or as asked; `q` is looked for in id, workflow and engine."""
         self._may(request)
-        asked, limit = request.query_params, limit_of(request)
-        tenant, state, text = asked.get("tenant"), asked.get("state"), asked.get("q", "").lower()
-        if state is not None and state not in views.STATES:
-            raise BadRequest(f"a state is one of {', '.join(views.STATES)}", field="state")
-        now = self._gateway.driver.now()
-        found: list[dict[str, Any]] = []
-        matching = 0
-        for program in reversed(self._board.programs.values()):
-            if tenant is not None and unscoped(program.id)[0] != tenant:
-                continue
-            if text and not any(
-                text in (v or "").lower() for v in (program.id, program.workflow, program.home)
-            ):
-                continue
-            if state and views.state_of(program) != state:
-                continue
-            matching += 1
-            if len(found) < limit and (shown := views.program(program, now)) is not None:
-                found.append(shown)
-        return json_response({"data": found, "matching": matching, "total": len(self._board.programs)})
+        listed = rows.programs(self._board, rows.asked(request.query_params))
+        now, pins = self._gateway.driver.now(), self._gateway.pins
+        shown = [views.program(found, now, self._board, pins) for found in listed.page]
+        return json_response({"data": shown, "matching": listed.matching, "total": listed.total})
 
     async def program(self, request: Request) -> Response:
         """One live program, by its key `tenant/name`."""
@@ -114,8 +107,9 @@ class Admin:
         found = self._gateway.program_view(request.path_params["key"])
         if found is None:
             raise NotFound(f"there is no live program {request.path_params['key']!r}")
-        now = self._gateway.driver.now()
-        return json_response({**found, "outlook": insight.outlook(self._board, found["key"], now)})
+        now, key = self._gateway.driver.now(), found["key"]
+        outlook = insight.outlook(self._board, self._gateway.pins, key, now)
+        return json_response({**found, "outlook": outlook, "foretold": self._gateway.foretold.gaps(key)})
 
     async def end_program(self, request: Request) -> Response:
         """Declare a program over."""
@@ -135,15 +129,15 @@ class Admin:
     async def steps(self, request: Request) -> Response:
         """Open steps, the longest waiting first."""
         self._may(request)
-        now, limit = self._gateway.driver.now(), limit_of(request)
+        now, limit = self._gateway.driver.now(), rows.limit(request.query_params)
         steps = sorted(self._board.steps.values(), key=lambda s: (s.arrived_at, s.id))
         return json_response({"data": [views.step(s, now) for s in steps[:limit]], "total": len(steps)})
 
     async def pins(self, request: Request) -> Response:
-        """Programs in a gap whose KV is kept."""
+        """Programs in a gap whose KV is kept, and whether a pin protects it."""
         self._may(request)
-        kept = views.pins(self._board)
-        return json_response({"data": kept[: limit_of(request)], "total": len(kept)})
+        kept = holdings.kept(self._board, self._gateway.pins, self._gateway.driver.now())
+        return json_response({"data": kept[: rows.limit(request.query_params)], "total": len(kept)})
 
     async def workflows(self, request: Request) -> Response:
         """Declared step graphs."""
@@ -178,9 +172,17 @@ class Admin:
         return Response(drawn, media_type="image/svg+xml", headers={"cache-control": "no-store"})
 
     async def forecasts(self, request: Request) -> Response:
-        """Of each tool asked for lately, when its program is back: quantiles and the survival curve."""
+        """When programs that called a tool are back, and of gaps and lengths what was forecast beside what came."""
         self._may(request)
-        return json_response({"data": insight.tools(self._board, self._gateway.feed.tools())})
+        gateway = self._gateway
+        return json_response(
+            {
+                "data": insight.tools(self._board, gateway.feed.tools()),
+                "calibration": calibration(self._board),
+                "gaps": gateway.foretold.gaps(),
+                "lengths": gateway.foretold.lengths(),
+            }
+        )
 
     async def shares(self, request: Request) -> Response:
         """Tenants with their weight, the service they had, and the largest gap between those that waited."""
@@ -189,19 +191,20 @@ class Admin:
         return json_response(insight.shares(self._board, driver.scheduler.policy, driver.now()))
 
     async def events(self, request: Request) -> Response:
-        """A server-sent stream of what happens, from now on."""
+        """A server-sent stream of what happens; with `after`, first what is remembered of later than that number."""
         self._may(request)
         if self._gateway.feed.full:
             raise Overloaded("too many watch already", remedy="close another stream", retry_after_s=10.0)
+        after = rows.whole(request.query_params, "after", most=rows.SERIAL_MAX)
         return StreamingResponse(
-            self._stream(request.query_params.get("tenant")),
+            self._stream(request.query_params.get("tenant"), after),
             media_type="text/event-stream",
             headers={"cache-control": "no-store"},
         )
 
-    async def _stream(self, tenant: str | None) -> AsyncIterator[bytes]:
+    async def _stream(self, tenant: str | None, after: int | None) -> AsyncIterator[bytes]:
         yield b": watching\n\n"
-        watching = self._gateway.feed.watch(tenant=tenant)
+        watching = self._gateway.feed.watch(tenant=tenant, after=after)
         waiting: asyncio.Task[Any] | None = None
         try:
             while True:
@@ -231,37 +234,42 @@ class Admin:
     async def engines(self, request: Request) -> Response:
         """All engines."""
         self._may(request)
-        return json_response({"data": [views.engine(e, self._board) for e in self._gateway.engines]})
+        return json_response({"data": self._shown(*self._gateway.engines)})
 
     async def engine(self, request: Request) -> Response:
         """One engine."""
         self._may(request)
-        return json_response(views.engine(self._gateway.engines[request.path_params["engine"]], self._board))
+        (shown,) = self._shown(self._gateway.engines[request.path_params["engine"]])
+        return json_response(shown)
 
     async def add_engine(self, request: Request) -> Response:
         """Take an engine in; it gets steps once it has answered."""
         self._may(request)
         said = mapping(await json_body(request))
         engine = await self._gateway.engines.add(engine_settings(said))
-        return json_response(views.engine(engine, self._board), 201)
+        return json_response(self._shown(engine)[0], 201)
 
     async def drain_engine(self, request: Request) -> Response:
         """Give the engine nothing new."""
         self._may(request)
         engine = self._gateway.engines.drain(request.path_params["engine"])
-        return json_response(views.engine(engine, self._board))
+        return json_response(self._shown(engine)[0])
 
     async def resume_engine(self, request: Request) -> Response:
         """Give the engine steps again."""
         self._may(request)
         engine = self._gateway.engines.drain(request.path_params["engine"], on=False)
-        return json_response(views.engine(engine, self._board))
+        return json_response(self._shown(engine)[0])
 
     async def remove_engine(self, request: Request) -> Response:
         """Take the engine out; what runs there goes elsewhere or ends with an error."""
         self._may(request)
         await self._gateway.engines.remove(request.path_params["engine"])
         return json_response({"removed": request.path_params["engine"]})
+
+    def _shown(self, *engines: Engine) -> list[dict[str, Any]]:
+        kv = holdings.by_engine(self._board, self._gateway.pins, self._gateway.driver.now())
+        return [views.engine(engine, self._board, kv.get(engine.id)) for engine in engines]
 
     # -- tenants
 
@@ -290,14 +298,6 @@ class Admin:
     @property
     def _board(self) -> Any:
         return self._gateway.driver.scheduler.board
-
-
-def limit_of(request: Request) -> int:
-    """How many rows the caller wants."""
-    given = request.query_params.get("limit", "100")
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= LIST_MAX:
-        raise BadRequest(f"a limit is a number from 1 to {LIST_MAX}", field="limit")
-    return int(given)
 
 
 def engine_settings(said: Mapping[str, Any]) -> EngineSettings:

@@ -174,6 +174,7 @@ PROGRAM = answer(
     context_tokens=COUNT,
     output_tokens=COUNT,
     engine=MAYBE_TEXT,
+    kv={"enum": ["running", "pinned", "resting", "none"]},
     kv_tokens=COUNT,
     tools={"type": "array", "items": answer(id=TEXT, name=TEXT)},
     returns_in_s=MAYBE_NUMBER,
@@ -190,7 +191,7 @@ STEP = answer(
     expected_cached_tokens=COUNT,
     retries=COUNT,
 )
-PIN = answer(program=TEXT, tenant=TEXT, engine=TEXT, tokens=COUNT)
+PIN = answer(program=TEXT, tenant=TEXT, engine=TEXT, tokens=COUNT, pinned=FLAG, ends_in_s=MAYBE_NUMBER)
 ENGINE = answer(
     id=TEXT,
     url=TEXT,
@@ -203,6 +204,7 @@ ENGINE = answer(
     protocols={"type": "array", "items": TEXT},
     mechanisms={"type": "object"},
     kv_tokens=MAYBE_COUNT,
+    kv=answer(shared=COUNT, running=COUNT, pinned=COUNT, resting=COUNT),
     kv_used_share=MAYBE_NUMBER,
     running=MAYBE_COUNT,
     waiting=MAYBE_COUNT,
@@ -234,6 +236,15 @@ TOOL_FORECAST = answer(
     p99_s=NUMBER,
     survival={"type": "array", "items": {"type": "array", "items": NUMBER}},
 )
+GAP_FORETOLD = answer(
+    program=TEXT,
+    step=TEXT,
+    tool=TEXT,
+    forecast_p50_s=NUMBER,
+    forecast_p90_s=NUMBER,
+    actual_s=NUMBER,
+)
+LENGTH_FORETOLD = answer(program=TEXT, after=COUNT, forecast=NUMBER, actual=COUNT)
 SHARE = answer(
     tenant=TEXT,
     weight=NUMBER,
@@ -245,6 +256,7 @@ SHARE = answer(
 )
 SUMMARY = answer(
     balance={"type": "object"},
+    direct={"type": "object"},
     programs=COUNT,
     steps_waiting=COUNT,
     steps_running=COUNT,
@@ -306,6 +318,7 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ("post", "/v1/conversations/{conversation}/items"): (200, PAGE),
     ("get", "/v1/conversations/{conversation}/items/{item}"): (200, answer(id=TEXT, type=TEXT)),
     ("delete", "/v1/conversations/{conversation}/items/{item}"): (200, CONVERSATION),
+    ("get", "/admin/v1/me"): (200, answer(tenant=TEXT, scopes={"type": "array", "items": TEXT})),
     ("get", "/admin/v1/summary"): (200, SUMMARY),
     ("get", "/admin/v1/programs"): (200, table(PROGRAM, total=COUNT, matching=COUNT)),
     ("get", "/admin/v1/programs/{key}"): (200, PROGRAM),
@@ -324,7 +337,15 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ("put", "/admin/v1/tenants/{tenant}"): (200, TENANT),
     ("get", "/admin/v1/workflows"): (200, table(WORKFLOW)),
     ("get", "/admin/v1/graphs"): (200, table(GRAPH_KNOWN)),
-    ("get", "/admin/v1/forecasts"): (200, table(TOOL_FORECAST)),
+    ("get", "/admin/v1/forecasts"): (
+        200,
+        table(
+            TOOL_FORECAST,
+            calibration={"type": "object"},
+            gaps={"type": "array", "items": GAP_FORETOLD},
+            lengths={"type": "array", "items": LENGTH_FORETOLD},
+        ),
+    ),
     ("get", "/admin/v1/shares"): (200, table(SHARE, gap_max_token_s=MAYBE_NUMBER)),
 }
 STREAMS = ("/admin/v1/events",)  # answered with server-sent events that do not end
@@ -346,13 +367,28 @@ _PAGING: list[Json] = [
     {"name": "after", "in": "query", "schema": TEXT},
 ]
 _STATE: Json = {"name": "state", "in": "query", "schema": {"enum": PROGRAM_STATES}}
+_OFFSET: Json = {
+    "name": "offset",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 10_000_000},
+}
+_ORDER: Json = {
+    "name": "order",
+    "in": "query",
+    "schema": {"enum": ["recent", "oldest", "context", "steps"]},
+}
+_AFTER: Json = {
+    "name": "after",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 1 << 53},
+}
 _TEXT: Json = {"name": "q", "in": "query", "schema": TEXT}
 QUERIES: Mapping[tuple[str, str], list[Json]] = {
-    ("get", "/admin/v1/programs"): [_LIMIT, _TENANT, _STATE, _TEXT],
+    ("get", "/admin/v1/programs"): [_LIMIT, _OFFSET, _ORDER, _TENANT, _STATE, _TEXT],
     ("get", "/admin/v1/steps"): [_LIMIT],
     ("get", "/admin/v1/pins"): [_LIMIT],
     ("get", "/admin/v1/workflows"): [_TENANT],
-    ("get", "/admin/v1/events"): [_TENANT],
+    ("get", "/admin/v1/events"): [_TENANT, _AFTER],
     ("get", "/v1/responses/{response}/input_items"): _PAGING,
     ("get", "/v1/conversations/{conversation}/items"): _PAGING,
 }

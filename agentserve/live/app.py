@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from agentserve.config import Settings, TenantSettings
 from agentserve.core import events as ev
 from agentserve.core.board import Share
+from agentserve.core.direct import Direct
 from agentserve.core.identity import Resolver, unscoped
 from agentserve.core.ids import ProgramId, TenantId
 from agentserve.core.workflow import StepGraphs
@@ -28,6 +29,8 @@ from agentserve.live.auth import Keys
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
 from agentserve.live.feed import Feed
+from agentserve.live.foretold import Foretold
+from agentserve.live.holdings import Pins
 from agentserve.live.kept import Kept
 from agentserve.live.monitor import Monitor, ProbeSettings
 from agentserve.live.outcome import Ledger
@@ -104,7 +107,11 @@ class Gateway:
         self.workflows = Workflows(journal)
         self.graphs: StepGraphs | None = None  # what is learned of workflows, where someone learns it
         self.feed = Feed(clock=clock)
-        driver.listen(self.feed.heard)
+        self.pins = Pins()
+        self.direct = Direct(driver.scheduler.board)
+        self.foretold = Foretold(driver.scheduler.board, self.feed.owner)
+        for listener in (self.feed, self.pins, self.direct, self.foretold):
+            driver.listen(listener.heard)
         for tenant in settings.tenants:
             self.set_tenant(tenant)
         self._housekeeping: asyncio.Task[None] | None = None
@@ -143,7 +150,8 @@ class Gateway:
 
     def program_view(self, program: ProgramId) -> dict[str, Any] | None:
         """A live program, as an operator or its owner may see it."""
-        return views.program(self.driver.scheduler.board.programs.get(program), self.driver.now())
+        board = self.driver.scheduler.board
+        return views.program(board.programs.get(program), self.driver.now(), board, self.pins)
 
     def set_tenant(self, tenant: TenantSettings) -> None:
         """A tenant's limits and share, from now on."""

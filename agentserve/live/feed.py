@@ -1,7 +1,8 @@
 """Live events for whoever watches: what the scheduler was told and decided, and the steps that ended.
 
-Rule: a watcher that does not keep up loses events and is told how many; nobody waits for it. Without a watcher this
-costs one comparison an event. It also remembers the recent decisions of each program, bounded.
+Rule: a watcher that does not keep up loses events and is told how many; nobody waits for it. What happened lately is
+remembered, bounded, so that whoever comes later, or comes back, sees it too; it becomes plain values only when it is
+asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +23,7 @@ QUEUE_MAX = 2_000
 PROGRAMS_MAX = 500  # the latest; of older ones the store knows
 STEPS_MAX = 20_000  # open ones whose program is known
 STORY_MAX = 24  # entries a program
+RECENT_MAX = 1_000  # entries that a watcher who comes later is told
 TOOLS_MAX = 200  # the tools asked for lately
 
 Entry = dict[str, Any]
@@ -33,49 +35,61 @@ class Feed:
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._watchers: set[Watcher] = set()
-        self._stories: OrderedDict[str, deque[tuple[float, ev.AnyEvent, list[do.AnyDecision]]]] = (
+        self._stories: OrderedDict[str, deque[tuple[float, float, ev.AnyEvent, list[do.AnyDecision]]]] = (
             OrderedDict()
         )
         self._of_step: OrderedDict[str, str] = OrderedDict()
         self._tools: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._recent: deque[Heard] = deque(maxlen=RECENT_MAX)
+        # grows over restarts too, so that a watcher who comes back to a new gateway is told everything
+        self._serial = int(clock() * 1e6)
 
     def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
         """The driver's listener."""
         at = self._clock()
         program = self._program_of(event)
         if program is not None:
-            self._remember(program, at, event, decisions)
+            self._remember(program, at, now, event, decisions)
             if isinstance(event, ev.StepFinished) and event.tools:
                 self._count_tools(program, event)
         for decision in decisions:
             other = getattr(decision, "program", None) or self._of_step.get(getattr(decision, "step", ""))
             if other is not None and other != program:
-                self._remember(other, at, event, [decision])
+                self._remember(other, at, now, event, [decision])
+        self._serial += 1
+        heard = Heard(self._serial, at, now, program, event, decisions)
+        if program is not None or decisions:  # the engines' figures come every second and would fill it
+            self._recent.append(heard)
         if self._watchers:
-            entry = {
-                "at": at,
-                "program": program,
-                "event": told(event),
-                "decisions": [told(d) for d in decisions],
-            }
+            entry = heard.entry()
             for watcher in self._watchers:
                 watcher.put(entry)
 
     def story(self, program: str) -> list[Entry]:
         """How the program came to be where it is: what happened and what was decided, oldest first."""
         return [
-            {"at": at, "event": told(event), "decisions": [told(d) for d in decisions]}
-            for at, event, decisions in self._stories.get(program, ())
+            {"at": at, "now": now, "event": told(event), "decisions": [told(d) for d in decisions]}
+            for at, now, event, decisions in self._stories.get(program, ())
         ]
+
+    def owner(self, step: str) -> str | None:
+        """Whose step it is, if that is remembered."""
+        return self._of_step.get(step)
 
     def tools(self) -> list[tuple[tuple[str, str], int]]:
         """The tools that were asked for lately, by tenant and name, with how often; the newest last."""
         return list(self._tools.items())
 
-    async def watch(self, *, tenant: str | None = None) -> AsyncGenerator[Entry, None]:
-        """Events from now on; only of one tenant's programs where that is given."""
+    async def watch(
+        self, *, tenant: str | None = None, after: int | None = None
+    ) -> AsyncGenerator[Entry, None]:
+        """Events from now on, and before them those remembered of later than `after`; of one tenant where given."""
         watcher = Watcher(tenant)
         self._watchers.add(watcher)
+        if after is not None:
+            for heard in self._recent:
+                if heard.serial > after:
+                    watcher.put(heard.entry())
         try:
             while (entry := await watcher.next()) is not None:
                 yield entry
@@ -86,6 +100,11 @@ class Feed:
         """End every stream."""
         for watcher in self._watchers:
             watcher.close()
+
+    @property
+    def last(self) -> int:
+        """The number of the latest event."""
+        return self._serial
 
     @property
     def full(self) -> bool:
@@ -110,13 +129,37 @@ class Feed:
         while len(self._tools) > TOOLS_MAX:
             self._tools.popitem(last=False)
 
-    def _remember(self, program: str, at: float, event: ev.AnyEvent, decisions: list[do.AnyDecision]) -> None:
+    def _remember(
+        self, program: str, at: float, now: float, event: ev.AnyEvent, decisions: list[do.AnyDecision]
+    ) -> None:
         story = self._stories.get(program)
         if story is None:
             story = self._stories[program] = deque(maxlen=STORY_MAX)
             if len(self._stories) > PROGRAMS_MAX:
                 self._stories.popitem(last=False)
-        story.append((at, event, decisions))
+        story.append((at, now, event, decisions))
+
+
+class Heard(NamedTuple):
+    """One event as it was heard: its number, when (as a date and on the scheduler's clock), and what was decided."""
+
+    serial: int
+    at: float
+    now: float
+    program: str | None
+    event: ev.AnyEvent
+    decisions: list[do.AnyDecision]
+
+    def entry(self) -> Entry:
+        """As watchers see it."""
+        return {
+            "serial": self.serial,
+            "at": self.at,
+            "now": self.now,
+            "program": self.program,
+            "event": told(self.event),
+            "decisions": [told(d) for d in self.decisions],
+        }
 
 
 class Watcher:

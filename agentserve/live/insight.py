@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agentserve.core.board import Board
+from agentserve.core.direct import Direct
 from agentserve.core.events import PendingTool
 from agentserve.core.ids import ProgramId, TenantId
 from agentserve.core.learned import Learned
@@ -17,6 +18,8 @@ from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.workflow import LearnedGraph, StepGraphs, WorkflowGraph, render_svg
 from agentserve.errors import NotFound
+from agentserve.live.foretold import steps_left
+from agentserve.live.holdings import Pins
 from agentserve.live.workflows import Workflows
 
 # Where a survival curve is read: from a twentieth of a second to ten minutes, evenly in logarithms.
@@ -44,21 +47,22 @@ def tools(board: Board, seen: Iterable[tuple[tuple[str, str], int]]) -> list[dic
     return rows
 
 
-def outlook(board: Board, program_id: str, now: float) -> dict[str, Any]:
+def outlook(board: Board, pins: Pins, program_id: str, now: float) -> dict[str, Any]:
     """What is forecast of one live program: how many steps are left, and when its gap ends."""
     program = board.programs.get(ProgramId(program_id))
     if program is None:
         return {}
-    told: dict[str, Any] = {"steps_left": round(board.foresight.steps_left(program), 1)}
+    left = steps_left(program)
+    told: dict[str, Any] = {} if left is None else {"steps_left": round(left, 1)}
     if program.idle and program.survival is not None and program.gap_started_at is not None:
         elapsed = now - program.gap_started_at
         told["gap_s"] = round(elapsed, 3)
         told["gap_p50_s"] = round(program.survival.quantile(0.5), 3)
         told["gap_p90_s"] = round(program.survival.quantile(0.9), 3)
         told["still_away_share"] = round(program.survival.survival(elapsed), 4)
-    seat = program.own
-    if getattr(seat, "until", None) is not None:
-        told["pinned_for_s"] = round(max(seat.until - now, 0.0), 3)
+    pin = pins.of(program, now)
+    if pin is not None:
+        told["pinned_for_s"] = round(pin.until - now, 3)
     return told
 
 
@@ -91,6 +95,12 @@ def shares(board: Board, policy: Policy, now: float) -> dict[str, Any]:
 def balance(policy: Policy) -> dict[str, float]:
     """What keeping KV through gaps gave and cost so far, in seconds of the engines' time; empty if it is not known."""
     return {name: round(value, 3) for name, value in policy.figures().items() if name.startswith("pins_")}
+
+
+def against_direct(direct: Direct) -> dict[str, float]:
+    """What returning steps found cached, beside what they would at most have found going direct (`core.direct`)."""
+    over = direct.contexts_over_kv()
+    return {**direct.figures(), **({} if over is None else {"contexts_over_kv": round(over, 4)})}
 
 
 def graphs(learned: StepGraphs | None, declared: Workflows) -> list[dict[str, Any]]:

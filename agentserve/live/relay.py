@@ -273,6 +273,7 @@ class Relay:
             returned=resolved.returns,
             measured=resolved.tool_seconds,
             human=resolved.human,
+            streamed=x.body.get("stream") is True,
         )
 
     async def _elsewhere(self, x: Exchange, ticket: Ticket, failure: EngineError) -> do.Dispatch | do.Reject:

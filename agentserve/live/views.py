@@ -12,6 +12,7 @@ from agentserve.core.board import Board
 from agentserve.core.identity import unscoped
 from agentserve.core.program import Program, Step
 from agentserve.live.engines import Engine, Engines
+from agentserve.live.holdings import Pins, holding
 
 STATES = ("idle", "waiting", "running", "turn_done")
 
@@ -24,11 +25,13 @@ def state_of(found: Program) -> str:
     return "turn_done" if found.turn_done else "idle"
 
 
-def program(found: Program | None, now: float) -> dict[str, Any] | None:
+def program(found: Program | None, now: float, board: Board, pins: Pins) -> dict[str, Any] | None:
     """One live program."""
     if found is None:
         return None
     tenant, name = unscoped(found.id)
+    kv, engine, kv_tokens = holding(found, board, pins, now)
+    prompt_tokens = max((s.prompt_tokens for s in found.open_steps.values()), default=0)
     return {
         "id": name,
         "key": found.id,
@@ -42,10 +45,11 @@ def program(found: Program | None, now: float) -> dict[str, Any] | None:
         "deadline_in_s": round(found.deadline_at - now, 3) if found.deadline_at is not None else None,
         "steps_done": found.steps_done,
         "steps_open": len(found.open_steps),
-        "context_tokens": found.context_tokens,
+        "context_tokens": max(found.context_tokens, prompt_tokens),
         "output_tokens": found.output_tokens_total,
-        "engine": found.home,
-        "kv_tokens": found.home_tokens,
+        "engine": engine or found.home,
+        "kv": kv,
+        "kv_tokens": kv_tokens,
         "tools": [{"id": tool.id, "name": tool.name} for tool in (found.pending or {}).values()],
         "returns_in_s": round(found.returns_at - now, 3) if found.returns_at is not None else None,
     }
@@ -69,8 +73,8 @@ def step(found: Step, now: float) -> dict[str, Any]:
     }
 
 
-def engine(found: Engine, board: Board) -> dict[str, Any]:
-    """One engine: what it says, what we think it holds, how it has answered."""
+def engine(found: Engine, board: Board, kv: dict[str, int] | None = None) -> dict[str, Any]:
+    """One engine: what it says, what we think it holds (by what it is for), how it has answered."""
     caps, load = found.capabilities, found.load
     core = board.fleet.get(found.id)
     return {
@@ -85,6 +89,7 @@ def engine(found: Engine, board: Board) -> dict[str, Any]:
         "protocols": sorted(caps.protocols) if caps is not None else [],
         "mechanisms": dict(caps.mechanisms) if caps is not None else {},
         "kv_tokens": core.kv_tokens if core is not None and core.kv_known else None,
+        "kv": kv or {"shared": 0, "running": 0, "pinned": 0, "resting": 0},
         "kv_used_share": load.kv_used_share if load is not None else None,
         "running": load.running if load is not None else None,
         "waiting": load.waiting if load is not None else None,
@@ -107,18 +112,6 @@ def engine_fact(found: Engine, at: float) -> dict[str, Any]:
         "kv_tokens": settings.kv_tokens,
         "seen_at": at,
     }
-
-
-def pins(board: Board) -> list[dict[str, Any]]:
-    """Programs in a gap whose KV is thought to be kept: what a pin, of any mode, protects."""
-    kept = []
-    for found in board.programs.values():
-        if found.idle and found.home is not None and found.home_tokens:
-            tenant, name = unscoped(found.id)
-            kept.append(
-                {"program": name, "tenant": tenant, "engine": found.home, "tokens": found.home_tokens}
-            )
-    return kept
 
 
 def summary(

@@ -147,3 +147,64 @@ async def test_a_list_is_bounded_by_what_was_asked_and_by_a_limit(
     assert (len(listed["data"]), listed["total"]) == (2, 3)
     for wrong in ("0", "-1", "x", "100000"):
         assert (await running.client.get(f"/admin/v1/programs?limit={wrong}")).status_code == 400
+
+
+async def test_programs_are_listed_by_pages_in_an_order_that_was_asked_for(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    for i in range(7):
+        await running.client.post("/v1/programs", json={"id": f"p{i}"})
+
+    async def page(query: str) -> list[str]:
+        reply = (await running.client.get(f"/admin/v1/programs?{query}")).json()
+        assert (reply["matching"], reply["total"]) == (7, 7)
+        return [program["id"] for program in reply["data"]]
+
+    assert await page("order=oldest&limit=3") == ["p0", "p1", "p2"]
+    assert await page("order=oldest&limit=3&offset=5") == ["p5", "p6"]
+    assert await page("order=recent&limit=2&offset=6") == ["p0"]
+    assert await page("offset=100") == []
+    found = (await running.client.get("/admin/v1/programs?q=P3&offset=0")).json()
+    assert (len(found["data"]), found["matching"], found["total"]) == (1, 1, 7)
+    for wrong in ("order=newest", "offset=-1", "offset=x", "offset=99999999999"):
+        assert (await running.client.get(f"/admin/v1/programs?{wrong}")).status_code == 400
+
+
+async def test_a_watcher_that_comes_later_is_told_what_happened_lately(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    await running.chat()
+    async with running.client.stream("GET", "/admin/v1/events?after=0") as stream:
+        seen: list[dict[str, Any]] = []
+        async for line in stream.aiter_lines():
+            if line.startswith("data: "):
+                seen.append(json.loads(line[6:]))
+                if seen[-1]["event"]["type"] == "StepFinished":
+                    break
+    assert seen[0]["decisions"][0]["type"] == "Dispatch"
+    assert seen[0]["event"]["streamed"] is False, "the reply came whole"
+
+
+async def test_a_caller_learns_what_its_key_may_do(engine: ScriptedEngine, serve: Serve) -> None:
+    keys = ListedKeys.of({"as-r": Caller(tenant="ops", scopes=frozenset({READ}))})
+    running = await serve(engine, keys=keys)
+    reply = await running.client.get("/admin/v1/me", headers={"x-api-key": "as-r"})
+    assert reply.json() == {"tenant": "ops", "scopes": ["read"]}
+
+
+async def test_an_engine_shows_what_its_kv_is_for_while_the_first_step_still_runs(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    engine.script.append(raw(hang=True))
+    running = await serve(engine)
+    asking = asyncio.create_task(running.chat())
+    await until(lambda: engine.asked)
+    (shown,) = (await running.client.get("/admin/v1/engines")).json()["data"]
+    assert shown["kv"]["running"] + shown["kv"]["shared"] > 0
+    (program,) = (await running.client.get("/admin/v1/programs")).json()["data"]
+    assert (program["kv"], program["engine"]) == ("running", "e1")
+    assert program["kv_tokens"] > 0
+    asking.cancel()
+    await running.quiet()

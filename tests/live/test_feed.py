@@ -8,7 +8,7 @@ import pytest
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.live.feed import PROGRAMS_MAX, QUEUE_MAX, STORY_MAX, Feed
+from agentserve.live.feed import PROGRAMS_MAX, QUEUE_MAX, RECENT_MAX, STORY_MAX, Feed
 
 
 def arrived(program: str, step: str = "s") -> ev.StepArrived:
@@ -69,3 +69,35 @@ def test_stories_are_bounded_in_length_and_number() -> None:
         feed.heard(arrived(f"a/p{i}", f"t{i}"), 0.0, [])
     assert feed.story("a/x") == []
     assert feed.story(f"a/p{PROGRAMS_MAX + 9}")
+
+
+async def test_who_comes_later_is_told_what_is_remembered_and_who_comes_back_only_what_it_missed() -> None:
+    feed = Feed(clock=lambda: 1.0)
+    for i in range(3):
+        feed.heard(arrived("a/x", f"s{i}"), 0.0, [])
+    feed.heard(arrived("b/y", "other"), 0.0, [])
+    feed.heard(ev.EngineReported(engine="e"), 0.0, [])  # type: ignore[arg-type]
+    watching = feed.watch(tenant="a", after=0)
+    seen = [await anext(watching) for _ in range(3)]
+    assert [entry["event"]["step"] for entry in seen] == ["s0", "s1", "s2"]
+    await watching.aclose()
+    back = feed.watch(after=seen[1]["serial"])
+    assert (await anext(back))["event"]["step"] == "s2"
+    assert (await anext(back))["event"]["step"] == "other"
+    await back.aclose()
+
+
+def test_numbers_grow_over_a_restart() -> None:
+    before, after = Feed(clock=lambda: 1_000.0), Feed(clock=lambda: 1_000.5)
+    for feed in (before, after):
+        feed.heard(arrived("a/x"), 0.0, [])
+    assert after.last > before.last
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    feed = Feed(clock=lambda: 1.0)
+    for i in range(RECENT_MAX + 50):
+        feed.heard(arrived("a/x", f"s{i}"), 0.0, [])
+    watching = feed.watch(after=0)
+    assert (await anext(watching))["event"]["step"] == "s50"
+    await watching.aclose()

@@ -1,0 +1,141 @@
+"""What was forecast beside what came: of gaps, when the program was back; of programs, how many steps were left.
+
+Rule: it only looks, and never asks for a forecast that the scheduler did not make: asking anew would change what is
+remembered, and a gateway that is watched must decide as one that is not. Bounded, the latest kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+from agentserve.core.board import Board
+from agentserve.core.foresight import Survival
+from agentserve.core.ids import ProgramId
+from agentserve.core.learned import Learned
+from agentserve.core.program import Program
+
+PROGRAMS_MAX = 2_000  # whose gaps and forecasts are remembered one by one
+GAPS_MAX = 32  # of one program
+LATEST_MAX = 250  # of all
+PERSON = "a person's turn"
+
+
+class Foretold:
+    """Joins forecasts to outcomes."""
+
+    def __init__(self, board: Board, owner: Callable[[str], str | None]) -> None:
+        self._board = board
+        self._owner = owner  # whose step it is
+        self._open: OrderedDict[str, tuple[float, str, Survival]] = OrderedDict()
+        self._said: OrderedDict[str, _Said] = OrderedDict()
+        self._gaps: OrderedDict[str, deque[dict[str, Any]]] = OrderedDict()
+        self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
+        self._lengths: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
+
+    def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
+        """The driver's listener."""
+        if isinstance(event, ev.StepFinished):
+            self._finished(event, now)
+        elif isinstance(event, ev.StepArrived):
+            if event.relation not in ("auxiliary", "retry"):
+                self._returned(event.program, event.step, now)
+        elif isinstance(event, ev.ProgramEnded):
+            self._ended(event.program, known=event.reason in ("told", "final"))
+
+    def gaps(self, program: str | None = None) -> list[dict[str, Any]]:
+        """The latest gaps that ended, of one program or of all: the forecast's quantiles, and what came."""
+        return list(self._latest if program is None else self._gaps.get(program, ()))
+
+    def lengths(self) -> list[dict[str, Any]]:
+        """Of programs that are over: how many steps were forecast to be left after so many, and how many there were."""
+        return list(self._lengths)
+
+    def _finished(self, event: ev.StepFinished, now: float) -> None:
+        owner = self._owner(event.step)
+        if owner is None:
+            return
+        program = self._board.programs.get(ProgramId(owner))
+        if program is not None:
+            self._look_ahead(program)
+            if program.idle and program.survival is not None and program.gap_started_at == now:
+                tool = ", ".join(dict.fromkeys(t.name for t in event.tools))
+                self._open[owner] = (now, tool or PERSON, program.survival)
+                if len(self._open) > PROGRAMS_MAX:
+                    self._open.popitem(last=False)
+        if event.final:
+            self._ended(owner, known=True, beside=1)
+
+    def _look_ahead(self, program: Program) -> None:
+        """What is forecast to be left, after 1, 2, 4, 8, ... steps."""
+        done, left = program.steps_done, steps_left(program)
+        said = self._said.setdefault(program.id, _Said())
+        said.done = done
+        if left is not None and not done & (done - 1):
+            said.left[done] = left
+        if len(self._said) > PROGRAMS_MAX:
+            self._said.popitem(last=False)
+
+    def _returned(self, owner: str, step: str, now: float) -> None:
+        known = self._open.pop(owner, None)
+        if known is None:
+            return
+        began, tool, survival = known
+        row = {
+            "program": owner,
+            "step": step,
+            "tool": tool,
+            "forecast_p50_s": round(survival.quantile(0.5), 3),
+            "forecast_p90_s": round(survival.quantile(0.9), 3),
+            "actual_s": round(now - began, 3),
+        }
+        self._latest.append(row)
+        mine = self._gaps.setdefault(owner, deque(maxlen=GAPS_MAX))
+        mine.append(row)
+        if len(self._gaps) > PROGRAMS_MAX:
+            self._gaps.popitem(last=False)
+
+    def _ended(self, owner: str, *, known: bool, beside: int = 0) -> None:
+        """The scheduler has dropped it already, the step that ended it (`beside`) included."""
+        self._open.pop(owner, None)
+        said = self._said.pop(owner, None)
+        if said is None or not known:
+            return
+        done = said.done + beside
+        for after, left in said.left.items():
+            self._lengths.append(
+                {"program": owner, "after": after, "forecast": round(left, 1), "actual": done - after}
+            )
+
+
+@dataclass(slots=True)
+class _Said:
+    """Of a live program: its steps so far, and how many were forecast to be left after how many."""
+
+    done: int = 0
+    left: dict[int, float] = field(default_factory=dict)
+
+
+def steps_left(program: Program) -> float | None:
+    """How many steps are forecast to be left, as the client or the forecaster said last; None when nobody did."""
+    if program.steps_left_told is not None:
+        return max(program.steps_left_told, 0.0)
+    if program.steps_left_said is None:
+        return None
+    after, left = program.steps_left_said
+    return max(left - (program.steps_done - after), 0.0)
+
+
+def calibration(board: Board) -> dict[str, dict[str, float]]:
+    """How often outcomes lay within the forecasts' quantiles lately, of gaps and of replies' lengths."""
+    learned = board.foresight
+    if not isinstance(learned, Learned):
+        return {}
+    return {
+        "gaps": {k: round(v, 4) for k, v in learned.gaps_calibration.numbers().items()},
+        "outputs": {k: round(v, 4) for k, v in learned.outputs_calibration.numbers().items()},
+    }

@@ -1,0 +1,102 @@
+"""What was forecast, beside what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentserve.core import events as ev
+from agentserve.core.board import Board
+from agentserve.core.learned import Learned
+from agentserve.core.policies import make_policy
+from agentserve.core.scheduler import Scheduler
+from agentserve.live.feed import Feed
+from agentserve.live.foretold import LATEST_MAX, PERSON, Foretold, calibration, steps_left
+
+
+def _id(text: str) -> Any:
+    return text
+
+
+class Stage:
+    """A scheduler that learns, and what was foretold."""
+
+    def __init__(self) -> None:
+        self.board = Board(foresight=Learned())
+        self.scheduler = Scheduler(self.board, make_policy("agentserve", self.board, {}))
+        self.feed = Feed(clock=lambda: 0.0)
+        self.foretold = Foretold(self.board, self.feed.owner)
+        self.tell(ev.EngineBack(engine=_id("e")), 0.0)
+
+    def tell(self, event: ev.AnyEvent, now: float) -> None:
+        decided = list(self.scheduler.handle(event, now))
+        self.feed.heard(event, now, decided)
+        self.foretold.heard(event, now, decided)
+
+    def step(self, program: str, now: float, tool: str = "bash", *, final: bool = False) -> None:
+        step = f"{program}-{now}"
+        self.tell(
+            ev.StepArrived(step=_id(step), program=_id(program), tenant=_id("t"), prompt_tokens=50), now
+        )
+        tools = (ev.PendingTool(id=f"c{now}", name=tool),) if tool else ()
+        self.tell(
+            ev.StepFinished(
+                step=_id(step),
+                prompt_tokens=50,
+                output_tokens=5,
+                tools=tools,
+                turn_done=not tool,
+                final=final,
+            ),
+            now + 1,
+        )
+
+
+def test_a_gap_is_kept_with_its_forecast_when_the_program_is_back() -> None:
+    stage = Stage()
+    stage.step("t/p", 0.0)
+    stage.step("t/p", 5.0, tool="")
+    stage.step("t/p", 65.0)
+    first, second = stage.foretold.gaps("t/p")
+    assert (first["tool"], first["actual_s"]) == ("bash", 4.0)
+    assert 0 < first["forecast_p50_s"] <= first["forecast_p90_s"]
+    assert (second["tool"], second["actual_s"]) == (PERSON, 59.0)
+    assert stage.foretold.gaps() == [first, second]
+    assert calibration(stage.board)["gaps"]["outcomes"] >= 1
+
+
+def test_the_steps_that_were_left_are_compared_once_the_program_is_over() -> None:
+    stage = Stage()
+    stage.tell(
+        ev.ProgramDeclared(program=_id("t/p"), tenant=_id("t"), steps_expected=10),
+        0.0,
+    )
+    stage.tell(ev.HintGiven(program=_id("t/p"), steps_left=10), 0.0)
+    for i in range(5):
+        stage.step("t/p", 10.0 * i, final=i == 4)
+    rows = [(row["after"], row["forecast"], row["actual"]) for row in stage.foretold.lengths()]
+    assert rows == [(1, 9.0, 4), (2, 8.0, 3), (4, 6.0, 1)]
+
+
+def test_a_program_that_only_fell_silent_says_nothing_of_its_length() -> None:
+    stage = Stage()
+    stage.tell(ev.HintGiven(program=_id("t/p"), steps_left=10), 0.0)
+    stage.step("t/p", 1.0)
+    stage.tell(ev.ProgramEnded(program=_id("t/p"), reason="idle"), 100.0)
+    assert stage.foretold.lengths() == []
+
+
+def test_looking_asks_no_forecaster_anything() -> None:
+    stage = Stage()
+    stage.step("t/p", 0.0)
+    program = stage.board.programs[_id("t/p")]
+    program.steps_left_said = None
+    assert steps_left(program) is None
+    assert program.steps_left_said is None, "it was asked for, and will be remembered"
+
+
+def test_what_is_kept_is_bounded() -> None:
+    stage = Stage()
+    for i in range(LATEST_MAX + 20):
+        stage.step("t/p", 10.0 * i)
+    assert len(stage.foretold.gaps()) == LATEST_MAX
+    assert len(stage.foretold.gaps("t/p")) == 32
