@@ -97,7 +97,7 @@ class Passage:
                 or not isinstance(error, (EngineUnreachable, EngineBroke))
             ):
                 raise
-            return error
+            return error.with_traceback(None)  # it outlives these frames, which hold it and the request
         except asyncio.CancelledError:
             if x.left or not x.aborted:
                 raise

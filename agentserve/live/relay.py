@@ -109,12 +109,15 @@ class Relay:
         return 0 if call is None else self._ledger.prompt_tokens(call)
 
     async def _refuse(self, x: Exchange, error: Exception) -> None:
-        if x.left or x.ended:
-            return
-        if x.started:
-            raise StreamCut(str(error)) from error
-        status = await x.refuse(error, self._passage.own_headers(x))
-        self._ledger.refused(x, status, error)
+        try:
+            if x.left or x.ended:
+                return
+            if x.started:
+                raise StreamCut(str(error)) from error
+            status = await x.refuse(error, self._passage.own_headers(x))
+            self._ledger.refused(x, status, error)
+        finally:
+            drop_frames(error)
 
     # -- reading the request
 
@@ -329,6 +332,13 @@ def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequest("the request body is not a JSON object")
     return body
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """The error was told. Its frames hold the request, and it: all of them would wait for the collector."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def rejection(decision: do.Reject) -> Overloaded:

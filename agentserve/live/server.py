@@ -256,6 +256,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _answered(self, request: Request) -> None:
         self._current = None
+        request.on_left = None  # else request and exchange hold one another until the collector comes by
         if self._task is not None:
             self.state.tasks.discard(self._task)
             self._task = None
