@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import msgspec
+
 from agentserve.core.decisions import AnyDecision, PinMode
 from agentserve.core.events import AnyEvent
 
@@ -75,8 +77,7 @@ class EngineLoad:
     boot: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hints:
+class Hints(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler would have the engine know about a step."""
 
     program: str
@@ -89,8 +90,7 @@ class Hints:
     traceparent: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, kw_only=True):
     """A request on its way to an engine. An adapter may change `body` and `headers`, nothing else does.
 
     `changed` says whether the body must be serialised anew; if not, the client's own bytes travel on.
@@ -99,7 +99,7 @@ class Outgoing:
     protocol: str
     path: str
     body: Json
-    headers: MutableMapping[str, str] = field(default_factory=dict)
+    headers: MutableMapping[str, str] = msgspec.field(default_factory=dict)
     changed: bool = False
 
 
@@ -228,8 +228,7 @@ class Telemetry(Protocol):
     def step_done(self, record: StepRecord) -> None: ...
 
 
-@dataclass(slots=True, kw_only=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, kw_only=True):
     """Everything that is known of one step once it is over.
 
     The journal's row, the metrics and the span are all made from it. Times are epoch seconds; None where

@@ -121,14 +121,14 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if scope["method"] == "POST":
-                path = scope["path"]
-                if path.startswith("/p/"):
-                    path = split_path(path)[1]
+                program, path = split_path(scope["path"])
                 protocol = PATHS.get(path)
                 if protocol is not None:
                     query = scope["query_string"]
                     target = f"{path}?{query.decode('latin-1')}" if query else path
-                    await self.relay.serve(scope, receive, send, protocol=protocol, path=target)
+                    await self.relay.serve(
+                        scope, receive, send, protocol=protocol, path=target, program=program
+                    )
                     return
             await self._rest(scope, receive, send)
         elif scope["type"] == "lifespan":

@@ -75,7 +75,8 @@ class Engine:
 
     def serves(self, model: str) -> bool:
         """May a step for this model go here? An engine that names no models takes any."""
-        return not model or not self.models or model in self.models
+        models = self.models
+        return not model or not models or model in models
 
     def speaks(self, protocol: str) -> bool:
         """Does it serve this protocol? One that was not asked yet is given the benefit of the doubt."""
@@ -264,11 +265,17 @@ class Engines:
 
     def known_model(self, model: str) -> bool:
         """Is there an engine for this model, up or not?"""
-        return any(engine.serves(model) for engine in self._engines.values())
+        for engine in self._engines.values():  # noqa: SIM110 - a generator would cost more than what it runs
+            if engine.serves(model):
+                return True
+        return False
 
     def reachable(self, model: str) -> bool:
         """Is there an engine that could take a step for this model now?"""
-        return any(e.up and not e.draining and e.serves(model) for e in self._engines.values())
+        for engine in self._engines.values():  # noqa: SIM110 - as above
+            if engine.up and not engine.draining and engine.serves(model):
+                return True
+        return False
 
     # -- the scheduler's hands
 

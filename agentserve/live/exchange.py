@@ -16,7 +16,7 @@ from agentserve.errors import AgentServeError, BadRequest, TooLarge
 from agentserve.live import shapes
 from agentserve.live.auth import Principal
 from agentserve.live.responses import Thread
-from agentserve.live.wire import Call
+from agentserve.live.wire import Call, Protocol
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,16 +35,26 @@ class Exchange:
 
     __slots__ = (
         "aborted", "arrived_at", "attempts", "body", "call", "decision", "dispatched_at", "ended", "engine",
-        "first_byte_at", "headers", "left", "principal", "protocol", "queue_s", "raw", "reasons", "receive", "resolved",
-        "scope", "send", "started", "started_clock", "step", "task", "thread", "tokens_counted", "upstream_path",
-        "watcher",
+        "first_byte_at", "headers", "left", "named", "principal", "protocol", "queue_s", "raw", "reasons", "receive",
+        "resolved", "scope", "send", "started", "started_clock", "step", "task", "thread", "tokens_counted",
+        "upstream_path", "watcher",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        protocol: Protocol,
+        path: str,
+        program: str | None,
+    ) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.protocol = protocol
+        self.protocol: Protocol = protocol
+        self.named = program  # by the path
         self.upstream_path = path
         self.step = ""
         self.headers: dict[str, str] = {}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable
+
+from msgspec.structs import asdict
 
 from agentserve.core import events as ev
 from agentserve.core.forecast import classify
@@ -201,36 +201,12 @@ class Ledger:
         if len(ended) > PROGRAMS_REMEMBERED_MAX:
             ended.popitem(last=False)
         self._telemetry.step_done(record)
-        self._journal.step(Row(record))
+        self._journal.step(asdict(record))
 
 
 def segment_tokens(chars: int) -> int:
     """The tokens of a shared piece. Always by the same scale: one hash must not mean two lengths to the scheduler."""
     return max(1, round(chars / CHARS_PER_TOKEN))
-
-
-class Row(Mapping[str, Any]):
-    """A record as the journal takes it: read where it is written, which is not here."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: StepRecord) -> None:
-        self._record = record
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return getattr(self._record, name)
-        except AttributeError:
-            raise KeyError(name) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_FIELDS)
-
-    def __len__(self) -> int:
-        return len(_FIELDS)
-
-
-_FIELDS = tuple(field.name for field in fields(StepRecord))
 
 
 def pending_tools(reply: Reply, outcome: Outcome) -> tuple[ev.PendingTool, ...]:

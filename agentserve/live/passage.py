@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from agentserve.ports import Hints, Outgoing
 log = logging.getLogger("agentserve.relay")
 
 ATTEMPTS_MAX = 2
+HEADERS_REMEMBERED = 1_024  # names and values that many replies share
 BUSY_STATUSES = frozenset({502, 503, 504})
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _decode = msgspec.json.Decoder().decode
@@ -111,9 +113,7 @@ class Passage:
 
     async def _exchange_with(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> EngineError | None:
         outgoing, payload, taps = self._prepare(x, engine, decision)
-        headers = [
-            (name.encode("latin-1"), value.encode("latin-1")) for name, value in outgoing.headers.items()
-        ]
+        headers = [(header_name(name), header_value(value)) for name, value in outgoing.headers.items()]
         reply = await engine.upstream.send("POST", outgoing.path, headers, payload, deadlines=self._deadlines)
         try:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
@@ -172,13 +172,12 @@ class Passage:
         call, resolved = x.call, x.resolved
         assert call is not None
         assert resolved is not None
-        tenant = self._quotas.settings_of(resolved.tenant)
         return Hints(
             program=resolved.program_id,
             tenant=resolved.tenant,
             step=x.step,
             priority=decision.priority,
-            cache_salt=tenant.id if tenant.cache_salt else None,
+            cache_salt=resolved.tenant if self._quotas.salts(resolved.tenant) else None,
             expected_output_tokens=call.extensions.output_tokens_expected,
             program_final=resolved.final,
             traceparent=self._ledger.traceparent(x),
@@ -275,7 +274,7 @@ class Passage:
             (b"x-agentserve-program", printable(resolved.name)),
             (b"x-agentserve-step", x.step.encode("ascii")),
             (b"x-agentserve-identity", printable(resolved.source)),
-            (b"x-agentserve-confidence", b"%.2f" % resolved.confidence),
+            (b"x-agentserve-confidence", two_places(resolved.confidence)),
             (b"x-agentserve-queue-ms", b"%.1f" % (x.queue_s * 1e3)),
             (b"x-agentserve-overhead-ms", b"%.2f" % (max(overhead_s, 0.0) * 1e3)),
         ]
@@ -302,6 +301,27 @@ def reason_of(error: BaseException) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
+@lru_cache(HEADERS_REMEMBERED)
+def header_name(name: str) -> bytes:
+    """A header's name as it is sent."""
+    return name.encode("latin-1")
+
+
+def header_value(value: str) -> bytes:
+    """A header's value: the bytes that it came in, or UTF-8 where it is a name that we put there."""
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace")
+
+
+@lru_cache(HEADERS_REMEMBERED)
+def two_places(share: float) -> bytes:
+    """A share of one, in hundredths."""
+    return b"%.2f" % share
+
+
+@lru_cache(HEADERS_REMEMBERED)
 def printable(text: str) -> bytes:
     """A header value: ASCII, on one line."""
     return text.encode("ascii", "backslashreplace").replace(b"\r", b" ").replace(b"\n", b" ")

@@ -97,6 +97,11 @@ class Quotas:
         found = self._settings.get(tenant)
         return found if found is not None else TenantSettings(id=tenant)
 
+    def salts(self, tenant: str) -> bool:
+        """Are this tenant's prompts to be kept apart from others' in the engines' caches?"""
+        found = self._settings.get(tenant)
+        return found is not None and found.cache_salt
+
     def set(self, settings: TenantSettings) -> None:
         """Replace a tenant's limits; its counts begin anew."""
         self._settings[settings.id] = settings

@@ -30,7 +30,7 @@ from agentserve.live.outcome import Ledger
 from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas
 from agentserve.live.responses import Responses
-from agentserve.live.wire import Call, CallReader
+from agentserve.live.wire import Call, CallReader, Protocol
 
 log = logging.getLogger("agentserve.relay")
 
@@ -80,9 +80,18 @@ class Relay:
         self.draining = False
         self.elsewhere_wait_s = ELSEWHERE_WAIT_S
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, *, protocol: str, path: str) -> None:
-        """One request; `path` is the engine's, without a program in front."""
-        x = Exchange(scope, receive, send, protocol=protocol, path=path)
+    async def serve(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        protocol: Protocol,
+        path: str,
+        program: str | None,
+    ) -> None:
+        """One request; `path` is the engine's, `program` what the client's path named in front of it."""
+        x = Exchange(scope, receive, send, protocol=protocol, path=path, program=program)
         x.started_clock = time.perf_counter()
         x.arrived_at = self._clock()
         self.open.add(x)
@@ -135,9 +144,7 @@ class Relay:
         self._quotas.request(x.principal.tenant, now)
         x.raw = await x.read_body(self._limits.body_bytes_max)
         x.body = parse_body(x.raw, x.headers)
-        call = x.call = self._reader.read(x.scope["path"], x.headers, x.body)
-        if call is None:
-            raise NotFound(f"nothing is served at {x.scope['path']}")
+        call = x.call = self._reader.read_as(x.protocol, x.named, x.headers, x.body)
         if not self._engines.known_model(call.model):
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"
@@ -181,7 +188,9 @@ class Relay:
 
         async def run() -> None:
             try:
-                await self.serve(scope, receive, send, protocol=x.protocol, path=x.upstream_path)
+                await self.serve(
+                    scope, receive, send, protocol=x.protocol, path=x.upstream_path, program=x.named
+                )
             finally:
                 ended(status, b"".join(parts))
 

@@ -118,9 +118,9 @@ class Request:
             elif name == b"connection" and value == b"close":
                 self.keep_alive = False
                 continue
-            parts.append(b"%b: %b\r\n" % (name, value))
+            parts.append(name + b": " + value + b"\r\n")
         for name, value in self.connection.state.default_headers:
-            parts.append(b"%b: %b\r\n" % (name, value))
+            parts.append(name + b": " + value + b"\r\n")
         if self.method == "HEAD" or status in (204, 304):
             self.length = 0
         elif length >= 0:

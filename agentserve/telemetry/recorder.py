@@ -60,7 +60,7 @@ class Recorder:
         self._on = self.settings.metrics
         self._story = Story()
         self._bound: dict[tuple[str, str | None, str | None, str], _Bound] = {}
-        self._decided: dict[tuple[type, str], Number] = {}
+        self._counters: dict[tuple[str, ...], Number] = {}
         self._identified: dict[tuple[str, str], Number] = {}
         self._overhead: Spread = self.meters.child("overhead_seconds")
         self._complained: set[str] = set()
@@ -77,8 +77,17 @@ class Recorder:
 
     def count(self, name: str, value: float = 1.0, /, **labels: str) -> None:
         """Add to a counter."""
-        if self._on and (child := self._find(name, labels)) is not None:
-            child.value += value
+        if not self._on:
+            return
+        key = (name, *labels, *labels.values())
+        child = self._counters.get(key)
+        if child is None:
+            child = self._find(name, labels)
+            if child is None:
+                return
+            if len(self._counters) < BOUND_MAX:
+                self._counters[key] = child
+        child.value += value
 
     def observe(self, name: str, value: float, /, *, trace_id: str | None = None, **labels: str) -> None:
         """One more value of a histogram."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 import tempfile
 import time
@@ -29,7 +28,7 @@ from agentserve.telemetry.spans import Spans
 
 BUDGET_US = 30.0
 ROUNDS = 7
-FIELDS = tuple(field.name for field in dataclasses.fields(StepRecord))
+FIELDS = StepRecord.__struct_fields__
 Told = tuple[ev.AnyEvent, float, list[do.AnyDecision]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import shutil
 import socket
@@ -23,7 +22,7 @@ from agentserve.store import migrations
 from agentserve.store.database import Database
 from agentserve.store.journal import WriteBehind
 
-STEP_FIELDS = tuple(field.name for field in dataclasses.fields(StepRecord))
+STEP_FIELDS = StepRecord.__struct_fields__
 AT = 1_700_000_000.0  # when everything happens
 HOW_TO = "PostgreSQL's server is not installed here; `apt-get install postgresql` provides it"
 

@@ -114,11 +114,12 @@ class CallReader:
         """
         program, rest = split_path(path)
         protocol = PATHS.get(rest.split("?", 1)[0].rstrip("/"))
-        return None if protocol is None else self._read(protocol, program, headers, body)
+        return None if protocol is None else self.read_as(protocol, program, headers, body)
 
-    def _read(
+    def read_as(
         self, protocol: Protocol, program: str | None, headers: Mapping[str, str], body: Mapping[str, Any]
     ) -> Call:
+        """The call, where its path is read already: the protocol, and the program that the path names."""
         messages = _messages(protocol, body)
         exact_tokens: int | None = None
         if protocol in ("completions", "embeddings"):
@@ -127,8 +128,11 @@ class CallReader:
             items = self.canon.items(messages)
         system = _system_text(protocol, body, messages)
         offered = _list(body.get("tools")) or _list(body.get("functions"))
-        tools = tuple(islice(_tool_names(offered), TOOL_NAMES_MAX)) if offered else ()
-        tool_chars, tool_hash = self._tools(offered)
+        tools: tuple[str, ...] = ()
+        tool_chars = tool_hash = 0
+        if offered:
+            tools = tuple(islice(_tool_names(offered), TOOL_NAMES_MAX))
+            tool_chars, tool_hash = self._tools(offered)
         system_role = self.canon.role(system)
         named = named_in(body)
         if program is not None:
@@ -158,7 +162,7 @@ class CallReader:
                 headers=headers,
                 named=named,
                 items=items,
-                role=_role_of(system_role, tuple(sorted(n for n in tools if not n.startswith("mcp__")))),
+                role=self._role(system_role, tools),
                 system=system_role,
                 system_size=len(system),
                 tools_offered=len(offered),
@@ -170,17 +174,22 @@ class CallReader:
 
     def _tools(self, offered: list[Any]) -> tuple[int, int]:
         """Characters and digest of the tools' definitions, as they stand in the prompt."""
-        if not offered:
-            return 0, 0
         if any(isinstance(tool, dict) and "cache_control" in tool for tool in offered):
             offered = [steady(tool) if isinstance(tool, dict) else tool for tool in offered]
         raw = self.canon.raw(offered)
         return len(raw), self.canon.bytes_digest(raw)
 
+    def _role(self, system: int, tools: tuple[str, ...]) -> int:
+        """The role fingerprint: who the model is told to be, and what it may use."""
+        return self.canon.derived(("role", system, hash(tools), len(tools)), lambda: _role_of(system, tools))
+
     def _prefix(
         self, model: str, system: str, tool_hash: int, fixed_chars: int, items: list[Item]
     ) -> tuple[PrefixPart, ...]:
-        running = digest_of(utf8(model), tool_hash.to_bytes(8, "little"))
+        running = self.canon.derived(
+            ("fixed", hash(model), len(model), tool_hash),
+            lambda: digest_of(utf8(model), tool_hash.to_bytes(8, "little")),
+        )
         running = (running * BASE + self.canon.exact(system)) % PRIME
         parts = [PrefixPart(hash=running, chars=fixed_chars)] if fixed_chars else []
         for item in items[: SEGMENTS_MAX - len(parts)]:
@@ -190,8 +199,8 @@ class CallReader:
 
 
 def _role_of(system: int, tools: tuple[str, ...]) -> int:
-    """The role fingerprint: who the model is told to be, and what it may use."""
-    return digest_of(system.to_bytes(8, "little"), *(utf8(name) for name in tools))
+    names = sorted(name for name in tools if not name.startswith("mcp__"))
+    return digest_of(system.to_bytes(8, "little"), *[utf8(name) for name in names])
 
 
 def _messages(protocol: Protocol, body: Mapping[str, Any]) -> list[Any]:

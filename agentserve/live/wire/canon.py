@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -352,6 +352,14 @@ class Canon:
     def bytes_digest(self, raw: bytes) -> int:
         """A digest of bytes."""
         return self._digest("bytes", raw, bytes)
+
+    def derived(self, key: tuple[Any, ...], make: Callable[[], int]) -> int:
+        """A digest of what many calls have in common: made once, then remembered under this key."""
+        known = self._digests.get(key)
+        if known is None:
+            known = make()
+            self._digests.put(key, known)
+        return known
 
     def _digest(self, kind: str, full: Any, form: Any) -> int:
         key = (kind, hash(full), len(full))

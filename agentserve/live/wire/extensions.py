@@ -35,6 +35,8 @@ _PATHS: dict[str, list[tuple[str, list[str]]]] = {}
 for _path in ID_PATHS:
     _first, *_rest = _path.split(".")
     _PATHS.setdefault(_first, []).append((_path, _rest))
+_ID_FIELDS = frozenset(_PATHS)
+_PERSON_FIELDS = frozenset({"metadata", "user", "safety_identifier"})
 _OLD_CLAUDE_USER = re.compile(r"\Auser_[^ ]*?_session_([0-9a-f-]{36})\Z")
 _PRIORITIES = frozenset(get_args(PriorityClass))
 _PRIORITY_OF_TIER: Mapping[str, PriorityClass] = {"flex": "batch", "priority": "interactive"}
@@ -55,6 +57,16 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None  # from the program's start
     output_tokens_expected: int | None = None
     final: bool = False  # the client says that this is the program's last call
+
+
+_NONE = Extensions()
+_HEADERS = frozenset(
+    {
+        "x-agentserve-workflow", "x-agentserve-step", "x-agentserve-priority", "x-agentserve-deadline-ms",
+        "x-agentserve-final", "x-dynamo-session-final",
+    }
+)  # fmt: skip
+_FIELDS = frozenset({"agentserve", "nvext", "service_tier", "is_last_step"})
 
 
 def printable_id(value: Any) -> str | None:
@@ -81,7 +93,9 @@ def _step_into(value: Any, key: str) -> Any:
 
 def named_in(body: Mapping[str, Any]) -> dict[str, str]:
     """Every id that the body holds in a place where ids are known to be."""
-    found = {}
+    found: dict[str, str] = {}
+    if _ID_FIELDS.isdisjoint(body):
+        return found
     for field in body:
         for path, rest in _PATHS.get(field, ()):
             value = body[field]
@@ -96,6 +110,8 @@ def named_in(body: Mapping[str, Any]) -> dict[str, str]:
 
 def person_of(body: Mapping[str, Any]) -> int:
     """A digest of the person for whom the call is made; 0 when the body does not say."""
+    if _PERSON_FIELDS.isdisjoint(body):
+        return 0
     metadata = body.get("metadata")
     by_metadata = metadata.get("user_id") if isinstance(metadata, dict) else None
     if isinstance(by_metadata, str) and (by_metadata.startswith("{") or _OLD_CLAUDE_USER.match(by_metadata)):
@@ -140,6 +156,8 @@ def truthy(value: Any) -> bool:
 
 def extensions_of(headers: Mapping[str, str], body: Mapping[str, Any]) -> Extensions:
     """Read the extension headers and fields; header names are in lower case."""
+    if _HEADERS.isdisjoint(headers) and _FIELDS.isdisjoint(body):
+        return _NONE
     ours = _mapping(body.get("agentserve"))
     agent_hints = _mapping(_mapping(body.get("nvext")).get("agent_hints"))
     return Extensions(
