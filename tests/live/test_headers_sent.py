@@ -1,4 +1,4 @@
-"""Headers on their way to an engine: the client's bytes as they were, and names of ours whatever they are written in."""
+"""Headers on their way to an engine: a client's bytes as they were, and names of ours in whatever script."""
 
 from __future__ import annotations
 

@@ -1,0 +1,319 @@
+"""What one call costs the gateway's own thread, without sockets: for comparing two versions on a noisy machine.
+
+    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--profile N] [--json]
+
+Everything stands as `agentserve up` wires it (identity, scheduler, journal on SQLite, metrics, traces at 1%), the
+server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
+µs of CPU of the loop's thread for each call, and of the whole process; the least of the rounds counts, since whatever
+else runs on the machine can only add to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import cProfile
+import gc
+import json
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from agentserve.cli.gateway import composed
+from agentserve.config import EngineSettings, Settings, StoreSettings, TelemetrySettings
+from agentserve.core.ids import EngineId
+from agentserve.live.app import Gateway
+from agentserve.live.engines import Engine
+from agentserve.live.serve import settle_heap
+from agentserve.live.server import HttpConnection, limited
+from agentserve.live.upstream import Deadlines
+from agentserve.live.upstream.lean import Connection, LeanUpstream
+
+CONNECTIONS = 32
+EVENTS = 200
+TEXT = ("words of six " * 60)[:700]
+USAGE = {"prompt_tokens": 260, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 240}}
+
+
+def json_reply() -> bytes:
+    """A chat completion, as an engine answers it."""
+    message = {"role": "assistant", "content": TEXT}
+    body = json.dumps(
+        {
+            "id": "chatcmpl-0123456789abcdef",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": USAGE,
+        }
+    ).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+def stream_reply() -> list[bytes]:
+    """A stream, in the pieces in which a burst reaches the gateway."""
+
+    def event(delta: dict[str, str], finish: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        head = {
+            "id": "chatcmpl-0123456789abcdef",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "m",
+        }
+        data = b"data: %b\n\n" % json.dumps({**head, "choices": [choice]}, separators=(",", ":")).encode()
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    parts = [event({"content": "token "}, None) for _ in range(EVENTS)]
+    done = b"data: [DONE]\n\n"
+    last = event({}, "stop") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(done), done)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    pieces = [b"".join(parts[i : i + 8]) for i in range(0, EVENTS, 8)]
+    return [head + pieces[0], *pieces[1:], last]
+
+
+class EngineEnd(asyncio.Transport):
+    """The engine's side of a connection: every request is answered by the next turn of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self.connection: Connection | None = None
+        self.whole = [json_reply()]
+        self.stream = stream_reply()
+
+    def write(self, data: Any) -> None:
+        pieces = self.stream if b'"stream":true' in data else self.whole
+        for piece in pieces:
+            self._loop.call_soon(self._answer, piece)
+
+    def _answer(self, piece: bytes) -> None:
+        assert self.connection is not None
+        self.connection.data_received(piece)
+
+    def writelines(self, parts: Any) -> None:
+        self.write(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def resume_reading(self) -> None:
+        return None
+
+    def pause_reading(self) -> None:
+        return None
+
+    def abort(self) -> None:
+        return None
+
+
+class MemoryUpstream(LeanUpstream):
+    """The lean client, dialling memory."""
+
+    async def _connect(self, deadlines: Deadlines) -> Connection:
+        connection = Connection(self)
+        end = EngineEnd(self.loop)
+        end.connection = connection
+        connection.connection_made(end)
+        self._open.add(connection)
+        return connection
+
+
+class ClientEnd(asyncio.Transport):
+    """The client's side: sends the next request when the answer is whole, until all calls were made."""
+
+    def __init__(self, index: int, request: bytes, load: Load) -> None:
+        super().__init__()
+        self._load = load
+        self._request = request
+        self._streams = b'"stream":true' in request
+        self.protocol: HttpConnection | None = None
+
+    def write(self, data: Any) -> None:
+        if not data.startswith(b"HTTP/1.1 200") and data.startswith(b"HTTP/1.1"):
+            raise RuntimeError(data[:300])
+        if data.endswith(b"0\r\n\r\n") if self._streams else data.endswith(b"}"):
+            self._load.answered(self)
+
+    def ask(self) -> None:
+        """One request."""
+        assert self.protocol is not None
+        self.protocol.data_received(self._request)
+
+    def writelines(self, parts: Any) -> None:
+        self.write(b"".join(parts))
+
+    def pause_reading(self) -> None:
+        return None
+
+    def resume_reading(self) -> None:
+        return None
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return None
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        return None
+
+    def abort(self) -> None:
+        return None
+
+
+class Load:
+    """A closed loop of clients."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._left = 0
+        self._open = 0
+        self._over: asyncio.Future[None] = loop.create_future()
+
+    async def run(self, ends: list[ClientEnd], calls: int) -> None:
+        """So many calls, from all ends at once."""
+        self._over = self._loop.create_future()
+        self._left = calls
+        for end in ends:
+            self._next(end)
+        await self._over
+
+    def answered(self, end: ClientEnd) -> None:
+        """An answer is whole."""
+        self._open -= 1
+        if self._left:
+            self._next(end)
+        elif not self._open and not self._over.done():
+            self._over.set_result(None)
+
+    def _next(self, end: ClientEnd) -> None:
+        self._left -= 1
+        self._open += 1
+        # a client's next request comes some turns of the loop after its answer
+        soon = self._loop.call_soon
+        soon(soon, soon, end.ask)
+
+
+def request_of(case: str, index: int) -> bytes:
+    """What the bench's load sends."""
+    text = "".join(" " if i % 7 == 6 else chr(97 + (i * 31 + index) % 26) for i in range(1000))
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": text}]
+    body = json.dumps(
+        {"model": "m", "max_tokens": 200, "stream": case == "stream", "messages": messages},
+        separators=(",", ":"),
+    ).encode()
+    program = "" if case == "content" else f"/p/bench-{index}"
+    return (
+        f"POST {program}/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8400\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer bench\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+CASES = ("named", "content", "stream")
+
+
+@contextlib.asynccontextmanager
+async def gateway(folder: Path) -> AsyncIterator[Gateway]:
+    """As `agentserve up` has it, in front of an engine made of memory."""
+    settings = Settings(
+        engines=(EngineSettings(id="e1", url="http://127.0.0.1:9", kind="openai_http"),),
+        store=StoreSettings(url=f"sqlite+aiosqlite:///{folder}/bench.db"),
+        telemetry=TelemetrySettings(
+            traces="otlp", otlp_endpoint="http://127.0.0.1:9/v1/traces", trace_sample=0.01
+        ),
+    )
+    async with composed(settings) as made:
+        gateway = made.gateway
+        for engine in settings.engines:
+            await gateway.engines.add(engine)
+        await gateway.monitor.stop()
+        engine = cast(Engine, gateway.engines.get("e1"))
+        engine.upstream = MemoryUpstream("http://127.0.0.1:9")
+        gateway.monitor._answered(engine)
+        assert gateway.driver.scheduler.board.fleet.get(EngineId("e1")) is not None
+        yield gateway
+
+
+async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """All cases, in rounds that take turns."""
+    loop = asyncio.get_running_loop()
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="agentserve-percall-") as name:
+        async with gateway(Path(name)) as served:
+            config = Config(
+                served,
+                http=limited(header_bytes_max=65536, body_bytes_max=1 << 25),
+                log_config=None,
+                proxy_headers=False,
+            )
+            config.load()
+            state = ServerState()
+            load = Load(loop)
+            ends: dict[str, list[ClientEnd]] = {}
+            for case in args.case or CASES:
+                ends[case] = []
+                for index in range(CONNECTIONS):
+                    end = ClientEnd(index, request_of(case, index), load)
+                    end.protocol = config.http_protocol_class(config, state, {}, loop)  # type: ignore[operator]
+                    end.protocol.connection_made(end)
+                    ends[case].append(end)
+                await load.run(ends[case], 500)
+            settle_heap()
+            for _ in range(args.rounds):
+                for case, clients in ends.items():
+                    calls = args.calls // 10 if case == "stream" else args.calls
+                    thread_s, process_s = time.thread_time(), time.process_time()
+                    await load.run(clients, calls)
+                    us = (time.thread_time() - thread_s) / calls * 1e6
+                    await served.relay._ledger._journal.flushed()  # type: ignore[attr-defined]
+                    all_us = (time.process_time() - process_s) / calls * 1e6
+                    best = found.setdefault(case, {"us": us, "process_us": all_us})
+                    best["us"], best["process_us"] = min(best["us"], us), min(best["process_us"], all_us)
+            if args.profile:
+                gc.collect()
+                for case, clients in ends.items():
+                    profile = cProfile.Profile(builtins=args.builtins)
+                    profile.enable()
+                    await load.run(clients, args.calls)
+                    profile.disable()
+                    print(case)
+                    pstats.Stats(profile).strip_dirs().sort_stats(args.sort).print_stats(args.profile)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="percall")
+    parser.add_argument("--calls", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--profile", type=int, default=0, help="also print so many functions of a profile")
+    parser.add_argument("--sort", default="tottime")
+    parser.add_argument("--builtins", action="store_true", help="profile C functions too")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    found = uvloop.run(measure(args))
+    if args.json:
+        print(json.dumps(found))
+    else:
+        for case, figures in found.items():
+            print(
+                f"{case:10} {figures['us']:8.1f} us   {figures['process_us']:8.1f} us with the journal's thread"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
