@@ -79,10 +79,10 @@ class Learned:
             since = program.steps_done - said[0]
             if since * LOOKS_AGAIN <= said[0]:
                 return max(said[1] - since, 1.0)
-        left = self.remaining.predict(tenant=program.tenant, program=program.id, continues=True)
+        left = self.remaining.steps_left(tenant=program.tenant, program=program.id, continues=True)
         if left is None:
             return STEPS_UNKNOWN
-        median = max(left.steps.quantile(0.5), 1.0)
+        median = max(left.quantile(0.5), 1.0)
         program.steps_left_said = (program.steps_done, median)
         return median
 

@@ -119,17 +119,17 @@ def remaining() -> None:
         for i in range(count):
             forecaster.begin(tenant="t", program=f"new{i}")
             forecaster.step(tenant="t", program=f"new{i}", facts=facts)
-            forecaster.predict(tenant="t", program=f"new{i}")
+            forecaster.steps_left(tenant="t", program=f"new{i}")
             forecaster.forget(tenant="t", program=f"new{i}")
             forecaster._made.clear()
 
     print(f"remaining length  {least_us(first, count):6.0f} us at a milestone")
     forecaster.step(tenant="t", program="again", facts=facts)
-    forecaster.predict(tenant="t", program="again")
+    forecaster.steps_left(tenant="t", program="again")
 
     def again() -> None:
         for _ in range(200):
-            forecaster.predict(tenant="t", program="again")
+            forecaster.steps_left(tenant="t", program="again")
 
     print(f"                  {least_us(again, 200):6.1f} us between milestones")
 

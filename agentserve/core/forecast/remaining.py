@@ -14,6 +14,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 
 import msgspec
 from cachetools import LRUCache
@@ -21,7 +22,7 @@ from cachetools import LRUCache
 from agentserve.core.forecast.calls import joined, text_hash
 from agentserve.core.forecast.grid import STEPS, TOKENS, Grid, lognormal
 from agentserve.core.forecast.ladder import Ladder, Rung
-from agentserve.core.forecast.neighbours import MILESTONES, Neighbours, Sample
+from agentserve.core.forecast.neighbours import MILESTONES, Neighbours, Panel, Sample
 from agentserve.core.forecast.progress import FEATURES, Progress, StepFacts
 from agentserve.core.forecast.survival import Survival
 
@@ -30,6 +31,7 @@ MADE_MAX = 4_096
 _KEYS_MAX = 8_192
 _VERSION = 1
 
+QUANTITIES = ("steps", "tokens", "seconds")
 WORK_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
 
 # What is left of a program of which nothing is known, as published runs had it halfway (SWE-rebench, Claude Code,
@@ -42,7 +44,7 @@ _PRIORS = (
 _RUNGS = (Rung(half_life=200, strength=2), Rung(half_life=60, strength=6), Rung(half_life=40, strength=4))
 # (bandwidth, share of the distance that goes by measured relevance) of each way to look at neighbours
 _VIEWS = ((0.12, 0.0), (0.18, 0.5))
-_LADDER = len(_VIEWS)
+_UNHEARD = 0.02  # a view whose share of the forecast is below this is not worth the looking
 _LEARNING_RATE, _FORGETTING = 0.5, 0.98
 # As much weight as this many perfect neighbours goes to all samples alike, so that a stranger gets the average.
 _ANYONE = 0.5
@@ -82,7 +84,6 @@ class _Open:
     kinds: tuple[int, int, int]
     # At each milestone passed: its index, the features, and the tokens and seconds until then.
     looks: list[tuple[int, array[float], int, float]]
-    made: tuple[int, Survival, Survival, Survival] | None = None  # forecasts of the look they were made at
 
 
 class RemainingForecaster:
@@ -92,9 +93,7 @@ class RemainingForecaster:
         self._programs_max = programs_max
         self._open: dict[tuple[str, str], _Open] = {}
         # What was forecast at the last milestone, for the programs asked about lately.
-        self._made: LRUCache[tuple[str, str], tuple[int, Survival, Survival, Survival]] = LRUCache(
-            maxsize=MADE_MAX
-        )
+        self._made: LRUCache[tuple[str, str], tuple[int, Survival]] = LRUCache(maxsize=MADE_MAX)
         self._neighbours = Neighbours(FEATURES)
         self._ladders = tuple(
             Ladder(grid, _RUNGS, keys_max=_KEYS_MAX, prior=prior) for grid, prior in _PRIORS
@@ -174,62 +173,72 @@ class RemainingForecaster:
 
     # -- asking -------------------------------------------------------------------------------------------
 
-    def predict(self, *, tenant: str, program: str, continues: bool = False) -> Remaining | None:
-        """What is left after the last step that was told; None before the first.
+    def steps_left(self, *, tenant: str, program: str, continues: bool = False) -> Left | None:
+        """How many steps are left after the last that was told; None before the first.
 
         `continues`: at least one more step is certain, for instance because a tool call is out.
         """
         opened = self._open.get((tenant, program))
         if opened is None or not opened.looks:
             return None
-        milestone, features, tokens, seconds = opened.looks[-1]
+        milestone = opened.looks[-1][0]
         made = self._made.get((tenant, program))
         if made is None or made[0] != milestone:
-            made = self._made[tenant, program] = (
-                milestone,
-                *self._forecasts(milestone, features, opened.kinds),
-            )
-        _, steps, of_tokens, of_seconds = made
-        progress = opened.progress
-        done = float(progress.steps - MILESTONES[milestone])
-        at_least = done + 0.5 if continues else done
+            made = (milestone, self._forecasts(opened, ("steps",))[0])
+            self._made[tenant, program] = made
+        return self._steps_left(opened, made[1], continues)
+
+    def predict(self, *, tenant: str, program: str, continues: bool = False) -> Remaining | None:
+        """What is left of everything: `steps_left`, and their output tokens and seconds."""
+        opened = self._open.get((tenant, program))
+        if opened is None or not opened.looks:
+            return None
+        _, _, tokens, seconds = opened.looks[-1]
+        steps, of_tokens, of_seconds = self._forecasts(opened, QUANTITIES)
         return Remaining(
-            steps=Left(forecast=_beyond(steps, at_least), spent=done),
-            tokens=_left(of_tokens, float(progress.output_tokens - tokens)),
-            seconds=_left(of_seconds, progress.ended_s - seconds),
+            steps=self._steps_left(opened, steps, continues),
+            tokens=_left(of_tokens, float(opened.progress.output_tokens - tokens)),
+            seconds=_left(of_seconds, opened.progress.ended_s - seconds),
         )
 
-    def _forecasts(
-        self, milestone: int, features: Sequence[float], kinds: tuple[int, int, int]
-    ) -> tuple[Survival, Survival, Survival]:
-        samples = self._neighbours.near(milestone)
-        shares = self._shares()
-        views = self._views(samples, features, kinds)
-        keys = _ladder_keys(kinds, milestone)
+    def _steps_left(self, opened: _Open, steps: Survival, continues: bool) -> Left:
+        done = float(opened.progress.steps - MILESTONES[opened.looks[-1][0]])
+        return Left(forecast=_beyond(steps, done + 0.5 if continues else done), spent=done)
+
+    def _forecasts(self, opened: _Open, quantities: Sequence[str]) -> list[Survival]:
+        """What was left at the last milestone."""
+        milestone, features, _, _ = opened.looks[-1]
+        panel = self._neighbours.panel(milestone)
+        *heard, of_ladder = self._shares()
+        views = self._views(panel, features, opened.kinds, heard)
+        weights = [sum(both) for both in zip(*views, strict=True)] if len(views) != 1 else views[0]
+        keys = _ladder_keys(opened.kinds, milestone)
         made = []
-        for ladder, quantity in zip(self._ladders, ("steps", "tokens", "seconds"), strict=True):
-            masses = [shares[_LADDER] * m for m in ladder.masses(keys)]
-            if samples:
-                bins = [ladder.grid.index(getattr(sample, quantity)) for sample in samples]
-                for share, weights in zip(shares, views, strict=False):
-                    seen = _blurred(ladder.grid.bins, bins, weights)
-                    masses = [m + share * x for m, x in zip(masses, seen, strict=True)]
+        for quantity in quantities:
+            ladder = self._ladders[QUANTITIES.index(quantity)]
+            masses = [of_ladder * m for m in ladder.masses(keys)]
+            if weights:
+                bins = panel.steps if quantity == "steps" else panel.bins(ladder.grid, quantity)
+                seen = _blurred(ladder.grid.bins, bins, weights)
+                masses = [m + x for m, x in zip(masses, seen, strict=True)]
             made.append(Survival(ladder.grid, masses))
-        return made[0], made[1], made[2]
+        return made
 
     def _views(
-        self, samples: Sequence[Sample], features: Sequence[float], kinds: tuple[int, int, int]
+        self, panel: Panel, features: Sequence[float], kinds: tuple[int, int, int], heard: Sequence[float]
     ) -> list[list[float]]:
-        """The weight of each sample, by each way of looking; each view's weights add to one."""
-        if not samples:
-            return [[] for _ in _VIEWS]
-        even, by_relevance = self._neighbours.distances(samples, features, kinds)
-        floor = _ANYONE / max(1, len(samples))
+        """The weight of each sample, by each way of looking that is heard; a view's weights add to its share."""
+        if not len(panel) or max(heard) < _UNHEARD:
+            return []
+        floor = _ANYONE / len(panel)
+        even, by_relevance = panel.distances(features, kinds)
         views = []
-        for bandwidth, judged in _VIEWS:
+        for share, (bandwidth, judged) in zip(heard, _VIEWS, strict=True):
+            if share < _UNHEARD:
+                continue
             a, b = (judged - 1.0) / bandwidth, -judged / bandwidth
-            weights = [math.exp(a * e + b * r) for e, r in zip(even, by_relevance, strict=True)]
-            scale = 1.0 / (sum(weights) + _ANYONE)
+            weights = [exp(a * e + b * r) for e, r in zip(even, by_relevance, strict=True)]
+            scale = share / (sum(weights) + _ANYONE)
             views.append([(w + floor) * scale for w in weights])
         return views
 
@@ -241,15 +250,14 @@ class RemainingForecaster:
 
     def _judge(self, milestone: int, sample: Sample) -> None:
         """Compare the views on one look at a program that has just ended."""
-        samples = self._neighbours.near(milestone)
-        if len(samples) < 8:
+        panel = self._neighbours.panel(milestone)
+        if len(panel) < 8:
             return
         at = STEPS.index(sample.steps)
-        bins = [STEPS.index(s.steps) for s in samples]
         ladder = self._ladders[0].masses(_ladder_keys(sample.kinds, milestone))[at]
         foretold = [
-            _blurred(STEPS.bins, bins, weights)[at]
-            for weights in self._views(samples, sample.features, sample.kinds)
+            _blurred(STEPS.bins, panel.steps, weights)[at]
+            for weights in self._views(panel, sample.features, sample.kinds, (1.0,) * len(_VIEWS))
         ]
         for i, probability in enumerate((*foretold, ladder)):
             self._scores[i] = self._scores[i] * _FORGETTING + _LEARNING_RATE * math.log(probability + 1e-4)
