@@ -102,11 +102,13 @@ def tested(python: Path, arguments: list[str], env: dict[str, str]) -> tuple[lis
 
 
 def traffic_row(name: str, version: str, case: ET.Element) -> Row | None:
-    """What an agent's case recorded; None if it is another framework's."""
+    """What an agent's case recorded; None if it is another framework's, or passed and is of no run."""
     said = recorded(case)
     if any(child.tag == "skipped" for child in case):
         return None
     ok = not any(child.tag in ("failure", "error") for child in case)
+    if ok and "title" not in said:
+        return None
     title = said.get("title", str(case.get("name")))
     steps = said.get("steps", "-")
     return Row((title, version, said.get("recognised by", "-"), steps, said.get("runs", "failed")), ok)
