@@ -9,7 +9,8 @@ Run by hand: `python -m tests.bench.sdk_gain`. Three arms, the same programs, en
 
 Reported is the time to first token of the calls that follow a long tool, in the engines' seconds, split into the wait
 for a seat and what came after it. `--overhead-s` is what the client does between a tool's end and its next call; the
-workload's own is a median of 0.02 s. Rounds turn the arms' order, because the machine has other work to do.
+workload's own is a median of 0.02 s. Each round takes the next seed and turns the arms' order, because the machine has
+other work to do; the table is of all rounds' calls together, since few of them wait long and those make the mean.
 """
 
 from __future__ import annotations
@@ -71,8 +72,34 @@ class Announced(Crowd):
             await asyncio.sleep((1 - done) * plan.seconds / self.scale)
 
 
-async def arm(name: str, args: argparse.Namespace, workload: Workload) -> dict[str, float]:
-    """One run: what became of the calls that follow long tools, and of all."""
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Calls:
+    """What became of calls, one run's or several runs' together."""
+
+    long: list[StepTrace] = dataclasses.field(default_factory=list)  # after a long tool
+    others: list[StepTrace] = dataclasses.field(default_factory=list)
+    completions_s: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, more: Calls) -> None:
+        self.long += more.long
+        self.others += more.others
+        self.completions_s += more.completions_s
+
+    def figures(self) -> dict[str, float]:
+        ttft = [trace.first_at - trace.sent_at for trace in self.long]
+        return {
+            "TTFT after long tools, s": statistics.fmean(ttft),
+            "  of it in the queue, s": statistics.fmean(t.dispatched_at - t.sent_at for t in self.long),
+            "  its median, s": statistics.median(ttft),
+            "TTFT after others, s": statistics.fmean(t.first_at - t.sent_at for t in self.others),
+            "cached after long tools": sum(t.cached for t in self.long) / sum(t.prompt for t in self.long),
+            "completion, s": statistics.fmean(self.completions_s),
+            "long tools": len(self.long),
+        }
+
+
+async def arm(name: str, args: argparse.Namespace, workload: Workload) -> Calls:
+    """One run of the workload."""
     concurrency = max(2, workload.concurrency(args.pressure, args.kv_tokens * args.engines))
     async with contextlib.AsyncExitStack() as stack:
         urls = await demo._engines(args, stack)
@@ -88,22 +115,13 @@ async def arm(name: str, args: argparse.Namespace, workload: Workload) -> dict[s
         result = await crowd.run(min(concurrency, len(workload.roots)))
         if name != "silent" and (lost := agentserve.stats()["failed"] + agentserve.stats()["dropped"]):
             raise RuntimeError(f"{lost} events were lost")
-    after: dict[bool, list[StepTrace]] = {True: [], False: []}
+    calls = Calls(completions_s=[p.ended_at - p.started_at for p in result.programs])
     for trace in result.steps:
         if trace.index:
             tools = workload.programs[trace.program].steps[trace.index - 1].tools
-            after[max((t.seconds for t in tools), default=0.0) >= args.long_s].append(trace)
-    long, others = after[True], after[False]
-    ttft = [t.first_at - t.sent_at for t in long]
-    return {
-        "TTFT after long tools, s": statistics.fmean(ttft),
-        "  of it in the queue, s": statistics.fmean(t.dispatched_at - t.sent_at for t in long),
-        "  its median, s": statistics.median(ttft),
-        "TTFT after others, s": statistics.fmean(t.first_at - t.sent_at for t in others),
-        "cached after long tools": sum(t.cached for t in long) / sum(t.prompt for t in long),
-        "completion, s": statistics.fmean(p.ended_at - p.started_at for p in result.programs),
-        "long tools": len(long),
-    }
+            long = max((t.seconds for t in tools), default=0.0) >= args.long_s
+            (calls.long if long else calls.others).append(trace)
+    return calls
 
 
 def with_overhead(workload: Workload, seconds: float | None) -> Workload:
@@ -120,7 +138,7 @@ def with_overhead(workload: Workload, seconds: float | None) -> Workload:
 
 
 async def main() -> None:
-    """All arms, some rounds, and the medians."""
+    """All arms, some rounds, and what they gave together."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,17 +148,20 @@ async def main() -> None:
     parser.add_argument("--overhead-s", type=float, help="the client's, after each tool")
     parser.add_argument("--hint-sigma", type=float, default=0.3)
     args = parser.parse_args()
-    workload = with_overhead(demo.plan(args), args.overhead_s)
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    arms = {name: Calls() for name in ARMS}
     for i in range(args.rounds):
+        workload = with_overhead(demo.plan(args), args.overhead_s)
         for name in (*ARMS[i % len(ARMS) :], *ARMS[: i % len(ARMS)]):
-            rows[name].append(await arm(name, args, workload))
-            print(name, {key: round(value, 3) for key, value in rows[name][-1].items()}, flush=True)
+            calls = await arm(name, args, workload)
+            arms[name].add(calls)
+            said = {key.strip(): round(value, 3) for key, value in calls.figures().items()}
+            print(f"seed {args.seed}, {name}: {said}", flush=True)
+        args.seed += 1
+    rows = {name: calls.figures() for name, calls in arms.items()}
     print(f"{'':<26}" + "".join(f"{name:>12}" for name in ARMS))
-    for key in rows["silent"][0]:
-        medians = [statistics.median(row[key] for row in rows[name]) for name in ARMS]
-        gains = [f"{median / medians[0] - 1:+.0%}" if medians[0] else "" for median in medians[1:]]
-        print(f"{key:<26}" + "".join(f"{median:>12.3f}" for median in medians), *gains)
+    for key, silent in rows["silent"].items():
+        gains = [f"{rows[name][key] / silent - 1:+.0%}" if silent else "" for name in ARMS[1:]]
+        print(f"{key:<26}" + "".join(f"{rows[name][key]:>12.3f}" for name in ARMS), *gains)
 
 
 if __name__ == "__main__":
