@@ -27,6 +27,7 @@ VERBS = {
     "programs": "list programs, show one with its steps, or draw a workflow's graph",
     "engines": "list engines with what they hold and how they answer",
     "engine": "serve the emulated engine alone, as a vLLM server would",
+    "profile": "list the emulated engines' profiles, show one, or fit one to a real engine",
     "tenants": "list tenants with their share and use",
     "keys": "create, list and revoke API keys",
     "doctor": "what an engine is and what agentserve can do with it",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import entry_points
 
-from agentserve.engine import PROFILES
+from agentserve.cli.shapes import HELP as WHICH
+from agentserve.cli.shapes import profile_of
 from agentserve.errors import UsageError
 
 HELP = "serve the emulated engine alone, as a vLLM server would"
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--profile", default="llama-3.1-8b-h100", choices=sorted(PROFILES), metavar="NAME")
+    parser.add_argument("--profile", default="llama-3.1-8b-h100", metavar="NAME|FILE.json", help=WHICH)
     parser.add_argument("--model", default="emulated", help="served model name")
     parser.add_argument("--time-scale", type=float, default=1.0, help="how much faster than real")
     parser.add_argument("--kv-tokens", type=int, help="default: what the profile's memory leaves")
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise UsageError("the emulated engine is not installed", remedy="install agentserve-gateway whole")
     flags = {k: v for k, v in vars(args).items() if k not in ("host", "port", "verb")}
+    flags["profile"] = profile_of(args.profile)
     serve = found[0].load()
     print(
         f"emulated engine on http://{args.host}:{args.port}/v1, model {args.model}, {args.profile}",

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from agentserve.cli.shapes import profile_of
 from agentserve.config import EngineSettings, Settings
 from agentserve.core.board import Board, Limits, Share
 from agentserve.core.identity import Resolver
@@ -262,7 +263,7 @@ def with_engines(settings: Settings) -> Settings:
         return settings
     emulated = settings.emulated
     extra = {
-        "profile": emulated.profile,
+        "profile": profile_of(emulated.profile),
         "time_scale": emulated.time_scale,
         "block_tokens": emulated.block_tokens,
     }

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentserve.cli.shapes import profile_of
 from agentserve.cli.trials import parse_policy, progress_bar
-from agentserve.engine import profile
 from agentserve.errors import UsageError
 from agentserve.sim.importers import read
 from agentserve.sim.plan import ENGINES_MAX, Answer, Objective, Planner, parse_objective
@@ -51,12 +51,11 @@ def plan(args: argparse.Namespace) -> int:
     """Answer, print, and say so in the status: 0 when every fleet asked for has an answer, else 1."""
     objective = parse_objective(args.plan)
     load = load_from(args)
-    names = [name.strip() for name in args.profile.split(",") if name.strip()]
-    for name in names:
-        profile(name)  # unknown ones are refused before anything runs
+    # unknown ones are refused before anything runs
+    shapes = [profile_of(name.strip()) for name in args.profile.split(",") if name.strip()]
     policies = [parse_policy(text) for text in args.policy or POLICIES]
     answers = []
-    for name in names:
+    for shape in shapes:
         for policy, params in policies:
             planner = Planner(
                 objective=objective,
@@ -65,7 +64,7 @@ def plan(args: argparse.Namespace) -> int:
                 engines_max=args.engines_max,
                 run=_shown,
             )
-            answers.append(planner.answer(name, policy, params))
+            answers.append(planner.answer(shape, policy, params))
     _emit(args, objective, load, answers)
     return 0 if all(a.engines is not None for a in answers) else 1
 
@@ -153,7 +152,9 @@ def _told(objective: Objective, load: Trial, answers: Sequence[Answer]) -> dict[
             "rate_per_s": load.rate_per_s,
         },
         "answers": [
-            dataclasses.asdict(a) | {"figures": {name: a.figures.get(name) for name in kept if a.figures}}
+            dataclasses.asdict(a)
+            | {"profile": str(a.profile)}
+            | {"figures": {name: a.figures.get(name) for name in kept if a.figures}}
             for a in answers
         ],
     }
@@ -170,12 +171,12 @@ def _table(objective: Objective, load: Trial, answers: Sequence[Answer]) -> None
         table.add_column(title, justify="right")
     for a in answers:
         if a.engines is None:
-            table.add_row(a.profile, a.policy, "none", f"{a.best:,.4g} at best", *[""] * 4)
+            table.add_row(str(a.profile), a.policy, "none", f"{a.best:,.4g} at best", *[""] * 4)
             continue
         below = f"{a.value_below:,.4g}" if a.value_below is not None else "-"
         f = a.figures
         table.add_row(
-            a.profile,
+            str(a.profile),
             a.policy,
             str(a.engines),
             f"{a.value:,.4g}",

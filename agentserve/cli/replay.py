@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from agentserve.cli.trials import add_trial_arguments, emit, run_all, trials_from
+from agentserve.cli.trials import Kept, add_trial_arguments, emit, run_all, trials_from
 from agentserve.errors import UsageError
 from agentserve.sim.importers import read
 
@@ -47,5 +47,6 @@ def run(args: argparse.Namespace) -> int:
         import dataclasses
 
         trials = [dataclasses.replace(t, pressure=None) for t in trials]
-    emit(args, trials, run_all(trials, args.workers))
+    kept: Kept = {}
+    emit(args, trials, run_all(trials, args.workers, kept if args.html else None), kept)
     return 0

@@ -6,7 +6,7 @@ import argparse
 
 from agentserve.cli.plans import add_plan_arguments, plan
 from agentserve.cli.sweeps import ablated, add_sweep_arguments, emit_sweep
-from agentserve.cli.trials import add_trial_arguments, emit, run_all, trials_from
+from agentserve.cli.trials import Kept, add_trial_arguments, emit, run_all, trials_from
 from agentserve.cli.tuning import add_tuning_arguments, run_tuning
 from agentserve.errors import UsageError
 
@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         return run_tuning(args, trials)
     if args.ablate:
         return ablated(args, trials)
-    figures = run_all(trials, args.workers)
-    emit(args, trials, figures)
+    kept: Kept = {}
+    figures = run_all(trials, args.workers, kept if args.html else None)
+    emit(args, trials, figures, kept)
     if args.curve:
         emit_sweep(args, trials, figures)
     return 0

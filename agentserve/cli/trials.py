@@ -13,10 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentserve.cli.shapes import profile_of
 from agentserve.errors import UsageError
+from agentserve.sim.programs import Workload
 from agentserve.sim.report import Figures, over_seeds
 from agentserve.sim.run import FORECASTS, Trial, run
+from agentserve.sim.traces import Result
 
+WIDTH = 260  # of a table in a file or pipe, where nothing has to fit a screen
 COLUMNS = (
     ("jct_mean_s", "JCT mean s"),
     ("jct_p95_s", "p95 s"),
@@ -46,7 +50,12 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
         help="a policy and its constants; may stand again",
     )
     parser.add_argument("--engines", type=int, default=4, help="how many engines (default 4)")
-    parser.add_argument("--profile", default="llama-3.1-8b-h100", help="model and accelerator of each engine")
+    parser.add_argument(
+        "--profile",
+        default="llama-3.1-8b-h100",
+        metavar="NAME|FILE.json",
+        help="model and accelerator of each engine",
+    )
     parser.add_argument(
         "--kv-tokens", type=int, help="KV tokens of each engine; default: what its memory leaves"
     )
@@ -99,6 +108,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(args, name)}", remedy=f"it is at least {least}"
             )
+    shape = profile_of(args.profile)
     out = []
     for text in args.policy or ["agentserve"]:
         name, params = parse_policy(text)
@@ -109,7 +119,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
                     policy=name,
                     params=params,
                     engines=args.engines,
-                    profile=args.profile,
+                    profile=shape,
                     kv_tokens=args.kv_tokens,
                     pressure=None if args.rate else load,
                     rate_per_s=load if args.rate else None,
@@ -166,8 +176,14 @@ def progress_bar(label: str, total: int) -> Iterator[Any]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def run_all(trials: Sequence[Trial], workers: int) -> list[Figures]:
-    """The figures of every trial, in order."""
+Kept = dict[int, tuple[Workload, Result]]  # by the trial's place: what a page is drawn from
+
+
+def run_all(trials: Sequence[Trial], workers: int, kept: Kept | None = None) -> list[Figures]:
+    """The figures of every trial, in order; into `kept` goes what the runs of the first seed went through.
+
+    Runs in other processes keep nothing: their traces are larger than what it takes to run them again.
+    """
     if workers > 1 and len(trials) > 1:
         with (
             concurrent.futures.ProcessPoolExecutor(min(workers, os.cpu_count() or 1)) as pool,
@@ -179,9 +195,12 @@ def run_all(trials: Sequence[Trial], workers: int) -> list[Figures]:
                 tick(done)
             return out
     out = []
-    for trial in trials:
+    for place, trial in enumerate(trials):
         with progress_bar(f"{trial.policy} seed {trial.seed}", trial.programs) as tick:
-            out.append(run(trial, tick)[0])
+            figures, world, result = run(trial, tick)
+        out.append(figures)
+        if kept is not None and trial.seed == trials[0].seed:
+            kept[place] = (world.workload, result)
     return out
 
 
@@ -193,13 +212,21 @@ def figures_of(trial: Trial) -> Figures:
 def describe(trial: Trial) -> dict[str, Any]:
     """A trial as plain values, without the programs of a recorded workload."""
     out = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
+    out["profile"] = str(trial.profile)
     if not isinstance(trial.workload, str):
         out["workload"] = trial.workload.name
     return out
 
 
-def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
+def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Figures], kept: Kept) -> None:
     """JSON, HTML and the table, as asked for."""
+    for trial, found in zip(trials, figures, strict=True):
+        if found["unfinished"]:
+            print(
+                f"{label(trial)} seed {trial.seed}: cut off at {found['makespan_s']:,.0f} s with "
+                f"{found['unfinished']} programs unfinished",
+                file=sys.stderr,
+            )
     rows = [{"trial": describe(t), "figures": f} for t, f in zip(trials, figures, strict=True)]
     if args.json:
         text = json.dumps({"runs": rows, "over_seeds": _grouped(trials, figures)}, indent=2, sort_keys=True)
@@ -210,11 +237,14 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
     if args.html:
         from agentserve.sim.page import Arm, page
 
-        first = [t for t in trials if t.seed == trials[0].seed]
         arms = []
-        for trial in first:
-            found, world, result = run(trial)
-            arms.append(Arm(label(trial), found, world.workload, result))
+        for place, trial in enumerate(trials):
+            if trial.seed != trials[0].seed:
+                continue
+            if place not in kept:
+                _, world, result = run(trial)
+                kept[place] = (world.workload, result)
+            arms.append(Arm(label(trial), figures[place], *kept[place]))
         write_text(
             args.html, page(arms, f"agentserve: {describe(trials[0])['workload']}, seed {trials[0].seed}")
         )
@@ -275,7 +305,7 @@ def _table(trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
         table.add_row(*cells)
     out = Console()
     if not out.is_terminal:
-        out = Console(width=170)
+        out = Console(width=WIDTH)
     out.print(table)
 
 

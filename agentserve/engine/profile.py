@@ -85,6 +85,9 @@ class Profile:
     memory_utilisation: float = 0.9  # vLLM's default
     activation_bytes: float = 4e9  # peak activations and graphs at the default batch of 8,192 tokens
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def _scale(self) -> float:
         doublings = self.count.bit_length() - 1
@@ -162,8 +165,10 @@ PROFILES = {
 }
 
 
-def profile(name: str) -> Profile:
-    """The profile of this name."""
+def profile(name: str | Profile) -> Profile:
+    """The profile of this name; one that is a profile already stays itself."""
+    if isinstance(name, Profile):
+        return name
     if name not in PROFILES:
         near = difflib.get_close_matches(name, PROFILES, n=1)
         remedy = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(PROFILES))}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agentserve.core import events as ev
 from agentserve.core.ids import ProgramId, StepId, TenantId, WorkflowId
 from agentserve.sim.agenda import Agenda, Network
-from agentserve.sim.contents import Text
+from agentserve.sim.contents import Text, common_tokens
 from agentserve.sim.programs import ProgramPlan, StepPlan, Workload
 from agentserve.sim.traces import ProgramTrace, Result, StepTrace
 
@@ -47,6 +47,7 @@ class Clients:
         result: Result,
         concurrency: int | None,
         block: int,
+        ends_told: bool,
     ) -> None:
         self.workload = workload
         self.agenda = agenda
@@ -55,6 +56,7 @@ class Clients:
         self.result = result
         self.concurrency = concurrency
         self.block = block
+        self.ends_told = ends_told
         self.live: dict[int, Live] = {}
         self.steps: dict[str, tuple[Live, StepPlan, StepTrace]] = {}
         self._index_of = {p.id: i for i, p in enumerate(workload.programs)}
@@ -101,7 +103,7 @@ class Clients:
             parent = self.live[live.waiting_parent]
             parent.open_children -= 1
             if parent.open_children == 0:
-                self.agenda.at(max(now, parent.ready_at), self._send, parent)
+                self._go_on(parent)
         elif self.concurrency is not None:
             self._start_next_root()
 
@@ -114,7 +116,9 @@ class Clients:
         before = live.text.tokens
         if live.attempt == 0:
             live.text.prompt(step)
-        fresh = live.text.tokens - before if live.next_step and step.contents is None else live.text.tokens
+        if step.contents is not None and live.next_step:
+            before = common_tokens(plan.steps[live.next_step - 1].contents or (), step.contents)
+        fresh = live.text.tokens - before if live.next_step else live.text.tokens
         step_id = StepId(f"{plan.id}/{live.next_step}" + (f"r{live.attempt}" if live.attempt else ""))
         trace = StepTrace(program=live.index, index=live.next_step, sent_at=self.agenda.now)
         trace.prompt = live.text.tokens
@@ -150,14 +154,21 @@ class Clients:
         live.next_step += 1
         live.returned = tuple(f"{step_id}.{k}" for k in range(len(step.tools)))
         live.ready_at = now + step.gap_s
-        if live.next_step == len(live.plan.steps):
-            self._finish(live)
-            return
         live.open_children = len(step.children)
         for child in step.children:
             self.agenda.at(now, self._start, child, live.index)
         if not step.children:
-            self.agenda.at(live.ready_at, self._send, live)
+            self._go_on(live)
+
+    def _go_on(self, live: Live) -> None:
+        """Nothing is open any more: the next step when tools and thinking are done, or the end."""
+        if live.next_step < len(live.plan.steps):
+            self.agenda.at(max(self.agenda.now, live.ready_at), self._send, live)
+            return
+        if live.plan.steps[-1].children and self.ends_told:
+            # its last step was not told to be the last, since it still waited for them
+            self.tell(ev.ProgramEnded(program=ProgramId(live.plan.id)))
+        self._finish(live)
 
     def again(self, step_id: str) -> None:
         """The client got an error: it sends the step anew."""

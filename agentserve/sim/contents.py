@@ -74,6 +74,18 @@ class Text:
         return tuple(out)
 
 
+def common_tokens(one: Sequence[Run], other: Sequence[Run]) -> int:
+    """How far two prompts agree."""
+    total = 0
+    for a, b in zip(one, other, strict=False):
+        if a.key != b.key:
+            break
+        total += min(a.tokens, b.tokens)
+        if a.tokens != b.tokens:
+            break
+    return total
+
+
 def shared_hashes(runs: Sequence[Run], block: int) -> list[int]:
     """Hashes of the blocks that lie wholly inside `runs`."""
     return contents_hashes(runs, sum(r.tokens for r in runs), block)

@@ -221,7 +221,8 @@ class Fleet:
                 for k, t in enumerate(step.tools)
             ),
             turn_done=not step.tools and not step.children,
-            final=self.ends_told and live.next_step == len(live.plan.steps) - 1,
+            # one that still waits for sub-agents is over later
+            final=self.ends_told and live.next_step == len(live.plan.steps) - 1 and not step.children,
         )
         self.agenda.at(at, self.tell, finished)
         self.agenda.at(trace.ended_at, self.clients.answered, event.id)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentserve.engine import Profile
 from agentserve.errors import UsageError
 from agentserve.sim.report import Figures
 from agentserve.sim.run import Trial, run
@@ -77,7 +78,7 @@ def parse_objective(text: str) -> Objective:
 class Answer:
     """The smallest fleet of one profile under one policy."""
 
-    profile: str
+    profile: str | Profile
     policy: str
     params: Mapping[str, Any] = field(default_factory=dict)
     engines: int | None = None  # None: not with `engines_max`, nor with more of the same
@@ -102,19 +103,19 @@ class Planner:
     run: Runner = lambda trial: run(trial)[0]
     _seen: dict[tuple[Any, ...], Figures] = field(default_factory=dict)
 
-    def answer(self, profile_name: str, policy: str, params: Mapping[str, Any] | None = None) -> Answer:
+    def answer(self, which: str | Profile, policy: str, params: Mapping[str, Any] | None = None) -> Answer:
         """The smallest fleet; by doubling to one that meets the objective, then by halving what is left."""
         params = params or {}
         before = len(self._seen)
 
         def value(engines: int) -> float:
-            return float(self._figures(profile_name, policy, params, engines)[self.objective.figure])
+            return float(self._figures(which, policy, params, engines)[self.objective.figure])
 
-        known = Answer(profile=profile_name, policy=policy, params=params)
+        known = Answer(profile=which, policy=policy, params=params)
         failing, meeting = 0, 1
         while not self.objective.met(value(meeting)):
             failing = meeting
-            if meeting >= self.engines_max or self._idle(profile_name, policy, params, meeting):
+            if meeting >= self.engines_max or self._idle(which, policy, params, meeting):
                 return dataclasses.replace(known, best=value(meeting), runs=len(self._seen) - before)
             meeting = min(2 * meeting, self.engines_max)
         while meeting - failing > 1:
@@ -128,24 +129,24 @@ class Planner:
             engines=meeting,
             value=value(meeting),
             value_below=value(failing) if failing else None,
-            figures=self._figures(profile_name, policy, params, meeting),
+            figures=self._figures(which, policy, params, meeting),
             runs=len(self._seen) - before,
         )
 
-    def _idle(self, profile_name: str, policy: str, params: Mapping[str, Any], engines: int) -> bool:
+    def _idle(self, which: str | Profile, policy: str, params: Mapping[str, Any], engines: int) -> bool:
         """Whether more engines cannot help: there is one for every program that can be under way."""
-        figures = self._figures(profile_name, policy, params, engines)
+        figures = self._figures(which, policy, params, engines)
         return engines >= min(self.load.at_once or ENGINES_MAX, int(figures["programs"]))
 
-    def _figures(self, profile_name: str, policy: str, params: Mapping[str, Any], engines: int) -> Figures:
-        key = (profile_name, policy, tuple(sorted(params.items())), engines)
+    def _figures(self, which: str | Profile, policy: str, params: Mapping[str, Any], engines: int) -> Figures:
+        key = (which, policy, tuple(sorted(params.items())), engines)
         if key not in self._seen:
-            self.tell(f"{policy} on {engines} x {profile_name}")
+            self.tell(f"{policy} on {engines} x {which}")
             runs = [
                 self.run(
                     dataclasses.replace(
                         self.load,
-                        profile=profile_name,
+                        profile=which,
                         policy=policy,
                         params=params,
                         engines=engines,

@@ -80,6 +80,8 @@ def summarise(
         "rejected": result.rejected,
         "failed": result.failed,
         "unservable": result.unservable,
+        # whose end the run did not reach, because it was cut off
+        "unfinished": len(plans) - len(result.programs),
         "warms": result.warms,
         "warm_hits": result.warm_hits,
         # of the fleet's KV over time: held by running steps; kept and hit again later; kept and never hit again

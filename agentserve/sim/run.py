@@ -20,9 +20,10 @@ from agentserve.core.scheduler import Scheduler
 from agentserve.engine import EmulatedEngine, EngineConfig, Profile, profile
 from agentserve.errors import UsageError
 from agentserve.sim.belady import best_cached_tokens
+from agentserve.sim.contents import common_tokens
 from agentserve.sim.faults import draw_faults
 from agentserve.sim.oracle import Oracle
-from agentserve.sim.programs import ProgramPlan, Workload
+from agentserve.sim.programs import ProgramPlan, Run, Workload
 from agentserve.sim.report import Figures, summarise
 from agentserve.sim.traces import Result
 from agentserve.sim.workloads import make_workload
@@ -41,7 +42,7 @@ class Trial:
     policy: str = "agentserve"
     params: Mapping[str, Any] = field(default_factory=dict)
     engines: int = 4
-    profile: str = "llama-3.1-8b-h100"
+    profile: str | Profile = "llama-3.1-8b-h100"
     kv_tokens: int | None = None
     speeds: tuple[float, ...] = ()
     pressure: float | None = 2.0  # closed loop: contexts under way over the fleet's KV
@@ -196,8 +197,13 @@ def alone_s(plan: ProgramPlan, shape: Profile) -> float:
     """How long the program takes on an idle engine that keeps its KV: prefill of what is new, decode, gaps."""
     total = 0.0
     before = 0
+    contents: tuple[Run, ...] = ()
     for prompt, step in zip(plan.prompts(), plan.steps, strict=True):
-        fresh = prompt - before if step.contents is None and step.compact_to is None else prompt
+        if step.contents is not None:
+            fresh = prompt - common_tokens(contents, step.contents)
+            contents = step.contents
+        else:
+            fresh = prompt - before if step.compact_to is None else prompt
         total += shape.prefill_s(max(fresh, 1), prompt)
         total += step.output_tokens * shape.decode_step_s(1, prompt + step.output_tokens // 2)
         before = prompt + step.output_tokens

@@ -60,6 +60,7 @@ class World:
             result=self.result,
             concurrency=concurrency,
             block=engines[0].config.block_size,
+            ends_told=ends_told,
         )
         self.fleet = Fleet(
             engines=engines,

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from agentserve.core.policies import POLICIES
+from agentserve.engine import profile
 from agentserve.sim.belady import best_cached_tokens
+from agentserve.sim.contents import common_tokens
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan, Workload
-from agentserve.sim.run import Trial, build, run
+from agentserve.sim.run import Trial, alone_s, build, run
 from agentserve.sim.traces import StepTrace
 from agentserve.sim.workloads import WORKLOADS, make_workload
 
@@ -206,3 +208,69 @@ def test_every_policy_is_known_by_its_own_name() -> None:
     for name in POLICIES:
         world = build(small(policy=name))
         assert world.scheduler.policy.name == name
+
+
+def test_a_recorded_prompt_is_new_only_beyond_what_the_one_before_shares_with_it() -> None:
+    head, tail, other = Run(1, 160), Run(OWN_KEYS + 2, 320), Run(OWN_KEYS + 3, 80)
+    assert common_tokens((head, tail), (head, tail, other)) == 480
+    assert common_tokens((head, Run(tail.key, 100)), (head, tail)) == 260
+    assert common_tokens((other,), (head,)) == 0
+    steps = [
+        StepPlan(new_tokens=0, output_tokens=8, contents=contents)
+        for contents in ((head, tail), (head, tail, other), (head, other))
+    ]
+    plans = [ProgramPlan(id=f"p{i}", steps=tuple(steps), own=OWN_KEYS + i) for i in range(2)]
+    recorded = Workload(name="recorded", programs=plans)
+    figures, _, result = run(Trial(workload=recorded, policy="fifo", engines=1, at_once=1))
+    assert [s.fresh for s in result.steps] == [480, 80, 80] * 2
+    assert figures["reprefilled_tokens"] == sum(max(s.prompt - s.fresh - s.cached, 0) for s in result.steps)
+
+
+def test_host_memory_spares_prefill_and_is_told() -> None:
+    trial = small(policy="fifo", pressure=2.5, kv_tokens=160_000, check=True)
+    without, _, _ = run(trial)
+    with_tier, world, _ = run(dataclasses.replace(trial, host_kv_tokens=2_000_000))
+    assert with_tier["reprefilled_tokens"] < 0.5 * without["reprefilled_tokens"]
+    assert with_tier["jct_mean_s"] < without["jct_mean_s"]
+    assert with_tier["host_hit_tokens"] > 0
+    slow, _, _ = run(dataclasses.replace(trial, host_kv_tokens=2_000_000, host_gb_per_s=1.0))
+    assert slow["jct_mean_s"] > with_tier["jct_mean_s"], "the bus is what it costs"
+    for engine in world.engines:
+        engine.check()
+
+
+def test_native_pins_hold_prefixes_in_the_engine() -> None:
+    figures, _, result = run(small(policy="agentserve", pressure=2.5, kv_tokens=160_000, native_pins=True))
+    assert any(name.startswith("Pin:") for name in result.decisions)
+    assert figures["programs"] == 14
+
+
+def test_children_of_the_last_step_are_waited_for_as_well() -> None:
+    last = StepPlan(new_tokens=64, output_tokens=8, children=(1, 2))
+    plans = [
+        ProgramPlan(id="lead", steps=(StepPlan(new_tokens=64, output_tokens=8), last), own=OWN_KEYS),
+        *(
+            ProgramPlan(
+                id=f"child{i}", steps=(StepPlan(new_tokens=64, output_tokens=8),), own=OWN_KEYS + i, parent=0
+            )
+            for i in (1, 2)
+        ),
+    ]
+    figures, world, result = run(
+        Trial(workload=Workload(name="w", programs=plans), policy="fifo", engines=1, at_once=1, check=True)
+    )
+    assert figures["unfinished"] == 0
+    assert figures["steps"] == 4
+    ended = {t.index: t.ended_at for t in result.programs}
+    assert ended[0] == max(ended.values()) < 60.0
+    assert not world.scheduler.board.programs
+
+
+def test_alone_a_recorded_program_prefills_what_is_new_only() -> None:
+    head = Run(1, 16_000)
+    steps = tuple(
+        StepPlan(new_tokens=0, output_tokens=1, contents=(head, Run(OWN_KEYS + 1, 100 * k))) for k in (1, 2)
+    )
+    once, twice = (ProgramPlan(id="p", steps=s, own=OWN_KEYS) for s in (steps[:1], steps))
+    shape = profile("llama-3.1-8b-h100")
+    assert alone_s(twice, shape) < 1.2 * alone_s(once, shape)

@@ -146,8 +146,8 @@ class Host:
                 progress.changed.set()
         self._pump()
 
-    def _pump(self) -> None:
-        """Advance to now, tell whom it concerns, and come back when something is due."""
+    def _pump(self) -> float:
+        """Advance to now, tell whom it concerns, and come back when something is due; the now that it was."""
         now = self.now()
         news: list[tuple[KvEvent, Submission | None]] = []
         for event in self.engine.advance(now):
@@ -167,6 +167,7 @@ class Host:
         if due is not None:
             delay = max(due - now, 0.0) / self.time_scale
             self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+        return now
 
     def _tell(self, event: EngineEvent) -> None:
         if not isinstance(event, (RequestStarted, RequestFinished, RequestRejected)):
@@ -192,8 +193,8 @@ class Host:
 
     def _tick(self) -> None:
         self._ticking = None
-        self._pump()
-        now = self.now()
+        # at one moment, since a request that ends between two looks is no longer there to be asked
+        now = self._pump()
         for name, progress in self._requests.items():
             if progress.finished or progress.rejected or progress.lost:
                 continue

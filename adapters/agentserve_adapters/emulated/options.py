@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agentserve.engine import EngineConfig
+from agentserve.engine import EngineConfig, Profile
 from agentserve.errors import ConfigError
 
 PORT_MAX = 65_535
@@ -15,7 +15,7 @@ PORT_MAX = 65_535
 class EmulatedOptions:
     """The flags of an emulated server."""
 
-    profile: str = "llama-3.1-8b-h100"
+    profile: str | Profile = "llama-3.1-8b-h100"
     model: str = "emulated"
     time_scale: float = 1.0
     kv_tokens: int | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from agentserve_adapters.emulated.host import Host, Progress, TooLong
@@ -44,6 +46,28 @@ async def test_what_was_cached_is_told_also_then() -> None:
     host = late_host()
     assert (await told(host))[-1].cached_tokens == 0
     assert (await told(host))[-1].cached_tokens == 144
+
+
+class SteppingHost(Host):
+    """Whenever it looks at the clock, most of a short reply's time has passed."""
+
+    looks = 0
+
+    def now(self) -> float:
+        self.looks += 1
+        return self.looks * 0.3
+
+
+async def test_a_stream_may_end_between_two_looks_at_the_clock() -> None:
+    loop = asyncio.get_running_loop()
+    broken: list[Any] = []
+    loop.set_exception_handler(lambda _, context: broken.append(context))
+    host = SteppingHost(profile=profile("llama-3.1-8b-h100"), config=EngineConfig(kv_tokens=16_000))
+    for output in range(20, 120, 7):
+        run = host.run(Submission(hashes=(), prompt_tokens=16, output_tokens=output, stream=True))
+        async with contextlib.aclosing(run) as steps, asyncio.timeout(30):  # type: ignore[type-var]
+            assert [p.done async for p in steps][-1] == output
+    assert not broken
 
 
 async def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
