@@ -75,6 +75,12 @@ def _chat_turn(message: Json) -> list[Json]:
     return out
 
 
+def ended(speech: Speech) -> Json:
+    """Why a message is over, in Anthropic's words."""
+    reason = STOP_REASONS[speech.finish_reason] if speech.stop_reason is None else "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": speech.stop_reason}
+
+
 class MessagesShape(ChatShape):
     """Anthropic's messages, whole and in events."""
 
@@ -84,7 +90,7 @@ class MessagesShape(ChatShape):
     def __init__(self, name: str, model: str, prompt_tokens: int) -> None:
         super().__init__(name, model, 0)
         self.prompt_tokens = prompt_tokens
-        self.finish = "stop"
+        self.ended: Json = {}
         self.name = f"msg_{name}"
         self.model = model
 
@@ -120,7 +126,7 @@ class MessagesShape(ChatShape):
             }
             for call in speech.calls
         ] or [{"type": "text", "text": speech.text}]
-        return self._message(content, STOP_REASONS[speech.finish_reason], self._usage(counts))
+        return {**self._message(content, None, self._usage(counts)), **ended(speech)}
 
     def opening(self, index: int) -> bytes:
         usage = {"input_tokens": self.prompt_tokens, "output_tokens": 0}
@@ -134,7 +140,7 @@ class MessagesShape(ChatShape):
                 out += named_event("content_block_start", {"index": 0, "content_block": block})
             text = speech.text[before * GROUP : now * GROUP]
             delta = {"type": "text_delta", "text": text}
-            return out + named_event("content_block_delta", {"index": 0, "delta": delta})
+            return out + (named_event("content_block_delta", {"index": 0, "delta": delta}) if text else b"")
         if now < speech.tokens:
             return out
         for k, call in enumerate(speech.calls):
@@ -145,11 +151,10 @@ class MessagesShape(ChatShape):
         return out
 
     def closing(self, index: int, speech: Speech) -> bytes:
-        self.finish = speech.finish_reason
+        self.ended = ended(speech)
         blocks = range(max(len(speech.calls), 1))
         return b"".join(named_event("content_block_stop", {"index": k}) for k in blocks)
 
     def counted(self, counts: Json) -> bytes:
-        delta = {"stop_reason": STOP_REASONS[self.finish], "stop_sequence": None}
-        ended = named_event("message_delta", {"delta": delta, "usage": self._usage(counts)})
-        return ended + named_event("message_stop", {})
+        last = named_event("message_delta", {"delta": self.ended, "usage": self._usage(counts)})
+        return last + named_event("message_stop", {})

@@ -209,6 +209,7 @@ class Generation:
             tokens_min=number(body, "min_tokens", 0, least=0),
             ignore_eos=bool(body.get("ignore_eos")),
             stop=[stop] if isinstance(stop, str) else list(stop),
+            stop_included=bool(body.get("include_stop_str_in_output")),
             schema=schema,
         )
 

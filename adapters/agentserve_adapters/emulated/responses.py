@@ -109,6 +109,8 @@ class ResponsesShape(ChatShape):
             part = {"type": "output_text", "text": "", "annotations": []}
             out += self._event("response.content_part.added", {**place, "part": part})
         text = speech.text[before * GROUP : now * GROUP]
+        if not text:
+            return out
         return out + self._event("response.output_text.delta", {**place, "delta": text, "logprobs": []})
 
     def closing(self, index: int, speech: Speech) -> bytes:

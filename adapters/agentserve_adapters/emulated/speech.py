@@ -37,6 +37,7 @@ class Speech:
     tokens: int
     finish_reason: str
     calls: tuple[dict[str, Any], ...] = ()
+    stop_reason: str | None = None  # the stop string that ended it
 
 
 def speak(
@@ -49,9 +50,52 @@ def speak(
     tokens_min: int = 0,
     ignore_eos: bool = False,
     stop: Sequence[str] = (),
+    stop_included: bool = False,
     schema: Any = None,
 ) -> Speech:
     """The reply to a request whose prompt has this seed."""
+    said = _unstopped(
+        seed,
+        messages=messages,
+        tools=tools,
+        tool_choice=tool_choice,
+        tokens_max=tokens_max,
+        tokens_min=tokens_min,
+        ignore_eos=ignore_eos,
+        schema=schema,
+    )
+    return said if said.calls else _stopped(said, stop, tokens_min=tokens_min, included=stop_included)
+
+
+def _stopped(said: Speech, stop: Sequence[str], *, tokens_min: int, included: bool) -> Speech:
+    """Cut where the first stop string is complete; the tokens up to there were made, whether shown or not."""
+    ends = []
+    for mark in filter(None, stop):
+        at = said.text.find(mark, max(tokens_min * GROUP - len(mark) + 1, 0))
+        if at >= 0:
+            ends.append((at + len(mark), at, mark))
+    if not ends:
+        return said
+    end, at, mark = min(ends)
+    return Speech(
+        text=said.text[: end if included else at],
+        tokens=max(1, len(encode(said.text[:end]))),
+        finish_reason="stop",
+        stop_reason=mark,
+    )
+
+
+def _unstopped(
+    seed: bytes,
+    *,
+    messages: Sequence[Any],
+    tools: Sequence[Any] | None,
+    tool_choice: Any,
+    tokens_max: int | None,
+    tokens_min: int,
+    ignore_eos: bool,
+    schema: Any,
+) -> Speech:
     turn = None if ignore_eos else scripted_turn(messages)
     if turn is not None:
         said = _scripted(turn, seed, tools, tokens_max)
@@ -67,12 +111,7 @@ def speak(
     if tokens_max is not None and length >= tokens_max:
         length, finish = tokens_max, "length"
     length = max(length, tokens_min, 1)
-    text = words(digest, length * GROUP)
-    for mark in stop:
-        at = text.find(mark) if mark else -1
-        if at >= 0:
-            text, finish = text[:at], "stop"
-    return Speech(text=text, tokens=max(1, -(-len(text) // GROUP)), finish_reason=finish)
+    return Speech(text=words(digest, length * GROUP), tokens=length, finish_reason=finish)
 
 
 def scripted_turn(messages: Sequence[Any]) -> Any:

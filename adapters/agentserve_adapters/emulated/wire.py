@@ -61,14 +61,14 @@ class ChatShape:
                 "message": message(s),
                 "logprobs": None,
                 "finish_reason": s.finish_reason,
-                "stop_reason": None,
+                "stop_reason": s.stop_reason,
             }
             for i, s in enumerate(speeches)
         ]
         return {**self.head, "object": "chat.completion", "choices": choices, "usage": counts}
 
-    def chunk(self, index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def chunk(self, index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
         return event({**self.head, "object": "chat.completion.chunk", "choices": [choice]})
 
     def opening(self, index: int) -> bytes:
@@ -92,7 +92,8 @@ class ChatShape:
         return out
 
     def closing(self, index: int, speech: Speech) -> bytes:
-        return self.chunk(index, {"content": ""} if not speech.calls else {}, speech.finish_reason)
+        delta = {"content": ""} if not speech.calls else {}
+        return self.chunk(index, delta, speech.finish_reason, stop_reason=speech.stop_reason)
 
     def counted(self, counts: dict[str, Any]) -> bytes:
         return event({**self.head, "object": "chat.completion.chunk", "choices": [], "usage": counts})
@@ -112,14 +113,15 @@ class TextShape(ChatShape):
                 "text": s.text,
                 "logprobs": None,
                 "finish_reason": s.finish_reason,
-                "stop_reason": None,
+                "stop_reason": s.stop_reason,
             }
             for i, s in enumerate(speeches)
         ]
         return {**self.head, "object": "text_completion", "choices": choices, "usage": counts}
 
-    def chunk(self, index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": index, "text": delta.get("content", ""), "logprobs": None, "finish_reason": finish}
+    def chunk(self, index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        text = delta.get("content", "")
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish, **more}
         return event({**self.head, "object": "text_completion", "choices": [choice]})
 
     def opening(self, index: int) -> bytes:

@@ -160,6 +160,66 @@ async def test_several_choices_stop_marks_and_a_schema(serve: Any) -> None:
     assert json.loads(shaped.choices[0].message.content or "") == {"n": 1, "ok": True}
 
 
+async def spoken(c: openai.AsyncOpenAI, **asked: Any) -> tuple[str, Any, Any]:
+    """The whole reply, after the stream has said the same."""
+    given: Any = {"model": "emulated", "messages": ASKED, "max_tokens": 60, **asked}
+    whole = (await c.chat.completions.create(**given)).model_dump()
+    texts: dict[int, str] = {}
+    ends: dict[int, Any] = {}
+    usage = None
+    async for chunk in await c.chat.completions.create(
+        **given, stream=True, stream_options={"include_usage": True}
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.model_dump()["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + (choice["delta"]["content"] or "")
+            if choice["finish_reason"]:
+                assert choice["index"] not in ends, "each choice ends once"
+                ends[choice["index"]] = (choice["finish_reason"], choice["stop_reason"])
+    for choice in whole["choices"]:
+        index = choice["index"]
+        assert texts[index] == choice["message"]["content"]
+        assert ends[index] == (choice["finish_reason"], choice["stop_reason"])
+    assert usage is not None
+    assert usage.completion_tokens == whole["usage"]["completion_tokens"]
+    first = whole["choices"][0]
+    return first["message"]["content"], (first["finish_reason"], first["stop_reason"]), whole["usage"]
+
+
+async def test_a_stop_string_across_tokens_ends_the_reply_before_it(serve: Any) -> None:
+    async with serve() as (url, _), client(url) as c:
+        plain, _, _ = await spoken(c, extra_body={"ignore_eos": True})
+        mark = plain[41:52]  # begins and ends inside tokens of four characters
+        at = plain.find(mark)
+        text, ended, usage = await spoken(c, stop=["@@", mark], extra_body={"ignore_eos": True})
+        assert (text, ended) == (plain[:at], ("stop", mark))
+        assert usage["completion_tokens"] == -(-(at + len(mark)) // 4), "what was made to see it is counted"
+        kept, _, _ = await spoken(
+            c, stop=mark, extra_body={"ignore_eos": True, "include_stop_str_in_output": True}
+        )
+        assert kept == plain[: at + len(mark)]
+        late, _, _ = await spoken(c, stop=plain[:5], extra_body={"ignore_eos": True, "min_tokens": 30})
+        assert len(late) >= 4 * 30 - 5
+
+
+async def test_several_choices_stream_side_by_side(serve: Any) -> None:
+    async with serve() as (url, _), client(url) as c:
+        await spoken(c, n=4)
+        await spoken(c, n=3, stop=["the "])
+
+
+async def test_messages_name_the_sequence_that_stopped_them(serve: Any) -> None:
+    body = {"model": "emulated", "messages": ASKED, "max_tokens": 50, "stop_sequences": ["e "]}
+    async with serve() as (url, _), httpx.AsyncClient(base_url=url) as h:
+        whole = (await h.post("/v1/messages", json=body)).json()
+        streamed = (await h.post("/v1/messages", json={**body, "stream": True})).text
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "e ")
+    assert '"stop_sequence":"e "' in streamed
+    deltas = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
+    said = "".join(d["delta"]["text"] for d in deltas if d["type"] == "content_block_delta")
+    assert said == whole["content"][0]["text"]
+
+
 async def test_completions_embeddings_and_tokens(serve: Any) -> None:
     async with serve() as (url, _), client(url) as c, httpx.AsyncClient(base_url=url) as h:
         done = await c.completions.create(model="emulated", prompt="once upon", max_tokens=7)
@@ -182,11 +242,9 @@ async def test_a_client_that_leaves_frees_the_engine(serve: Any) -> None:
             async for _ in reply.aiter_lines():
                 break
             assert app.host.engine.running() == 1
-        for _ in range(200):
-            if not len(app.host):
-                break
-            await asyncio.sleep(0.01)
-        assert len(app.host) == 0
+        async with asyncio.timeout(30):
+            while len(app.host):
+                await asyncio.sleep(0.01)
         app.host.engine.advance(app.host.now() + 10)
         assert app.host.engine.running() == 0
         app.host.engine.check()
