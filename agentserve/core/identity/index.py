@@ -6,7 +6,7 @@ by itself: a table of its own would weigh several times as much as what it says.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Set
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -36,6 +36,32 @@ class Index(Generic[K, M]):
         if one is not member:
             del self._one[key]
             self._many[key] = {one: None, member: None}
+
+    def add_all(self, keys: Iterable[K], member: M) -> None:
+        """Let each of the keys lead to the member."""
+        one, many = self._one, self._many
+        for key in keys:
+            if key not in one and key not in many:
+                one[key] = member
+            else:
+                self.add(key, member)
+
+    def drop_all(self, keys: Iterable[K], member: M) -> None:
+        """Let none of the keys lead to the member."""
+        one = self._one
+        for key in keys:
+            if one.get(key) is member:
+                del one[key]
+            else:
+                self.drop(key, member)
+
+    def among(self, keys: Set[K]) -> list[dict[M, None] | tuple[M, ...]]:
+        """The members of those keys that lead anywhere."""
+        one, many = self._one, self._many
+        found: list[dict[M, None] | tuple[M, ...]] = [(one[key],) for key in one.keys() & keys]
+        if many:
+            found += [many[key] for key in many.keys() & keys]
+        return found
 
     def drop(self, key: K, member: M) -> None:
         """Let the key not lead to the member any more, if it did."""

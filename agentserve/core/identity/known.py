@@ -255,8 +255,7 @@ class Tenant:
         traced.order = self._order
         program.traced.append(traced)
         self._texts[traced] = None
-        for key in traced.found_by():
-            self.traced.add(key, traced)
+        self.traced.add_all(traced.found_by(), traced)
 
     def untrace(self, traced: Traced) -> None:
         """Forget such a text."""
@@ -265,8 +264,7 @@ class Tenant:
 
     def _untrace(self, traced: Traced) -> None:
         self._texts.pop(traced, None)
-        for key in traced.found_by():
-            self.traced.drop(key, traced)
+        self.traced.drop_all(traced.found_by(), traced)
 
     def respond(self, program: Program, response_id: str, after: int) -> None:
         """A reply got an id that a later call may refer to."""

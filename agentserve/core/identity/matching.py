@@ -8,9 +8,10 @@ It changes nothing; the resolver acts on what is found.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
+
+import msgspec
 
 from agentserve.core.identity.evidence import CallEvidence, Item
 from agentserve.core.identity.known import Program, Tenant, Tip, Traced, first_of
@@ -22,8 +23,7 @@ PARTS_MIN = 2  # windows of a longer reply that must be found again
 PHRASES_MAX = 4  # different texts that may share a window of words before it counts as a phrase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """A known prefix of the call."""
 
     program: Program
@@ -34,8 +34,7 @@ class Found:
     how: How
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seeking:
+class Seeking(msgspec.Struct, frozen=True, kw_only=True):
     """A call, prepared for the search."""
 
     start: int  # where its chain begins: the tenant's seed, or a stored reply that it refers to
@@ -135,9 +134,10 @@ def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = No
 def _hits(tenant: Tenant, evidence: CallEvidence) -> tuple[frozenset[int], dict[Traced, int]]:
     prints = evidence.prints() if tenant.traced else frozenset()
     hits: dict[Traced, int] = {}
-    for key in prints:
-        owners = tenant.traced.get(key)
-        if not owners:
+    for owners in tenant.traced.among(prints):
+        if len(owners) == 1:
+            (traced,) = owners
+            hits[traced] = hits.get(traced, 0) + 1
             continue
         some = list(islice(reversed(owners), CANDIDATES_MAX))
         if len(some) > PHRASES_MAX and len({traced.trace.whole for traced in some}) > PHRASES_MAX:

@@ -7,6 +7,7 @@ It must not know the programs that exist; what a name leads to is the resolver's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -69,6 +70,15 @@ def bounded_name(value: object) -> str | None:
     return value if 0 < len(value) <= NAME_CHARS_MAX and value.isprintable() else None
 
 
+@cache  # the table's own places, and no others
+def _parts_of(place: str) -> tuple[bool, str, str]:
+    """A place as (in the body?, field or header, key in a header's JSON)."""
+    if place.startswith("body:"):
+        return True, place[5:], ""
+    header, _, key = place.partition("#")
+    return False, header, key
+
+
 class _Places:
     """Reads places of one request; a JSON header is parsed once."""
 
@@ -79,11 +89,11 @@ class _Places:
         self._json: dict[str, object] = {}
 
     def one(self, place: str) -> str | None:
-        if place.startswith("body:"):
-            return bounded_name(self._evidence.named.get(place[5:]))
-        header, hash_mark, key = place.partition("#")
+        in_body, header, key = _parts_of(place)
+        if in_body:
+            return bounded_name(self._evidence.named.get(header))
         value = self._evidence.headers.get(header)
-        if value is None or not hash_mark:
+        if value is None or not key:
             return bounded_name(value)
         if header not in self._json:
             try:
@@ -122,14 +132,16 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
         return None
     if row.tier != "explicit" and program.lower() in _NAMELESS:
         return None
-    parent = places.first(row.parent)
-    agent = places.first(row.agent)
+    parent = places.first(row.parent) if row.parent else None
+    agent = places.first(row.agent) if row.agent else None
     name = program
     if agent is not None and agent != program:
         above = places.first(row.parent_agent)
         parent = f"{program}/{above}" if above is not None and above != agent else program
         name = f"{program}/{agent}"
-    call_class = CLASS_WORDS.get((places.first(row.call_class) or "").lower())
+    call_class: CallClass | None = None
+    if row.call_class:
+        call_class = CLASS_WORDS.get((places.first(row.call_class) or "").lower())
     if places.says_yes(row.compacting):
         call_class = "compaction"
     return Named(
@@ -138,11 +150,11 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
         confidence=CONFIDENCE[row.tier],
         name=name[:NAME_CHARS_MAX],
         parent=parent if parent != name else None,
-        turn=places.first(row.turn),
-        window=_window_of(places.first(row.window)),
+        turn=places.first(row.turn) if row.turn else None,
+        window=_window_of(places.first(row.window)) if row.window else None,
         call_class=call_class,
         compacted=places.says_yes(row.compacted),
-        durations=_durations_of(places.first(row.durations)),
+        durations=_durations_of(places.first(row.durations)) if row.durations else (),
         final=places.says_yes(row.final),
         tools_always=row.tools_always,
         names_agents=bool(row.agent or row.parent),
@@ -189,13 +201,12 @@ _BY_HEADER, _BY_FIELD = _rows_by_place()
 def identify(evidence: CallEvidence) -> Named | None:
     """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
     rows: set[int] = set()
-    for name in evidence.headers:
-        if name in _BY_HEADER:
-            rows.update(_BY_HEADER[name])
+    for name in _BY_HEADER.keys() & evidence.headers.keys():
+        rows.update(_BY_HEADER[name])
     for name in evidence.named:
         if name in _BY_FIELD:
             rows.update(_BY_FIELD[name])
-    for index in sorted(rows):
+    for index in sorted(rows) if len(rows) > 1 else rows:
         if (named := named_by(NAMINGS[index], evidence)) is not None:
             return named
     return _vendor_session(evidence) or _baggage(evidence) or _trace(evidence)

@@ -20,8 +20,35 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 decode_any = msgspec.json.Decoder().decode
 
 
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: Any = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    id: Any = None
+    model: Any = None
+    usage: Any = None
+    error: Any = None
+
+
+_decode_completion = msgspec.json.Decoder(_Completion).decode
+
+
 def read_reply(protocol: Protocol, body: bytes, *, canon: Canon | None = None) -> Reply:
     """A reply that came in one piece."""
+    if protocol == "chat":
+        try:
+            return _usual_chat(_decode_completion(body))
+        except UNREADABLE:  # of another shape: then field by field
+            pass
     try:
         decoded = decode_any(body)
     except UNREADABLE:
@@ -46,6 +73,27 @@ def read_reply(protocol: Protocol, body: bytes, *, canon: Canon | None = None) -
         return draft.reply()
     _chat_body(draft, decoded)
     return draft.reply(items=() if protocol in ("completions", "embeddings") else None)
+
+
+def _usual_chat(completion: _Completion) -> Reply:
+    """A chat completion of the usual shape, of which only what counts was decoded."""
+    draft = Draft()
+    draft.whole = True
+    draft.response_id, draft.model = string(completion.id), string(completion.model)
+    draft.usage = usage_of(completion.usage)
+    if completion.error:
+        draft.failed(completion.error)
+    if completion.choices:
+        choice = completion.choices[0]
+        draft.ends(choice.finish_reason)
+        message = choice.message
+        if message.content:
+            draft.text(message.content)
+        if message.refusal:
+            draft.text(message.refusal)
+        if message.tool_calls:
+            _chat_calls(draft, message.tool_calls)
+    return draft.reply()
 
 
 def _messages_body(draft: Draft, body: dict[str, Any]) -> None:
@@ -73,7 +121,10 @@ def _chat_body(draft: Draft, body: dict[str, Any]) -> None:
         return
     draft.text(message.get("content"))
     draft.text(message.get("refusal"))
-    calls = message.get("tool_calls")
+    _chat_calls(draft, message.get("tool_calls"))
+
+
+def _chat_calls(draft: Draft, calls: Any) -> None:
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
         inner = call.get("function", call.get("custom")) if isinstance(call, dict) else None
         if isinstance(inner, dict):

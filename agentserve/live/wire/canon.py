@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -231,8 +231,11 @@ class _Pieces:
         )
 
 
-def assistant_item(text: str, calls: Iterable[tuple[str, str, Any]]) -> Item:
+def assistant_item(text: str, calls: Sequence[tuple[str, str, Any]]) -> Item:
     """The item that a reply will be when its client sends it back: its text and its calls `(id, name, arguments)`."""
+    if not calls:
+        text = clean(text, assistant=True)
+        return Item(role="assistant", digest=digest_of(b"assistant", utf8(text)), size=len(text))
     pieces = _Pieces()
     pieces.texts.append(text)
     for call_id, name, arguments in calls:

@@ -90,12 +90,14 @@ class Draft:
 
     def reply(self, *, items: tuple[Item, ...] | None = None) -> Reply:
         """The reply. `items`: what its client will echo, where that is not one message of text and calls."""
-        tools = tuple(
-            ReplyTool(
-                id=call_id or f"{name}:{index}", name=name, arguments="".join(pieces)
-            )  # some give no ids
-            for index, (call_id, name, pieces) in sorted(self.calls.items())
-        )
+        tools: tuple[ReplyTool, ...] = ()
+        if self.calls:
+            tools = tuple(
+                ReplyTool(
+                    id=call_id or f"{name}:{index}", name=name, arguments="".join(pieces)
+                )  # some give no ids
+                for index, (call_id, name, pieces) in sorted(self.calls.items())
+            )
         text = "".join(self.texts)
         if items is None:
             items = (

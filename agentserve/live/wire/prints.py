@@ -28,11 +28,8 @@ TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
 TRACEABLE_WORDS_MIN = 4
 
 
-# A window's print is a sum over its words' hashes, each word hashed once; odd factors, so that their order matters.
-_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
-_MASK = (1 << 58) - 1
-
-
+# A window's print is the hash of its words' checksums as a tuple: of integers it is the same in every process, and
+# it is made in C.
 def _print(text: str) -> int:
     return crc32(text.encode("utf-8", "surrogatepass"))
 
@@ -40,22 +37,6 @@ def _print(text: str) -> int:
 def _words(text: str) -> list[int]:
     """A hash of each word."""
     return list(map(crc32, text.encode("utf-8", "surrogatepass").split()))
-
-
-def _long(words: list[int], at: int) -> int:
-    one, two, three, four, five = _FACTORS
-    return (
-        words[at] * one
-        + words[at + 1] * two
-        + words[at + 2] * three
-        + words[at + 3] * four
-        + words[at + 4] * five
-    ) & _MASK
-
-
-def _short(words: list[int], at: int) -> int:
-    one, two, three, *_ = _FACTORS
-    return (words[at] * one + words[at + 1] * two + words[at + 2] * three) & _MASK
 
 
 def _lines(text: str) -> list[int]:
@@ -67,19 +48,15 @@ def _lines(text: str) -> list[int]:
 
 
 def _long_windows(words: list[int]) -> list[int]:
-    one, two, three, four, five = _FACTORS
     return [
-        (a * one + b * two + c * three + d * four + e * five) & _MASK
-        for a, b, c, d, e in zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)
-        if a % KEPT_OF == 0
+        hash(window)
+        for window in zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)
+        if window[0] % KEPT_OF == 0
     ]
 
 
 def _short_windows(words: list[int]) -> list[int]:
-    one, two, three, *_ = _FACTORS
-    return [
-        (a * one + b * two + c * three) & _MASK for a, b, c in zip(words, words[1:], words[2:], strict=False)
-    ]
+    return list(map(hash, zip(words, words[1:], words[2:], strict=False)))
 
 
 def _traced(words: list[int]) -> list[int]:
@@ -88,17 +65,17 @@ def _traced(words: list[int]) -> list[int]:
     count = len(words)
     if count >= SHORT_TEXT_WORDS:
         at = [k for k in range(1, count - WINDOW_WORDS) if words[k] % KEPT_OF == 0]
-        window = _long
+        length = WINDOW_WORDS
     elif count >= TRACEABLE_WORDS_MIN:
         inner = count > TRACEABLE_WORDS_MIN + 1
         at = list(range(int(inner), count - SHORT_WINDOW_WORDS + (not inner)))
-        window = _short
+        length = SHORT_WINDOW_WORDS
     else:
         return []
     if len(at) > WINDOWS_KEPT_MAX:
         step = len(at) / WINDOWS_KEPT_MAX
         at = [at[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
-    return [window(words, k) for k in at]
+    return [hash(tuple(words[k : k + length])) for k in at]
 
 
 def _clip(text: str, chars_max: int) -> str:

@@ -79,8 +79,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         return ReplyEvidence(
             items=self.items,
             tools=tuple(
-                ToolUse(id=tool.id, name=tool.name, traces=tuple(traces_of(tool.arguments)))
-                for tool in self.tools
+                [
+                    ToolUse(id=tool.id, name=tool.name, traces=tuple(traces_of(tool.arguments)))
+                    for tool in self.tools
+                ]
             ),
             response_id=self.response_id,
             finish=self.finish,
