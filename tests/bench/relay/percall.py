@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import uvloop
 from uvicorn.config import Config
@@ -32,7 +32,6 @@ from agentserve.cli.gateway import composed
 from agentserve.config import EngineSettings, Settings, StoreSettings, TelemetrySettings
 from agentserve.core.ids import EngineId
 from agentserve.live.app import Gateway
-from agentserve.live.engines import Engine
 from agentserve.live.serve import settle_heap
 from agentserve.live.server import HttpConnection, limited
 from agentserve.live.upstream import Deadlines
@@ -239,9 +238,9 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
         for engine in settings.engines:
             await gateway.engines.add(engine)
         await gateway.monitor.stop()
-        engine = cast(Engine, gateway.engines.get("e1"))
-        engine.upstream = MemoryUpstream("http://127.0.0.1:9")
-        gateway.monitor._answered(engine)
+        served = gateway.engines["e1"]
+        served.upstream = MemoryUpstream("http://127.0.0.1:9")
+        gateway.monitor._answered(served)
         assert gateway.driver.scheduler.board.fleet.get(EngineId("e1")) is not None
         yield gateway
 
@@ -252,12 +251,8 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="agentserve-percall-") as name:
         async with gateway(Path(name)) as served:
-            config = Config(
-                served,
-                http=limited(header_bytes_max=65536, body_bytes_max=1 << 25),
-                log_config=None,
-                proxy_headers=False,
-            )
+            speaks = limited(header_bytes_max=65536, body_bytes_max=1 << 25)
+            config = Config(served, log_config=None, proxy_headers=False)
             config.load()
             state = ServerState()
             load = Load(loop)
@@ -266,7 +261,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 ends[case] = []
                 for index in range(CONNECTIONS):
                     end = ClientEnd(index, request_of(case, index), load)
-                    end.protocol = config.http_protocol_class(config, state, {}, loop)  # type: ignore[operator]
+                    end.protocol = speaks(config, state, {}, loop)
                     end.protocol.connection_made(end)
                     ends[case].append(end)
                 await load.run(ends[case], 500)
