@@ -6,9 +6,10 @@ when it comes again. Each column says how it meets what is there already.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, Literal
 
-from sqlalchemy import Table, case, func, insert
+from sqlalchemy import Dialect, Table, case, func, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -88,13 +89,41 @@ MEETINGS: dict[str, dict[str, Meeting]] = {
 TABLES: dict[str, Table] = dict(schema.Row.metadata.tables)
 
 
+class Prepared:
+    """A statement as the driver takes it. To bind thousands of rows by the general way would cost more than to write
+    them: here a row becomes its values by one look-up in C, and only columns that need it are converted."""
+
+    def __init__(self, statement: Any, fields: list[str], dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=fields)
+        self.text = str(compiled)
+        names = list(compiled.positiontup)
+        self._take = itemgetter(*names)
+        self._constants = {name: compiled.params[name] for name in names if name not in fields}
+        self._convert = [
+            (place, convert)
+            for place, name in enumerate(names)
+            if (convert := compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            is not None
+        ]
+
+    def values(self, row: Values) -> tuple[Any, ...]:
+        """The row's values in the statement's order."""
+        taken: tuple[Any, ...] = self._take({**self._constants, **row} if self._constants else row)
+        if not self._convert:
+            return taken
+        values = list(taken)
+        for place, convert in self._convert:
+            values[place] = convert(values[place])
+        return tuple(values)
+
+
 class Writer:
     """Writes batches of one gateway's run to one database."""
 
     def __init__(self, database: Database, writer: str) -> None:
         self._database = database
         self._writer = writer
-        self._statements: dict[str, Any] = {}
+        self._prepared: dict[tuple[str, ...], Prepared] = {}  # by table and the fields of its rows
 
     async def write(self, folded: Folded, number: int, dropped: int, now: float) -> None:
         """The whole batch in one transaction."""
@@ -146,11 +175,16 @@ class Writer:
         return refused
 
     async def _rows(self, connection: AsyncConnection, table: str, rows: list[Values]) -> None:
-        statement = self._statements.get(table)
-        if statement is None:
-            statement = self._statements[table] = self._statement(table)
+        key = (table, *rows[0]) if rows else (table,)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = Prepared(
+                self._statement(table), list(rows[0]), self._database.engine.dialect
+            )
         for start in range(0, len(rows), CHUNK_ROWS):
-            await connection.execute(statement, rows[start : start + CHUNK_ROWS])
+            await connection.exec_driver_sql(
+                prepared.text, [prepared.values(row) for row in rows[start : start + CHUNK_ROWS]]
+            )
 
     def _statement(self, name: str) -> Any:
         table = TABLES[name]
