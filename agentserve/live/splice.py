@@ -68,6 +68,9 @@ class UsageFilter:
     def _sift(self, chunk: bytes) -> bytes:
         out: list[bytes] = []
         at = 0
+        if not self._in_event and (whole := _events_end(chunk)) > 0 and _whole_and_plain(chunk[:whole]):
+            out.append(chunk[:whole])  # as nearly always: only what follows them need be looked at
+            at = whole
         while at < len(chunk):
             end = _event_end(chunk, at)
             if end < 0:
@@ -93,7 +96,9 @@ class UsageFilter:
 
 
 def _whole_and_plain(chunk: bytes) -> bool:
-    return chunk.endswith((b"\n\n", b"\r\n\r\n")) and not any(mark in chunk for mark in _NO_CHOICES)
+    return (
+        chunk.endswith((b"\n\n", b"\r\n\r\n")) and _NO_CHOICES[0] not in chunk and _NO_CHOICES[1] not in chunk
+    )
 
 
 def _event_end(chunk: bytes, at: int) -> int:
@@ -105,6 +110,12 @@ def _event_end(chunk: bytes, at: int) -> int:
     if framed >= 0 and (plain < 0 or framed < plain):
         return framed + 4
     return plain + 2
+
+
+def _events_end(chunk: bytes) -> int:
+    """Where the last whole event ends; 0 when there is none."""
+    plain, framed = chunk.rfind(b"\n\n"), chunk.rfind(b"\r\n\r\n")
+    return max(plain + 2 if plain >= 0 else 0, framed + 4 if framed >= 0 else 0)
 
 
 def _is_usage(event: bytes) -> bool:

@@ -24,6 +24,10 @@ class SseSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that this chunk ends, in order."""
+        if chunk[:6] == b"data: " and not (self._rest or self._data or b"\r" in chunk):
+            plain = self._plain(chunk)
+            if plain is not None:
+                return plain
         if b"\n" not in chunk and b"\r" not in chunk:
             self._keep(chunk)
             return []
@@ -57,6 +61,20 @@ class SseSplitter:
                     self._data.clear()
                 self._data_bytes = 0
         return found
+
+    def _plain(self, chunk: bytes) -> list[bytes] | None:
+        """The events of a chunk that holds nothing but one `data: ` line in each, split at once; None if it does not.
+
+        Every event of that kind brings two line ends: were there anything else, there would be more of them.
+        """
+        end = chunk.rfind(b"\n\n")
+        if end < 0 or end > self._most:
+            return None
+        found = chunk[6:end].split(b"\n\ndata: ")
+        if chunk.count(b"\n", 0, end + 2) != 2 * len(found):
+            return None
+        rest = chunk[end + 2 :]
+        return found + self.feed(rest) if rest else found
 
     def finish(self) -> list[bytes]:
         """The event that the end of the stream cut short, if its line was whole enough to keep."""

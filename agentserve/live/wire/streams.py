@@ -14,7 +14,7 @@ from agentserve.core.identity.evidence import Item
 from agentserve.live.wire.bodies import UNREADABLE, decode_any, read_reply, responses_head, responses_output
 from agentserve.live.wire.call import Protocol
 from agentserve.live.wire.canon import Canon
-from agentserve.live.wire.draft import TOOL_CALLS_MAX, Draft, string
+from agentserve.live.wire.draft import TEXT_CHARS_MAX, TOOL_CALLS_MAX, Draft, string
 from agentserve.live.wire.reply import Reply, usage_of
 from agentserve.live.wire.sse import SseSplitter
 
@@ -47,12 +47,15 @@ class _Choice(msgspec.Struct):
     finish_reason: Any = None
 
 
-class _Chunk(msgspec.Struct):
-    id: Any = None
-    model: Any = None
+class _Deltas(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
+
+
+class _Chunk(_Deltas):
+    id: Any = None
+    model: Any = None
 
 
 class _Block(msgspec.Struct):
@@ -77,6 +80,7 @@ class _AnthropicEvent(msgspec.Struct):
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
+_decode_deltas = msgspec.json.Decoder(list[_Deltas]).decode
 _decode_anthropic = msgspec.json.Decoder(_AnthropicEvent).decode
 
 
@@ -93,23 +97,62 @@ def _chat_event(draft: Draft, data: bytes) -> None:
 
 def _chat_events(draft: Draft, events: list[bytes]) -> None:
     """Several at once, decoded as one list; where one of them is no JSON, each by itself."""
+    if events and not (draft.response_id and draft.model):
+        _chat_event(draft, events[0])  # says whose reply it is; the others need not be asked
+        events = events[1:]
+    if not events:
+        return
+    named = draft.response_id and draft.model
+    done = b"[DONE]" in events
+    joined = b"[%b]" % b",".join([data for data in events if data != b"[DONE]"] if done else events)
     try:
-        chunks = _decode_chunks(b"[%b]" % b",".join([data for data in events if data != b"[DONE]"]))
+        if named:
+            _chat_deltas(draft, _decode_deltas(joined))
+        else:
+            for chunk in _decode_chunks(joined):
+                _chat_chunk(draft, chunk)
     except UNREADABLE:
         for data in events:
             _chat_event(draft, data)
         return
-    for chunk in chunks:
-        _chat_chunk(draft, chunk)
-    if b"[DONE]" in events:
+    if done:
         draft.whole = True
 
 
+def _chat_deltas(draft: Draft, chunks: list[_Deltas]) -> None:
+    """Nearly all of them are a piece of text and nothing else."""
+    texts, chars = draft.texts, draft.chars
+    for chunk in chunks:
+        choices = chunk.choices
+        if choices is not None and len(choices) == 1 and chunk.usage is None and chunk.error is None:
+            choice, delta = choices[0], choices[0].delta
+            if (
+                delta is not None
+                and type(delta.content) is str
+                and delta.tool_calls is None
+                and delta.refusal is None
+                and not choice.finish_reason
+                and not choice.index
+            ):
+                chars += len(delta.content)
+                if chars <= TEXT_CHARS_MAX:
+                    texts.append(delta.content)
+                continue
+        draft.chars = chars
+        _chat_choices(draft, chunk)
+        chars = draft.chars
+    draft.chars = chars
+
+
 def _chat_chunk(draft: Draft, chunk: _Chunk) -> None:
-    if chunk.error is not None:
-        draft.failed(chunk.error)
     draft.response_id = draft.response_id or string(chunk.id)
     draft.model = draft.model or string(chunk.model)
+    _chat_choices(draft, chunk)
+
+
+def _chat_choices(draft: Draft, chunk: _Deltas) -> None:
+    if chunk.error is not None:
+        draft.failed(chunk.error)
     if chunk.usage is not None and (usage := usage_of(chunk.usage)) is not None:
         draft.usage = usage
     for choice in chunk.choices or ():

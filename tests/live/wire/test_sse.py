@@ -60,3 +60,18 @@ def test_many_data_lines_of_one_event_are_bounded_too() -> None:
 @given(st.lists(st.binary(max_size=60), max_size=30))
 def test_garbage_is_no_reason_to_fail(chunks: list[bytes]) -> None:
     read(chunks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["data: a", "data: bc", "data:d", "data: ", ": keep-alive", "event: x", ""]),
+        max_size=12,
+    )
+)
+def test_events_that_come_at_once_are_those_that_come_byte_by_byte(lines: list[str]) -> None:
+    stream = "\n".join(lines).encode()
+    at_once, slowly = SseSplitter(), SseSplitter()
+    found = at_once.feed(stream) + at_once.finish()
+    one_by_one = [data for k in range(len(stream)) for data in slowly.feed(stream[k : k + 1])]
+    assert found == one_by_one + slowly.finish()
