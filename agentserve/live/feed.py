@@ -27,6 +27,7 @@ RECENT_MAX = 1_000  # entries that a watcher who comes later is told
 TOOLS_MAX = 200  # the tools asked for lately
 
 Entry = dict[str, Any]
+_Told = tuple[float, float, str | None, ev.AnyEvent, list[do.AnyDecision]]
 
 
 class Feed:
@@ -35,9 +36,7 @@ class Feed:
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._watchers: set[Watcher] = set()
-        self._stories: OrderedDict[str, deque[tuple[float, float, ev.AnyEvent, list[do.AnyDecision]]]] = (
-            OrderedDict()
-        )
+        self._stories: OrderedDict[str, deque[_Told]] = OrderedDict()
         self._of_step: OrderedDict[str, str] = OrderedDict()
         self._tools: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._recent: deque[Heard] = deque(maxlen=RECENT_MAX)
@@ -49,13 +48,13 @@ class Feed:
         at = self._clock()
         program = self._program_of(event)
         if program is not None:
-            self._remember(program, at, now, event, decisions)
+            self._remember(program, (at, now, program, event, decisions))
             if isinstance(event, ev.StepFinished) and event.tools:
                 self._count_tools(program, event)
         for decision in decisions:
             other = getattr(decision, "program", None) or self._of_step.get(getattr(decision, "step", ""))
             if other is not None and other != program:
-                self._remember(other, at, now, event, [decision])
+                self._remember(other, (at, now, program, event, [decision]))
         self._serial += 1
         heard = Heard(self._serial, at, now, program, event, decisions)
         if program is not None or decisions:  # the engines' figures come every second and would fill it
@@ -68,8 +67,14 @@ class Feed:
     def story(self, program: str) -> list[Entry]:
         """How the program came to be where it is: what happened and what was decided, oldest first."""
         return [
-            {"at": at, "now": now, "event": told(event), "decisions": [told(d) for d in decisions]}
-            for at, now, event, decisions in self._stories.get(program, ())
+            {
+                "at": at,
+                "now": now,
+                "program": owner,
+                "event": told(event),
+                "decisions": [told(d) for d in decisions],
+            }
+            for at, now, owner, event, decisions in self._stories.get(program, ())
         ]
 
     def owner(self, step: str) -> str | None:
@@ -129,15 +134,13 @@ class Feed:
         while len(self._tools) > TOOLS_MAX:
             self._tools.popitem(last=False)
 
-    def _remember(
-        self, program: str, at: float, now: float, event: ev.AnyEvent, decisions: list[do.AnyDecision]
-    ) -> None:
+    def _remember(self, program: str, entry: _Told) -> None:
         story = self._stories.get(program)
         if story is None:
             story = self._stories[program] = deque(maxlen=STORY_MAX)
             if len(self._stories) > PROGRAMS_MAX:
                 self._stories.popitem(last=False)
-        story.append((at, now, event, decisions))
+        story.append(entry)
 
 
 class Heard(NamedTuple):

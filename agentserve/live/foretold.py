@@ -42,7 +42,7 @@ class Foretold:
         if isinstance(event, ev.StepFinished):
             self._finished(event, now)
         elif isinstance(event, ev.StepArrived):
-            if event.relation not in ("auxiliary", "retry"):
+            if event.relation != "auxiliary":
                 self._returned(event.program, event.step, now)
         elif isinstance(event, ev.ProgramEnded):
             self._ended(event.program, known=event.reason in ("told", "final"))

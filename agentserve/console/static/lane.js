@@ -5,7 +5,10 @@ import { make, part, seconds } from "./page.js";
 import { lanes } from "./stories.js";
 
 const SPAN_S = 120;
-const WORDS = { waiting: "waits", prefill: "prefill", decode: "decode", tools: "tools run", person: "a person's turn" };
+const WORDS = {
+  waiting: "waits", prefill: "prefill", decode: "decode", model: "prefill and decode, not told apart", tools: "tools run",
+  person: "a person's turn",
+};
 
 export function laneOf(program, outlook = {}) {
   const lane = make("div", "", { class: "lane", role: "img" });
@@ -18,7 +21,7 @@ export function laneOf(program, outlook = {}) {
     const end = piece.end || now;
     if (end < now - SPAN_S) continue;
     lane.append(part(piece.what, at(piece.start), at(end), `${WORDS[piece.what]} ${seconds(end - piece.start)}`));
-    if (piece.pinned) lane.append(part("pinned", at(piece.pinned), at(piece.unpinned || end), "KV pinned"));
+    if (piece.pinned) lane.append(part("pinned", at(piece.pinned), at(Math.min(piece.unpinned, end)), "KV pinned"));
     sums.set(piece.what, (sums.get(piece.what) || 0) + end - Math.max(piece.start, now - SPAN_S));
   }
   if (ahead) lane.append(part("ahead", at(now), at(now + ahead), `nine in ten are back within ${seconds(outlook.gap_p90_s)}`));

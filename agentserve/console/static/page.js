@@ -10,7 +10,8 @@ export const signedIn = () => Boolean(key);
 
 export function signIn(given) {
   key = given;
-  sessionStorage.setItem("key", given);
+  if (given) sessionStorage.setItem("key", given);
+  else sessionStorage.removeItem("key");
 }
 
 export async function ask(path, options = {}) {
@@ -21,17 +22,33 @@ export async function ask(path, options = {}) {
   return reply;
 }
 
+export const json = async (path) => (await ask(path)).json();
+
+/** What the key may do: filled at each sign-in. */
+export const may = { admin: false };
+
 export const byId = (id) => document.getElementById(id);
-export const linkTo = (program) => `#program/${encodeURIComponent(program)}`;
+export const linkTo = (program) => `#/program/${encodeURIComponent(program)}`;
+export const pathOf = (program) => `/programs/${program.split("/").map(encodeURIComponent).join("/")}`;
 
 const count = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 export const whole = (value) => (value === null || value === undefined ? "–" : count.format(value));
+export const some = (value, one, many = `${one}s`) => `${whole(value)} ${value === 1 ? one : many}`;
+export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString();
+export const WORDS = { idle: "tools run", turn_done: "a person's turn", waiting: "waiting", running: "running" };
 
 export function seconds(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (value < 1) return `${Math.round(value * 1000)} ms`;
-  return value < 100 ? `${value.toFixed(1)} s` : `${whole(value / 60)} min`;
+  if (value < 0) return `−${seconds(-value)}`;
+  if (value < 0.9995) return `${Math.round(value * 1000)} ms`;
+  if (value < 100) return `${value.toFixed(1)} s`;
+  return value < 6000 ? `${whole(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
+}
+
+/** Text is set only where it changed, so that nothing is announced twice and no selection is lost. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
 export function make(tag, text = "", attributes = {}) {
@@ -50,13 +67,15 @@ export function row(...cells) {
   return made;
 }
 
-export const number = (value) => make("td", whole(value), { class: "num" });
+export const right = (text) => make("td", text, { class: "num" });
+export const number = (value) => right(whole(value));
 
-/** Pairs of a term and what it is, as a description list's children. */
+/** Pairs of a term and what it is, as a description list's children; a third text explains the second. */
 export function facts(list, pairs) {
-  list.replaceChildren(...pairs.map(([term, said]) => {
+  list.replaceChildren(...pairs.map(([term, said, more]) => {
     const pair = make("div");
     pair.append(make("dt", term), make("dd", said));
+    if (more) pair.append(make("dd", more, { class: "why" }));
     return pair;
   }));
 }
@@ -67,4 +86,32 @@ export function part(kind, from, to, title) {
   made.style.left = `${100 * from}%`;
   made.style.width = `${Math.max(100 * (to - from), 0.3)}%`;
   return made;
+}
+
+/** The children of `holder` are those of `items`, in their order: elements are kept by key, so that focus is too. */
+export function keyed(holder, items, keyOf, draw) {
+  const known = new Map([...holder.children].map((node) => [node.dataset.key, node]));
+  const focused = document.activeElement;
+  let at = holder.firstElementChild;
+  for (const item of items) {
+    const name = keyOf(item);
+    const old = known.get(name);
+    known.delete(name);
+    const node = draw(item, old);
+    node.dataset.key = name;
+    if (node === at) at = at.nextElementSibling;
+    else holder.insertBefore(node, at);
+  }
+  for (const node of known.values()) node.remove();
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+}
+
+/** Asks before something that cannot be undone; true when the answer was yes. */
+export function sure(question, yes) {
+  const dialog = byId("sure");
+  byId("sure-question").textContent = question;
+  byId("sure-yes").textContent = yes;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
 }
