@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from agentserve.core.decisions import Abort, AnyDecision, Dispatch, Pin, PinMode, Reject, Unpin, Wait, Warm
 from agentserve.core.events import PriorityClass
 from agentserve.core.fleet import Engine, Fleet
-from agentserve.core.foresight import Foresight
+from agentserve.core.foresight import Foresight, Survival
 from agentserve.core.ids import ProgramId, StepId, TenantId
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
@@ -60,6 +60,15 @@ class Board:
 
     def share(self, tenant: TenantId) -> Share:
         return self.shares.get(tenant) or Share()
+
+    def gap(self, program: Program) -> Survival | None:
+        """When the program comes back from the gap that it is in; made when it is first asked for, as few gaps are."""
+        if program.gap_started_at is None:
+            return None
+        if program.survival is None:
+            program.survival = self.foresight.gap(program, program.gap_started_at)
+        found: Survival = program.survival
+        return found
 
     # -- moves
 

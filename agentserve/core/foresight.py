@@ -102,22 +102,23 @@ class Naive:
         return max(self.steps_mean - program.steps_done, 1.0)
 
 
-def return_rate(gap: Survival, elapsed: float, horizons: Sequence[float]) -> float:
-    """The best hazard of return over any horizon: max over tau of P(back within tau) / E[time held until then].
+def keeping_pays(
+    gap: Survival, elapsed: float, horizons: Sequence[float], *, fill_s: float, price: float
+) -> bool:
+    """Is the best rate of return over any horizon, times `fill_s`, at least the price?
 
-    Both conditional on `elapsed` already gone. It is what a second of keeping buys at best, in returns.
+    The rate is P(back within tau) / E[time held until then], both conditional on `elapsed` already gone: what a second
+    of keeping buys at best, in returns. The first horizon that will do is enough.
     """
     alive = gap.survival(elapsed)
     if alive <= 1e-9:
-        return 1.0 / horizons[0]
-    best = held = 0.0
+        return fill_s / horizons[0] >= price
+    held = 0.0
     before, at = 1.0, 0.0
     for tau in horizons:
         after = gap.survival(elapsed + tau) / alive
         held += (tau - at) * (before + after) / 2
-        if held > 0:
-            rate = (1.0 - after) / held
-            if rate > best:
-                best = rate
+        if held > 0 and (1.0 - after) / held * fill_s >= price:
+            return True
         before, at = after, tau
-    return best
+    return price <= 0.0

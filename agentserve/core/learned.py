@@ -7,16 +7,19 @@ was not seen counts as one that lasted at least so long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentserve.core import events as ev
+from agentserve.core.events import PendingTool
 from agentserve.core.forecast import (
-    Calibration,
     OutputForecaster,
     RemainingForecaster,
     ReturnForecaster,
     StepFacts,
+)
+from agentserve.core.forecast import (
+    Survival as Forecast,
 )
 from agentserve.core.foresight import Survival
 from agentserve.core.program import Program, Step
@@ -36,8 +39,8 @@ class Learned:
         self.returns: ReturnForecaster = RememberedReturns(ReturnForecaster())
         self.outputs: OutputForecaster = RememberedOutputs(OutputForecaster())
         self.remaining = RemainingForecaster()
-        self.gaps_calibration: Calibration = SampledCalibration()
-        self.outputs_calibration: Calibration = SampledCalibration()
+        self.gaps_calibration = SampledCalibration()
+        self.outputs_calibration = SampledCalibration()
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
             ev.StepArrived: self._arrived,
             ev.StepFinished: self._finished,
@@ -54,19 +57,23 @@ class Learned:
     # -- asked
 
     def output_tokens(self, step: Step) -> float:
-        program = step.program
-        forecast = self.outputs.predict(
+        limit = step.output_tokens_max
+        tokens = self._output(step.program, limit).quantile(OUTPUT_QUANTILE)
+        return tokens if limit is None else min(tokens, float(limit))
+
+    def _output(self, program: Program, limit: int | None) -> Forecast:
+        return self.outputs.predict(
             tenant=program.tenant,
             workflow=program.workflow,
             role=program.role,
-            tokens_max=step.output_tokens_max,
+            tokens_max=limit,
             program=program.id,
         )
-        tokens = forecast.quantile(OUTPUT_QUANTILE)
-        return tokens if step.output_tokens_max is None else min(tokens, float(step.output_tokens_max))
 
     def gap(self, program: Program, now: float) -> Survival:
-        calls = tuple(program.calls.values()) if program.calls else ()
+        return self._gap(program, tuple(program.calls.values()) if program.calls else ())
+
+    def _gap(self, program: Program, calls: Sequence[PendingTool]) -> Forecast:
         return self.returns.predict(
             tenant=program.tenant, program=program.id, calls=calls, workflow=program.workflow
         )
@@ -115,8 +122,8 @@ class Learned:
         last = None
         if took and len(took) == len(calls) > 1:
             last = max(range(len(calls)), key=lambda at: took[calls[at].id])
-        if not censored and program.survival is not None and hasattr(program.survival, "cdf"):
-            self.gaps_calibration.observe(program.survival, seconds)
+        if not censored and self.gaps_calibration.due():
+            self.gaps_calibration.observe(self._gap(program, calls), seconds)
         self.returns.observe(
             tenant=program.tenant,
             program=program.id,
@@ -136,14 +143,9 @@ class Learned:
         if step.relation == "auxiliary":
             return
         limit = step.output_tokens_max
-        forecast = self.outputs.predict(
-            tenant=program.tenant,
-            workflow=program.workflow,
-            role=program.role,
-            tokens_max=limit,
-            program=program.id,
-        )
-        self.outputs_calibration.observe(forecast, float(max(event.output_tokens, 1)))
+        if self.outputs_calibration.due():
+            forecast = self._output(program, limit)
+            self.outputs_calibration.observe(forecast, float(max(event.output_tokens, 1)))
         self.outputs.observe(
             tenant=program.tenant,
             tokens=event.output_tokens,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from agentserve.core.foresight import Survival, return_rate
+from agentserve.core.foresight import Survival, keeping_pays
 from agentserve.core.ids import TenantId, WorkflowId
 
 HORIZONS_S = (0.05, 0.15, 0.4, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -37,7 +37,7 @@ def ttl_s(gap: Survival, *, fill_s: float, price: float, longest_s: float) -> fl
     """Seconds from the gap's beginning until keeping no longer pays; 0 when it does not pay at all."""
 
     def worth(elapsed: float) -> bool:
-        return return_rate(gap, elapsed, HORIZONS_S) * fill_s >= price
+        return keeping_pays(gap, elapsed, HORIZONS_S, fill_s=fill_s, price=price)
 
     good = 0.0
     for elapsed in TESTED_S:

@@ -90,7 +90,7 @@ class Program:
     home_clock: int = 0  # the home engine's count of written tokens when the program last touched its KV
 
     # forecasts
-    survival: Any = None  # of the present gap; a `foresight.Survival`
+    survival: Any = None  # of the present gap, once it was asked for: `board.gap`
     steps_left_told: float | None = None  # by the client, counted down
     steps_left_said: tuple[int, float] | None = None  # by a forecast, after so many steps
 

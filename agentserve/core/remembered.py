@@ -161,7 +161,7 @@ class RememberedReturns(ReturnForecaster):
 
 
 class SampledCalibration(Calibration):
-    """All of the first outcomes, then one in so many."""
+    """All of the first outcomes, then one in so many: ask `due` of each, and forecast only what it wants to judge."""
 
     __slots__ = ("_met",)
 
@@ -169,11 +169,10 @@ class SampledCalibration(Calibration):
         super().__init__()
         self._met = 0
 
-    def observe(self, forecast: Survival, value: float) -> None:
-        """`value` came of what `forecast` had said."""
+    def due(self) -> bool:
+        """One more outcome: is it to be judged?"""
         self._met += 1
-        if self._met <= JUDGED_ALL or self._met % JUDGED_OF == 0:
-            super().observe(forecast, value)
+        return self._met <= JUDGED_ALL or self._met % JUDGED_OF == 0
 
 
 def _entry(known: dict[Key, _Kind], key: Key) -> _Kind:

@@ -126,6 +126,7 @@ class Scheduler:
         board.foresight.learn(event, program, step, now)
         if event.relation != "auxiliary":
             program.gap_started_at = program.returns_at = program.pending = program.calls = None
+            program.survival = None
         program.open_steps[step.id] = step
         board.steps[step.id] = step
         board.waiting[step.id] = step
@@ -243,8 +244,7 @@ class Scheduler:
         board.foresight.learn(event, program, step, now)
         if program.idle and not program.ended:
             program.gap_started_at = now
-            program.returns_at = None
-            program.survival = board.foresight.gap(program, now)
+            program.returns_at = program.survival = None
         self.policy.closed(step, now, finished=True, engine=engine)
         self._drop_if_over(program, now, "final")
 
@@ -273,7 +273,7 @@ class Scheduler:
         self.board.foresight.learn(event, program, step, now)
         if program.idle and not program.ended:
             program.gap_started_at = now
-            program.survival = self.board.foresight.gap(program, now)
+            program.survival = None
         self.policy.closed(step, now, finished=False, engine=engine)
         self._drop_if_over(program, now, "final")
 
@@ -352,8 +352,7 @@ class Scheduler:
         if all(tool.name != call.name for call in calls.values()):
             program.calls = {**calls, tool.id: tool}
         self.board.foresight.learn(event, program, None, now)
-        if program.idle and program.gap_started_at is not None:
-            program.survival = self.board.foresight.gap(program, now)
+        program.survival = None  # more is known of the gap
         self.policy.hinted(program, now)
 
     def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:

@@ -62,9 +62,10 @@ class Foretold:
         program = self._board.programs.get(ProgramId(owner))
         if program is not None:
             self._look_ahead(program)
-            if program.idle and program.survival is not None and program.gap_started_at == now:
+            gap = self._board.gap(program) if program.idle and program.gap_started_at == now else None
+            if gap is not None:
                 tool = ", ".join(dict.fromkeys(t.name for t in event.tools))
-                self._open[owner] = (now, tool or PERSON, program.survival)
+                self._open[owner] = (now, tool or PERSON, gap)
                 if len(self._open) > PROGRAMS_MAX:
                     self._open.popitem(last=False)
         if event.final:

@@ -54,12 +54,13 @@ def outlook(board: Board, pins: Pins, program_id: str, now: float) -> dict[str, 
         return {}
     left = steps_left(program)
     told: dict[str, Any] = {} if left is None else {"steps_left": round(left, 1)}
-    if program.idle and program.survival is not None and program.gap_started_at is not None:
+    gap = board.gap(program) if program.idle else None
+    if gap is not None and program.gap_started_at is not None:
         elapsed = now - program.gap_started_at
         told["gap_s"] = round(elapsed, 3)
-        told["gap_p50_s"] = round(program.survival.quantile(0.5), 3)
-        told["gap_p90_s"] = round(program.survival.quantile(0.9), 3)
-        told["still_away_share"] = round(program.survival.survival(elapsed), 4)
+        told["gap_p50_s"] = round(gap.quantile(0.5), 3)
+        told["gap_p90_s"] = round(gap.quantile(0.9), 3)
+        told["still_away_share"] = round(gap.survival(elapsed), 4)
     pin = pins.of(program, now)
     if pin is not None:
         told["pinned_for_s"] = round(pin.until - now, 3)

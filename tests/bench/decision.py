@@ -10,6 +10,7 @@ begins, so that as many live at the end as at the beginning.
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import statistics
 import time
@@ -173,6 +174,7 @@ def bytes_per_program(programs: int, *, policy: str = "agentserve", learned: boo
                 crowd.now += 1.0
             crowd.tell(crowd.finished() if crowd.running else ev.TimerFired())
         crowd.idle.clear()
+        gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     return (sizes[1] - sizes[0]) / programs

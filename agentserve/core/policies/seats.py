@@ -206,19 +206,21 @@ class Keeper:
         longest_s = self.params.pin_s_max
         if program.returns_at is not None and self.announced(program, now):
             return min(program.returns_at - since, longest_s) + self.params.announced_s
-        if program.survival is None:
+        gap = self.board.gap(program)
+        if gap is None:
             return longest_s
         fill_s = capacity / (engine.prefill_tokens_per_s * engine.speed)
-        return ttl_s(program.survival, fill_s=fill_s, price=self.params.mu, longest_s=longest_s)
+        return ttl_s(gap, fill_s=fill_s, price=self.params.mu, longest_s=longest_s)
 
     def _bet(
         self, program: Program, seat: Seat, tokens: int, capacity: float, since: float, now: float
     ) -> Bet:
         price = self.params.mu
         expected_s = 0.0
-        if program.survival is not None and seat.until is not None:
+        gap = self.board.gap(program)
+        if gap is not None and seat.until is not None:
             expected_s = gain_forecast_s(
-                program.survival,
+                gap,
                 kept_s=seat.until - since,
                 elapsed=now - since,
                 spared_s=seat.book.engine.prefill_s(tokens),

@@ -198,10 +198,14 @@ class WorkingSet(Policy):
 
     def _foretold(self, program: Program) -> float | None:
         """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
-        if program.survival is None or program.gap_started_at is None:
+        gap = self.board.gap(program)
+        if gap is None or program.gap_started_at is None:
             return None
-        middle = program.survival.quantile(0.5)
-        spread = program.survival.quantile(0.8) - program.survival.quantile(0.2)
+        middle = gap.quantile(0.5)
+        spread = gap.quantile(0.8) - gap.quantile(0.2)
+        program.survival = (
+            None  # it has no seat, so nobody asks again soon; and it is as large as all else of it
+        )
         if spread > max(self.params.certain_share * middle, 1.0):
             return None
         return program.gap_started_at + float(middle)

@@ -42,16 +42,16 @@ class Clairvoyant(WorkingSet):
         """Idle seats go, the latest to return first, until what arrived fits."""
         ceiling = self.params.ceiling * book.capacity
         idle = [p for p in book.seated.values() if p.idle]
-        for other in sorted(idle, key=lambda p: (returns_at(p, now), p.id), reverse=True):
+        for other in sorted(idle, key=lambda p: (self._returns_at(p, now), p.id), reverse=True):
             if book.load <= ceiling:
                 break
             self._let_go(other, book, now, "outranked")
 
-
-def returns_at(program: Program, now: float) -> float:
-    """When its gap ends, by the forecast."""
-    if program.returns_at is not None:
-        return program.returns_at
-    if program.survival is None or program.gap_started_at is None:
-        return now
-    return program.gap_started_at + float(program.survival.quantile(0.5))
+    def _returns_at(self, program: Program, now: float) -> float:
+        """When its gap ends, by the forecast."""
+        if program.returns_at is not None:
+            return program.returns_at
+        gap = self.board.gap(program)
+        if gap is None or program.gap_started_at is None:
+            return now
+        return program.gap_started_at + gap.quantile(0.5)

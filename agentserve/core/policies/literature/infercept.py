@@ -47,9 +47,10 @@ class InferCept(Queueing):
     def keep_s(self, program: Program, engine: Engine, now: float) -> float:
         others = self.bay(engine).load
         limit_s = self._limit_s(program, engine, others)
-        if not self.params.foresee or program.survival is None:
+        gap = self.board.gap(program) if self.params.foresee else None
+        if gap is None:
             return limit_s
-        expected: float = program.survival.quantile(0.5)
+        expected: float = gap.quantile(0.5)
         return expected if expected <= limit_s else 0.0
 
     def still_kept(self, program: Program, kept: Kept, now: float) -> float:

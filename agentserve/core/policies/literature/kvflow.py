@@ -70,8 +70,9 @@ class KvFlow(Queueing):
     def keep_s(self, program: Program, engine: Engine, now: float) -> float:
         if self.params.refresh_s and self._refresh_at is None:
             self._refresh_at = now + self.params.refresh_s
-        if program.survival is not None:
-            due_s = program.survival.quantile(0.5) - engine.prefill_s(program.context_tokens)
+        gap = self.board.gap(program)
+        if gap is not None:
+            due_s = gap.quantile(0.5) - engine.prefill_s(program.context_tokens)
             self._loads.set(program.id, now + min(max(due_s, 0.0), KEEP_S_MAX))
         return KEEP_S_MAX
 
