@@ -150,7 +150,6 @@ BODIES: Mapping[tuple[str, str], Json] = {
     ("post", "/v1/conversations/{conversation}"): ITEMS,
     ("post", "/v1/conversations/{conversation}/items"): ITEMS,
     ("post", "/v1/messages/count_tokens"): COUNTED,
-    ("post", "/p/{program}/v1/messages/count_tokens"): COUNTED,
     ("post", "/admin/v1/engines"): ADD_ENGINE,
     ("put", "/admin/v1/tenants/{tenant}"): LIMITS,
 }
@@ -294,10 +293,8 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ("get", "/readyz"): (200, READY),
     ("post", "/drain"): (202, answer(status=TEXT, open=COUNT)),
     ("get", "/v1/models"): (200, MODELS),
-    ("get", "/p/{program}/v1/models"): (200, MODELS),
     ("get", "/v1/models/{model}"): (200, answer(id=TEXT)),
     ("post", "/v1/messages/count_tokens"): (200, answer(input_tokens=COUNT)),
-    ("post", "/p/{program}/v1/messages/count_tokens"): (200, answer(input_tokens=COUNT)),
     ("post", "/v1/programs"): (
         201,
         answer(id=TEXT, base_url=TEXT, headers={"type": "object"}, workflow=MAYBE_TEXT),

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
@@ -120,8 +121,8 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            program, path = split_path(scope["path"])
             if scope["method"] == "POST":
-                program, path = split_path(scope["path"])
                 protocol = PATHS.get(path)
                 if protocol is not None:
                     query = scope["query_string"]
@@ -130,6 +131,8 @@ class Gateway:
                         scope, receive, send, protocol=protocol, path=target, program=program
                     )
                     return
+            if program is not None:  # its base URL serves all of `/v1/`; only steps mind whose they are
+                scope = {**scope, "path": path, "raw_path": quote(path).encode("ascii")}
             await self._rest(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)

@@ -28,6 +28,7 @@ from agentserve.live.api_schemas import (
 from agentserve.live.wire import PATHS
 
 VERSION = "1"
+ABOUT = "Everything under `/v1/` is served under `/p/{program}/v1/` too: the base URL of one program."
 _OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
 
 
@@ -52,7 +53,7 @@ def document(routes: Iterable[Any]) -> Json:
             paths.setdefault(path, {})[method.lower()] = entry
     return {
         "openapi": "3.1.0",
-        "info": {"title": "agentserve", "version": VERSION},
+        "info": {"title": "agentserve", "version": VERSION, "description": ABOUT},
         "paths": dict(sorted(paths.items())),
         "components": {
             "securitySchemes": {

@@ -18,10 +18,10 @@ from starlette.routing import Route
 
 from agentserve.errors import AgentServeError, BadRequest, NotFound, Overloaded
 from agentserve.live.auth import CALL
+from agentserve.live.keeptap import KeepTap
 from agentserve.live.kept import Json, Kept, items_of, new_id, with_id
 from agentserve.live.programs import mapping
 from agentserve.live.replies import json_body, json_response
-from agentserve.live.wire import SseSplitter
 
 if TYPE_CHECKING:
     from agentserve.live.exchange import Exchange
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 BACKGROUND_MAX = 1_000
 PAGE_MAX = 100
-_LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
-_NO_PREVIOUS = b'"previous_response_id":null'
 _encode = msgspec.json.encode
 
 RunBackground = Callable[["Exchange", bytes, Callable[[int, bytes], None]], asyncio.Task[None]]
@@ -100,54 +98,6 @@ class Thread:
             items = [*self.items, *output]
             new = _encode(self.items[self.new_at :])
             self._kept.keep(self._tenant, body, items, new_at=self.new_at, size=size + len(new))
-
-
-class KeepTap:
-    """Listens to a reply for the response object; puts the previous response's id back into what the client sees."""
-
-    def __init__(self, thread: Thread, *, streamed: bool) -> None:
-        self._thread = thread
-        self._streamed = streamed
-        self._splitter = SseSplitter()
-        self._last = b""
-        self._held = b""
-        self._put_back = b""
-        if thread.previous is not None:
-            self._put_back = b'"previous_response_id":' + _encode(thread.previous)
-
-    def feed(self, chunk: bytes) -> bytes:
-        if not self._streamed:
-            self._held += chunk
-            return b""
-        for data in self._splitter.feed(chunk):
-            self._look(data)
-        if not self._put_back:
-            return chunk
-        whole, end, rest = (self._held + chunk).rpartition(b"\n\n")
-        self._held = rest
-        return (whole + end).replace(_NO_PREVIOUS, self._put_back)
-
-    def finish(self) -> bytes:
-        if self._streamed:
-            for data in self._splitter.finish():
-                self._look(data)
-        else:
-            self._last = self._held
-        self._keep()
-        return self._held.replace(_NO_PREVIOUS, self._put_back, 1) if self._put_back else self._held
-
-    def _look(self, data: bytes) -> None:
-        if any(mark in data[:256] or mark in data[-256:] for mark in _LAST):
-            self._last = data
-
-    def _keep(self) -> None:
-        try:
-            said = msgspec.json.decode(self._last)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return
-        body = said.get("response") if isinstance(said, dict) and self._streamed else said
-        if isinstance(body, dict) and body.get("object") == "response":
-            self._thread.keep(body, len(self._last))
 
 
 class Responses:
