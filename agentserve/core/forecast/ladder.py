@@ -31,13 +31,14 @@ class Rung:
 class Ladder:
     """Histograms under keys, asked and told with one key per rung."""
 
-    __slots__ = ("_prior", "_table", "grid", "rungs")
+    __slots__ = ("_growths", "_prior", "_table", "grid", "rungs")
 
     def __init__(
         self, grid: Grid, rungs: Sequence[Rung], *, keys_max: int, prior: Sequence[float] | None = None
     ) -> None:
         self.grid = grid
         self.rungs = tuple(rungs)
+        self._growths = tuple(rung.growth for rung in rungs)
         # what is believed before anything was seen: these masses, or that every bin is as likely
         self._prior = list(prior) if prior is not None else [1.0 / grid.bins] * grid.bins
         self._table = Table(grid, keys_max)
@@ -63,8 +64,8 @@ class Ladder:
     def learn(self, keys: Sequence[int], value: float, *, censored: bool = False) -> None:
         """Count one outcome; a censored one as lying anywhere above `value`, as the forecast has it."""
         smear = spread(self.grid, self.masses(keys), value) if censored else self.grid.smear(value)
-        for key, rung in zip(keys, self.rungs, strict=False):
-            add(self._table.at(key), smear, rung.growth)
+        for key, growth in zip(keys, self._growths, strict=False):
+            add(self._table.at(key), smear, growth)
 
     def merge(self, other: Ladder) -> None:
         self._table.merge(other._table)
