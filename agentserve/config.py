@@ -83,6 +83,8 @@ class StoreSettings:
     size_mb_max: int = 10_000
     keep_prompts: bool = False
     prompt_bytes_max: int = 64 * 1024
+    responses_days: float = 0.0
+    responses_mb_max: int = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

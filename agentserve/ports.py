@@ -19,6 +19,22 @@ from agentserve.core.events import AnyEvent
 Json = dict[str, Any]
 
 
+class Archive(Protocol):
+    """Where stored responses and conversations are at rest, by tenant and id."""
+
+    def keep(self, tenant: str, record: str, body: bytes) -> None:
+        """Keep it, behind the request's back."""
+        ...
+
+    def forget(self, tenant: str, record: str) -> None:
+        """Delete it."""
+        ...
+
+    async def load(self, tenant: str, record: str) -> bytes | None:
+        """What was kept; None when it is not there."""
+        ...
+
+
 class Outcome(StrEnum):
     """What became of a native action. Low cardinality: it labels metrics."""
 

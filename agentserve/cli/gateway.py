@@ -121,6 +121,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         telemetry=telemetry,
         keys=keys,
     )
+    gateway.responses.kept.archive = store.archive
     graphs = StepGraphs()
     for kept in store.recovered.graphs:
         if kept.kind == "learned":

@@ -2,6 +2,8 @@
 
 Rule: in memory, bounded in number and bytes, the oldest out first; a tenant's own, by id. A kept response holds the
 whole chain of items that led to it, sharing the items with the one before, so that a chain costs what is new in it.
+Where there is an archive, what is kept is written there too, and `recall` brings back what memory has let go of or
+what an earlier gateway kept; nothing else waits for it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from typing import Any
 import msgspec
 
 from agentserve.errors import NotFound, TooLarge
+from agentserve.ports import Archive
 
 Json = dict[str, Any]
 BYTES_MAX = 256 * 1024 * 1024
 CONVERSATION_ITEMS_MAX = 20_000
+CHAIN_MAX = 1_000  # responses before one, read back at once
+UNFINISHED = ("queued", "in_progress")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class Conversation:
     metadata: Json = field(default_factory=dict)
     items: list[Json] = field(default_factory=list)
     size: int = 0
+    tenant: str = ""
 
     def view(self) -> Json:
         """As the API shows it."""
@@ -61,11 +67,21 @@ class Kept:
         self._responses_max = responses_max
         self._bytes_max = bytes_max
         self.bytes = 0
+        self.archive: Archive | None = None
 
     # -- responses
 
     def keep(self, tenant: str, body: Json, items: list[Any], *, new_at: int, size: int) -> KeptResponse:
         """Remember a response, or what has become of it."""
+        kept = self._put(tenant, body, items, new_at=new_at, size=size)
+        if self.archive is not None and body.get("status") not in UNFINISHED:
+            previous = body.get("previous_response_id")
+            mine = items[new_at:] if isinstance(previous, str) else items
+            record = {"kind": "response", "body": body, "items": mine, "new_at": new_at, "size": size}
+            self.archive.keep(tenant, str(body.get("id")), msgspec.json.encode(record))
+        return kept
+
+    def _put(self, tenant: str, body: Json, items: list[Any], *, new_at: int, size: int) -> KeptResponse:
         key = (tenant, str(body.get("id")))
         self._drop(key)
         usage = body.get("usage")
@@ -95,6 +111,8 @@ class Kept:
         """Delete it."""
         self.response(tenant, response_id)
         self._drop((tenant, response_id))
+        if self.archive is not None:
+            self.archive.forget(tenant, response_id)
 
     def _drop(self, key: tuple[str, str]) -> None:
         old = self._responses.pop(key, None)
@@ -105,13 +123,18 @@ class Kept:
 
     def begin(self, tenant: str, *, items: list[Any], metadata: Json, created_at: int) -> Conversation:
         """A new conversation."""
-        conversation = Conversation(id=new_id("conv"), created_at=created_at, metadata=metadata)
-        self._conversations[tenant, conversation.id] = conversation
+        conversation = Conversation(
+            id=new_id("conv"), created_at=created_at, metadata=metadata, tenant=tenant
+        )
+        self._hold(conversation)
         self.extend(conversation, items)
+        return conversation
+
+    def _hold(self, conversation: Conversation) -> None:
+        self._conversations[conversation.tenant, conversation.id] = conversation
         if len(self._conversations) > self._responses_max:
             _, old = self._conversations.popitem(last=False)
             self.bytes -= old.size
-        return conversation
 
     def conversation(self, tenant: str, conversation_id: str) -> Conversation:
         """The conversation of that id, or `NotFound`."""
@@ -128,6 +151,8 @@ class Kept:
         gone = self.conversation(tenant, conversation_id)
         del self._conversations[tenant, conversation_id]
         self.bytes -= gone.size
+        if self.archive is not None:
+            self.archive.forget(tenant, conversation_id)
 
     def extend(self, conversation: Conversation, items: list[Any]) -> list[Json]:
         """Add items, with ids where they have none."""
@@ -141,7 +166,68 @@ class Kept:
         conversation.items += added
         conversation.size += size
         self.bytes += size
+        self.changed(conversation)
         return added
+
+    def changed(self, conversation: Conversation) -> None:
+        """It is not as it was: what is at rest has to follow."""
+        if self.archive is not None:
+            record = {
+                "kind": "conversation",
+                "created_at": conversation.created_at,
+                "metadata": conversation.metadata,
+                "items": conversation.items,
+                "size": conversation.size,
+            }
+            self.archive.keep(conversation.tenant, conversation.id, msgspec.json.encode(record))
+
+    # -- what memory lacks
+
+    def lacks(self, tenant: str, named: str) -> bool:
+        """Is there something of that id to be recalled?"""
+        key = (tenant, named)
+        return self.archive is not None and key not in self._responses and key not in self._conversations
+
+    async def recall(self, tenant: str, named: str) -> None:
+        """Bring it back from the archive, with the responses before it; nothing happens where it is not there."""
+        chain: list[tuple[str, Json]] = []
+        wanted: Any = named
+        while (
+            isinstance(wanted, str)
+            and self.archive is not None
+            and self.lacks(tenant, wanted)
+            and len(chain) < CHAIN_MAX
+        ):
+            body = await self.archive.load(tenant, wanted)
+            if body is None:
+                break
+            record = msgspec.json.decode(body)
+            chain.append((wanted, record))
+            wanted = record["body"].get("previous_response_id") if record["kind"] == "response" else None
+        for id_, record in reversed(chain):
+            self._revive(tenant, id_, record)
+
+    def _revive(self, tenant: str, named: str, record: Json) -> None:
+        if record["kind"] == "conversation":
+            conversation = Conversation(
+                id=named,
+                created_at=record["created_at"],
+                metadata=record["metadata"],
+                items=record["items"],
+                size=record["size"],
+                tenant=tenant,
+            )
+            self._hold(conversation)
+            self.bytes += conversation.size
+            return
+        body, items = record["body"], record["items"]
+        previous = body.get("previous_response_id")
+        if isinstance(previous, str):
+            before = self._responses.get((tenant, previous))
+            if before is None:
+                return  # a part of the chain is gone, and half a conversation would mislead
+            items = [*before.items, *items]
+        self._put(tenant, body, items, new_at=record["new_at"], size=record["size"])
 
 
 def new_id(prefix: str) -> str:

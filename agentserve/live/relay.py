@@ -157,6 +157,7 @@ class Relay:
     async def _hangs_together(self, x: Exchange) -> bool:
         """Responses refer to earlier ones; True when the client does not wait and has its answer already."""
         assert x.principal is not None
+        await self._responses.recalled(x.principal.tenant, x.body)
         if x.body.get("background") is True:
             body = self._responses.in_background(x, x.principal.tenant, self._run_behind)
             payload = _encode(body)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from agentserve.errors import AgentServeError, BadRequest, NotFound, Overloaded
 from agentserve.live.auth import CALL
 from agentserve.live.keeptap import KeepTap
-from agentserve.live.kept import Json, Kept, items_of, new_id, with_id
+from agentserve.live.kept import Conversation, Json, Kept, KeptResponse, items_of, new_id, with_id
 from agentserve.live.programs import mapping
 from agentserve.live.replies import json_body, json_response
 
@@ -112,6 +112,24 @@ class Responses:
         """What a request hangs on."""
         return Thread(self.kept, tenant, body)
 
+    async def recalled(self, tenant: str, body: Json) -> None:
+        """What the request refers to is in memory from now on, if it is anywhere."""
+        conversation = body.get("conversation")
+        named = conversation.get("id") if isinstance(conversation, dict) else conversation
+        for wanted in (body.get("previous_response_id"), named):
+            if isinstance(wanted, str) and self.kept.lacks(tenant, wanted):
+                await self.kept.recall(tenant, wanted)
+
+    async def _response(self, request: Request) -> KeptResponse:
+        tenant, named = self._tenant(request), request.path_params["response"]
+        await self.kept.recall(tenant, named)
+        return self.kept.response(tenant, named)
+
+    async def _conversation(self, request: Request) -> Conversation:
+        tenant, named = self._tenant(request), request.path_params["conversation"]
+        await self.kept.recall(tenant, named)
+        return self.kept.conversation(tenant, named)
+
     def in_background(self, x: Exchange, tenant: str, run: RunBackground) -> Json:
         """Begin a response whose client does not wait, and say how it can be asked for."""
         if len(self._background) >= BACKGROUND_MAX:
@@ -199,18 +217,19 @@ class Responses:
 
     async def show(self, request: Request) -> Response:
         """A stored response."""
-        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        kept = await self._response(request)
         return json_response(kept.body)
 
     async def delete(self, request: Request) -> Response:
         """Forget a response."""
         response_id = request.path_params["response"]
+        await self._response(request)
         self.kept.forget(self._tenant(request), response_id)
         return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """Stop a background response."""
-        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        kept = await self._response(request)
         if not kept.body.get("background"):
             raise BadRequest(
                 "only background responses can be cancelled", remedy="close the connection instead"
@@ -222,7 +241,7 @@ class Responses:
 
     async def input_items(self, request: Request) -> Response:
         """What a response was asked with."""
-        kept = self.kept.response(self._tenant(request), request.path_params["response"])
+        kept = await self._response(request)
         produced = len(kept.body.get("output") or [])
         asked = kept.items[: len(kept.items) - produced] if kept.body["status"] != "queued" else kept.items
         for i, item in enumerate(asked):
@@ -244,36 +263,36 @@ class Responses:
 
     async def conversation(self, request: Request) -> Response:
         """A conversation without its items."""
-        return json_response(
-            self.kept.conversation(self._tenant(request), request.path_params["conversation"]).view()
-        )
+        return json_response((await self._conversation(request)).view())
 
     async def update(self, request: Request) -> Response:
         """Replace a conversation's metadata."""
-        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation = await self._conversation(request)
         conversation.metadata = _metadata_field(mapping(await json_body(request)))
+        self.kept.changed(conversation)
         return json_response(conversation.view())
 
     async def end(self, request: Request) -> Response:
         """Forget a conversation."""
         conversation_id = request.path_params["conversation"]
+        await self._conversation(request)
         self.kept.end(self._tenant(request), conversation_id)
         return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
     async def items(self, request: Request) -> Response:
         """A conversation's items, by pages."""
-        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation = await self._conversation(request)
         return json_response(page(conversation.items, request))
 
     async def add_items(self, request: Request) -> Response:
         """Add to a conversation."""
-        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation = await self._conversation(request)
         added = self.kept.extend(conversation, _items_field(mapping(await json_body(request))))
         return json_response(listed(added, more=False))
 
     async def item(self, request: Request) -> Response:
         """One item."""
-        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation = await self._conversation(request)
         wanted = request.path_params["item"]
         for item in conversation.items:
             if item["id"] == wanted:
@@ -282,12 +301,13 @@ class Responses:
 
     async def delete_item(self, request: Request) -> Response:
         """Forget one item."""
-        conversation = self.kept.conversation(self._tenant(request), request.path_params["conversation"])
+        conversation = await self._conversation(request)
         wanted = request.path_params["item"]
         left = [item for item in conversation.items if item["id"] != wanted]
         if len(left) == len(conversation.items):
             raise NotFound(f"there is no item {wanted!r} in this conversation")
         conversation.items = left
+        self.kept.changed(conversation)
         return json_response(conversation.view())
 
 

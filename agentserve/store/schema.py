@@ -358,6 +358,18 @@ class Prompt(Row):
     cut_bytes: Mapped[int]
 
 
+class StoredResponse(Row):
+    """A response or conversation of `/v1/responses`, in the gateway's own bytes; only where they may be at rest."""
+
+    __tablename__ = "responses"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    size: Mapped[int]
+    body: Mapped[bytes]
+
+
 class Note(Row):
     """Anything else that a part of the gateway wants kept, by kind and key."""
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from agentserve.config import Settings
 from agentserve.errors import StoreError
 from agentserve.store import migrations
+from agentserve.store.archive import Archive
 from agentserve.store.database import Database
 from agentserve.store.journal import STOP_TIMEOUT_S, WriteBehind
 from agentserve.store.keys import StoredKeys
@@ -39,6 +40,7 @@ class Store:
         self.away = (
             False  # opened without its database: that no key is known does not mean that there is none
         )
+        self.archive: Archive | None = None  # of stored responses, where they may be kept at rest
         self._snapshots: Snapshots | None = None
 
     @classmethod
@@ -66,6 +68,9 @@ class Store:
             log.critical("starting without the database, with no keys and nothing recovered: %s", error)
         journal.start()
         store.keys.start()
+        if settings.store.responses_days > 0:
+            store.archive = Archive(database, settings.store, clock=clock)
+            store.archive.start()
         return store
 
     def snapshots(
@@ -107,6 +112,8 @@ class Store:
         """Write what is left, for at most so long, and disconnect."""
         if self._snapshots is not None:
             await self._snapshots.stop()
+        if self.archive is not None:
+            await self.archive.stop()
         await self.keys.stop()
         await self.journal.stop(timeout_s)
         await self.database.close()

@@ -54,6 +54,9 @@ SETTINGS = {
     "store.size_mb_max": "beyond it the oldest is deleted",
     "store.keep_prompts": "keep the text of requests; off by default",
     "store.prompt_bytes_max": "of one kept text",
+    "store.responses_days": "how long stored responses and conversations, prompts in them, are kept in the database; "
+    "0: in memory only, until a restart",
+    "store.responses_mb_max": "of all of them; beyond it the oldest are deleted",
     "telemetry.metrics": "serve `/metrics`",
     "telemetry.traces": "where spans go",
     "telemetry.otlp_endpoint": "of the collector",

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from agentserve.config import LimitSettings
 from agentserve.live.auth import Caller, ListedKeys
+from agentserve.live.kept import Kept
 from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
 
 
@@ -187,3 +188,70 @@ async def test_a_background_response_is_cancelled_upstream(engine: ScriptedEngin
         with pytest.raises(BadRequestError):
             await client.responses.cancel("resp_1")
     await running.quiet()
+
+
+class Shelf:
+    """An archive in memory, which counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, str], bytes] = {}
+        self.asked = 0
+
+    def keep(self, tenant: str, record: str, body: bytes) -> None:
+        self.records[tenant, record] = body
+
+    def forget(self, tenant: str, record: str) -> None:
+        self.records.pop((tenant, record), None)
+
+    async def load(self, tenant: str, record: str) -> bytes | None:
+        self.asked += 1
+        return self.records.get((tenant, record))
+
+
+def restarted(running: Running, shelf: Shelf) -> None:
+    """Nothing is in memory any more, as after a restart."""
+    running.gateway.responses.kept = Kept()
+    running.gateway.responses.kept.archive = shelf
+
+
+async def test_after_a_restart_a_conversation_goes_on_and_a_deletion_reaches_what_is_at_rest(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    for number in (1, 2, 3):
+        engine.script.append(answers(200, response(number)))
+    running = await serve(engine)
+    shelf = Shelf()
+    restarted(running, shelf)
+    async with openai(running) as client:
+        await a_conversation_over_restarts(client, running, shelf, engine)
+    assert sorted(record for _, record in shelf.records) == ["resp_1", "resp_2"]
+
+
+async def a_conversation_over_restarts(
+    client: AsyncOpenAI, running: Running, shelf: Shelf, engine: ScriptedEngine
+) -> None:
+    """One that is broken off three times, and deleted at the end."""
+    await client.responses.create(model="m", input="one")
+    await client.responses.create(model="m", input="two", previous_response_id="resp_1")
+    assert shelf.asked == 0, "the database is asked only for what memory lacks"
+    restarted(running, shelf)
+    await client.responses.create(model="m", input="three", previous_response_id="resp_2")
+    asked = json.loads(engine.asked[-1].body)
+    assert [item.get("content") for item in asked["input"] if item.get("role") == "user"] == [
+        "one",
+        "two",
+        "three",
+    ]
+    restarted(running, shelf)
+    assert (await client.responses.retrieve("resp_3")).id == "resp_3"
+    conversation = await client.conversations.create(
+        items=[{"type": "message", "role": "user", "content": "x"}]
+    )
+    await client.conversations.update(conversation.id, metadata={"a": "b"})
+    restarted(running, shelf)
+    assert (await client.conversations.retrieve(conversation.id)).metadata == {"a": "b"}
+    await client.responses.delete("resp_3")
+    await client.conversations.delete(conversation.id)
+    restarted(running, shelf)
+    with pytest.raises(NotFoundError):
+        await client.responses.retrieve("resp_3")
