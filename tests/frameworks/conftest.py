@@ -87,12 +87,16 @@ class Held:
 
     def example(self, name: str, *, tools: int = 1, text: str = "Done: three cities.") -> None:
         """The example of that name, as a user would start it, is one program with one tool call."""
+        assert text in self.started(name)
+        self.one_program(tools=tools)
+
+    def started(self, name: str) -> str:
+        """What the example of that name prints."""
         env = {**os.environ, "AGENTSERVE_URL": self.gateway.url, "PYTHONWARNINGS": "ignore"}
         command = [sys.executable, str(EXAMPLES / name)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert text in done.stdout
-        self.one_program(tools=tools)
+        return done.stdout
 
     def one_program(self, *, tools: int = 1, model_ids: bool = False) -> testing.Program:
         """A run that the application said nothing of is one program, and its tools are announced."""

@@ -52,3 +52,13 @@ async def test_a_tool_call_is_announced_with_its_progress(held: Any, tmp_path: P
     assert len(hints) == 4
     assert hints[0] > hints[-1] == 0
     assert "secret" not in str(program.events)
+
+
+def test_the_example_tells_its_tool_and_its_progress(held: Any) -> None:
+    held.gateway._answer = lambda call: "Nothing."
+    assert held.started("mcp_client.py") == "Nothing.\n"
+    program = held.gateway.only_program
+    assert (program.declared["workflow"], program.status) == ("research", "succeeded")
+    assert [(t.name, t.ended, t.status) for t in program.tools] == [("search", True, "succeeded")]
+    assert [call.program_id for call in held.gateway.calls] == [program.id]
+    assert any(e["type"] == "hint" for e in program.events)
