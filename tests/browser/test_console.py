@@ -24,7 +24,7 @@ VIEWS = ("programs", "engines", "tenants", "forecasts", "graphs", "decisions")
 def test_a_program_is_shown_while_its_step_still_runs(gateway: Gateway, watched: Watched) -> None:
     page = watched.open()
     expect(page.locator("#live")).to_have_text("live")
-    running = gateway.start("long-essay", tokens=3000, long=True)
+    running = gateway.start("long-essay", tokens=9000, long=True)
     row = page.locator("tr", has=page.get_by_role("link", name="long-essay"))
     expect(row).to_contain_text("running")
     expect(row.locator(".lane .model").first).to_be_attached()  # no stream was asked for
@@ -184,6 +184,8 @@ def declare(gateway: Gateway, programs: int) -> None:
 
 def test_a_row_keeps_the_focus_while_the_list_is_renewed(gateway: Gateway, watched: Watched) -> None:
     page = watched.open()
+    page.get_by_label("Search").fill("-1")
+    expect(page.locator("#programs tr")).to_have_count(2)
     link = page.get_by_role("link", name="survey-1")
     link.focus()
     gateway.step("essay-1", tool=False)  # the order changes
