@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -71,6 +72,9 @@ class Passage:
         self._clock = clock
         self._show_headers = settings.gateway.response_headers
         limits = settings.limits
+        self.via = (
+            f"1.1 agentserve-{uuid.uuid4().hex[:16]}"  # by which a request that comes back here is known
+        )
         self._deadlines = Deadlines(
             connect_s=limits.connect_timeout_s,
             first_byte_s=limits.first_byte_timeout_s,
@@ -119,6 +123,10 @@ class Passage:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
                 self._monitor.suspect(engine)
                 return EngineUnreachable(f"engine {engine.id} answered {reply.status}", engine=engine.id)
+            if (fault := not_an_answer(reply)) is not None:
+                raise EngineBroke(
+                    fault, remedy="let its url be where the engine itself listens", engine=engine.id
+                )
             await self._relay(x, engine, reply, taps)
         finally:
             reply.close()
@@ -139,6 +147,8 @@ class Passage:
         outgoing = Outgoing(
             protocol=x.protocol, path=x.upstream_path, body=body, headers=forwarded(x.scope["headers"])
         )
+        came_by = outgoing.headers.get("via")
+        outgoing.headers["via"] = self.via if came_by is None else f"{came_by}, {self.via}"
         if not engine.speaks(x.protocol):
             made = self._translate(x, engine, body)
             outgoing.protocol, outgoing.path, outgoing.body, outgoing.changed = (
@@ -293,6 +303,17 @@ def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
         if name == b"content-type":
             return b"event-stream" in value
     return False
+
+
+def not_an_answer(reply: UpstreamReply) -> str | None:
+    """What is wrong with a reply that is no engine's: a redirect, which nobody is to follow, or a page for people."""
+    if 300 <= reply.status < 400:
+        return f"the engine answered with a redirect ({reply.status})"
+    if reply.status == 200:
+        for name, value in reply.headers:
+            if name == b"content-type":
+                return "the engine answered with a web page" if value.startswith(b"text/html") else None
+    return None
 
 
 def reason_of(error: BaseException) -> str:

@@ -134,6 +134,10 @@ class Relay:
         x.headers = x.header_values()
         now = self._driver.now()
         x.principal = authorise(self._keys, x.headers, CALL, x.arrived_at)
+        if self._passage.via in x.headers.get("via", ""):
+            raise BadRequest(
+                "this request came from this gateway itself", remedy="take its own address out of its engines"
+            )
         if self.draining:
             raise Overloaded(
                 REJECTED["draining"],

@@ -6,8 +6,9 @@ Rule: the only place that knows drivers and dialects apart. Everything else writ
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ def _engine(url: URL) -> AsyncEngine:
                 f"the directory {parent} of store.url does not exist", remedy="create it or name another file"
             )
         engine = create_async_engine(url, pool_size=POOL_MAX, max_overflow=0, **shared)
+        event.listen(engine.sync_engine, "do_connect", lambda *_: _make_private(Path(url.database or "")))
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -169,6 +171,12 @@ def _engine(url: URL) -> AsyncEngine:
         },
         **shared,
     )
+
+
+def _make_private(file: Path) -> None:
+    """A new file is for its owner alone, and so are the files that SQLite makes beside it; one that is there stays."""
+    with suppress(OSError):  # it is there already, or SQLite will say what is wrong
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

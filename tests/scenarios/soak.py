@@ -1,10 +1,12 @@
 """Thousands of programs with growing conversations on two emulated engines; nothing may leak.
 
-    python -m tests.scenarios.soak [--programs 2048] [--steps 10] [--minutes 0] [--time-scale 50] [--leave 0.03]
+    python -m tests.scenarios.soak [--programs 2048] [--steps 10] [--minutes 0] [--idle 25] [--time-scale 50]
 
 Each program's steps extend its conversation by the answer before; some clients leave in mid-stream and send the step
-again. With `--minutes` programs that ended are replaced until the time is over. All programs must finish without an
-error, and the gateway's memory and files must be flat after the first minute. Prints figures; exit status 1 when not.
+again. With `--minutes` programs that ended are replaced until the time is over. Nobody says that they ended: the
+gateway is told to forget them after `--idle` seconds, not half an hour, so that what it keeps is level in the run. All
+programs must finish without an error, and the gateway's memory and files must be flat after the first minute. Prints
+figures; exit status 1 when not.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
     flags = ("--time-scale", str(args.time_scale))
     async with emulated(folder, *flags) as one, emulated(folder, *flags) as two:
         urls = [f"http://127.0.0.1:{engine.port}" for engine in (one, two)]
-        async with gateway(urls, folder) as process:
+        async with gateway(urls, folder, f"scheduler.program_idle_s={args.idle}") as process:
             client = LeanUpstream(f"http://127.0.0.1:{process.port}", connections_max=args.programs + 64)
             began = loop.time()
             watching = asyncio.create_task(watch(process, soak, began))
@@ -188,6 +190,7 @@ def main() -> int:
     parser.add_argument("--programs", type=int, default=2048, help="at once")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=0.0, help="begin new programs for so long")
+    parser.add_argument("--idle", type=float, default=25.0, help="seconds until a silent program is over")
     parser.add_argument("--time-scale", type=float, default=50.0)
     parser.add_argument(
         "--leave", type=float, default=0.03, help="share of streamed steps whose client leaves"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agentserve.config import Settings, StoreSettings
@@ -85,3 +87,19 @@ async def test_programs_page_on_and_lists_are_bounded(
     assert queries.bounded(10**9) == queries.ROWS_MAX
     assert await queries.program(database, "3") == (await queries.programs(database, search="/3"))[0]
     assert await queries.program(database, "%") is None
+
+
+async def test_a_new_file_and_those_beside_it_are_for_their_owner_alone(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    store = await Store.open(Settings(store=StoreSettings(url=sqlite_url)), clock=lambda: AT)
+    Gateway(store.journal).step("acme/p", 0, AT)
+    assert await store.journal.flushed()
+    modes = modes_in(tmp_path)
+    assert {"test.db", "test.db-wal"} <= set(modes)
+    assert set(modes.values()) == {0o600}
+    await store.close()
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
