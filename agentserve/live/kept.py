@@ -208,6 +208,8 @@ class Kept:
             self._revive(tenant, id_, record)
 
     def _revive(self, tenant: str, named: str, record: Json) -> None:
+        if not self.lacks(tenant, named):
+            return  # another request was faster, and may have added to it since
         if record["kind"] == "conversation":
             conversation = Conversation(
                 id=named,

@@ -105,8 +105,14 @@ class Store:
             "store_lag_seconds": lambda: journal.lag_s,
             "store_bytes": lambda: float(journal.size_bytes),
             "store_rows": lambda: {(kind,): float(n) for kind, n in list(journal.written.items())},
-            "store_lost_rows": lambda: {key: float(n) for key, n in list(journal.lost.items())},
+            "store_lost_rows": self._lost,
         }
+
+    def _lost(self) -> dict[tuple[str, ...], float]:
+        lost: dict[tuple[str, ...], float] = {key: float(n) for key, n in list(self.journal.lost.items())}
+        if self.archive is not None:
+            lost["response", "overflow"] = float(self.archive.lost)
+        return lost
 
     async def close(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Write what is left, for at most so long, and disconnect."""

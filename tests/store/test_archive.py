@@ -102,6 +102,24 @@ async def test_a_chain_with_a_hole_is_not_half_recalled(database: Database, url:
         again.response("t", "resp_2")
 
 
+async def test_two_who_recall_the_same_at_once_get_the_same(database: Database, url: str) -> None:
+    first = Archive(database, settings(url))
+    first.start()
+    kept = Kept()
+    kept.archive = first
+    named = kept.begin("t", items=[], metadata={}, created_at=1).id
+    await first.stop()
+    again = Kept()
+    again.archive = Archive(database, settings(url))
+
+    async def add(text: str) -> None:
+        await again.recall("t", named)
+        again.extend(again.conversation("t", named), [{"role": "user", "content": text}])
+
+    await asyncio.gather(*(add(str(i)) for i in range(8)))
+    assert len(again.conversation("t", named).items) == 8
+
+
 async def test_the_old_and_then_the_oldest_of_too_many_go(database: Database, url: str) -> None:
     now = [1_000_000.0]
     archive = Archive(database, settings(url, responses_mb_max=1), clock=lambda: now[0])
