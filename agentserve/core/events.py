@@ -169,6 +169,7 @@ class EngineReported(Event, frozen=True, kw_only=True, tag=True, omit_defaults=T
     preemptions: int | None = None
     evicted_tokens: int | None = None
     seqs_max: int | None = None
+    block_tokens: int | None = None
     models: tuple[str, ...] = ()
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None

@@ -3,6 +3,7 @@
 Rule: an engine's own word (capacity, cached tokens, KV events) overrides our arithmetic; our arithmetic
 fills in where engines are silent.
 
+Where an engine publishes KV events, what they say of a program stands until the engine's reply finds more.
 Residency without events rests on one fact about an LRU: a program's blocks are gone once the engine has
 written more new tokens since their last use than it had room for. So each engine has a clock that counts
 written tokens, each program remembers the reading at its last use, and residency is one subtraction.
@@ -37,6 +38,7 @@ class Engine:
     kv_tokens: int = KV_TOKENS_ASSUMED
     kv_known: bool = False
     seqs_max: int | None = None
+    block_tokens: int = 1  # it keeps and drops KV by so many
     prefill_tokens_per_s: float = 20_000.0  # assumed until it is told or shown
     prefill_known: bool = False
     prefill_seen: bool = False
@@ -67,6 +69,15 @@ class Engine:
 
     def seqs_free(self) -> int:
         return 1 << 30 if self.seqs_max is None else self.seqs_max - len(self.steps)
+
+    def keeps(self, program: Program) -> bool:
+        """Is what the program left here still here, by its word or else by our arithmetic?"""
+        return program.told_by == self.id or self.written - program.home_clock <= max(self.room(), 0)
+
+    def kept_of(self, tokens: int) -> int:
+        """Of so many tokens of prompt and output, those that stay: whole blocks, and the last token has no KV yet."""
+        size = self.block_tokens
+        return tokens if size < 2 else max(tokens - 1, 0) // size * size
 
     def prefill_s(self, tokens: float) -> float:
         return tokens / (self.prefill_tokens_per_s * self.speed)
@@ -134,10 +145,12 @@ class Fleet:
 
     def expected_cached(self, program: Program, engine: Engine) -> int:
         """Tokens of the program's prefix that this engine probably still holds."""
+        if program.told_by == engine.id:
+            return program.told_tokens
         shared = engine.prefixes.held(program.prefix)
         if program.home != engine.id or not program.home_tokens:
             return shared
-        if engine.written - program.home_clock > max(engine.room(), 0):
+        if not engine.keeps(program):
             return shared
         return max(program.home_tokens, shared)
 
@@ -145,7 +158,8 @@ class Fleet:
         """The step goes to the engine: charge its footprint."""
         step.engine = engine.id
         step.dispatched_at = now
-        step.expected_cached = min(self.expected_cached(step.program, engine), max(step.prompt_tokens - 1, 0))
+        expected = min(self.expected_cached(step.program, engine), max(step.prompt_tokens - 1, 0))
+        step.expected_cached = expected - expected % engine.block_tokens
         step.footprint = step.prompt_tokens + int(step.output_tokens)
         engine.steps[step.id] = step
         engine.in_flight_tokens += step.footprint
@@ -177,9 +191,23 @@ class Fleet:
                 engine.learn_capacity(distance=distance, hit=True, now=now)
         engine.written += max(prompt - believed, 0) + output
         program.home = engine.id
-        program.home_tokens = prompt + output
+        if program.told_by == engine.id and (cached is None or cached <= program.told_tokens):
+            program.home_tokens = program.told_tokens
+        else:  # it found more than its events tell of: they leave something out
+            program.told_by = None
+            program.home_tokens = engine.kept_of(prompt + output)
         program.home_clock = engine.written
         engine.prefixes.seen(program.prefix, engine.written)
+
+    def told(self, program: Program, engine: Engine, tokens: int) -> None:
+        """The engine's KV events say that it holds this much of the program."""
+        at_home = program.home is None or program.home == engine.id
+        if not at_home and program.told_by != engine.id and not program.runs_on(engine.id):
+            return  # what it left elsewhere is of no interest any more
+        program.told_by = engine.id
+        program.told_tokens = tokens
+        if at_home:
+            program.home_tokens = tokens
 
     def forget(self, engine: Engine, programs: Iterable[Program]) -> None:
         """The engine's cache is gone."""
@@ -187,3 +215,5 @@ class Fleet:
         for program in programs:
             if program.home == engine.id:
                 program.home_tokens = 0
+            if program.told_by == engine.id:
+                program.told_by = None

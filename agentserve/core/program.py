@@ -88,6 +88,8 @@ class Program:
     home: EngineId | None = None
     home_tokens: int = 0
     home_clock: int = 0  # the home engine's count of written tokens when the program last touched its KV
+    told_by: EngineId | None = None  # the engine whose KV events say how much of it is there
+    told_tokens: int = 0
 
     # forecasts
     survival: Any = None  # of the present gap, once it was asked for: `board.gap`
@@ -102,11 +104,20 @@ class Program:
         """In a gap: nothing of it waits or runs."""
         return not self.open_steps
 
+    def runs_on(self, engine: EngineId) -> bool:
+        """Is a step of it there?"""
+        return any(step.engine == engine for step in self.open_steps.values())
+
     def begins_with(self, prefix: tuple[Segment, ...]) -> None:
         """Its prompts have these leading segments now."""
         if prefix != self.prefix:
             self.prefix = prefix
             self.shared_tokens = sum(s.tokens for s in prefix)
+
+    def compacted(self) -> None:
+        """Its next prompt shares only the leading segments with what it left anywhere."""
+        self.home_tokens = self.shared_tokens
+        self.told_by = None
 
     def footprint(self, margin_tokens: int) -> int:
         """KV tokens it needs: its context while idle; while steps are open, theirs with the forecast output.

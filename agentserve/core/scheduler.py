@@ -141,7 +141,7 @@ class Scheduler:
     def _returned(self, program: Program, event: ev.StepArrived, now: float) -> None:
         """The program is back: its gap is over and its shape may have changed."""
         if event.relation == "compaction":
-            program.home_tokens = program.shared_tokens
+            program.compacted()
         if event.prefix:
             program.begins_with(event.prefix)
         program.role = event.role or program.role
@@ -378,7 +378,7 @@ class Scheduler:
             program.steps_left_told = event.steps_left
         if event.compacted:
             program.context_tokens = program.shared_tokens
-            program.home_tokens = program.shared_tokens
+            program.compacted()
         self.board.foresight.learn(event, program, None, now)
         self.policy.hinted(program, now)
 
@@ -393,6 +393,8 @@ class Scheduler:
             engine.models = frozenset(event.models)
         if event.seqs_max is not None:
             engine.seqs_max = event.seqs_max
+        if event.block_tokens:
+            engine.block_tokens = event.block_tokens
         if event.prefill_tokens_per_s is not None:
             engine.prefill_tokens_per_s = event.prefill_tokens_per_s
             engine.prefill_known = True
@@ -433,18 +435,19 @@ class Scheduler:
     def _kv_stored(self, event: ev.KvStored, now: float) -> None:
         program = self.board.programs.get(event.program)
         engine = self.board.fleet.get(event.engine)
-        if program is not None and engine is not None and program.home == event.engine:
-            program.home_tokens = max(program.home_tokens, event.tokens)
-            program.home_clock = engine.written
+        if program is not None and engine is not None:
+            self.board.fleet.told(program, engine, event.tokens)
+            if program.home == engine.id:
+                program.home_clock = engine.written
 
     def _kv_removed(self, event: ev.KvRemoved, now: float) -> None:
         program = self.board.programs.get(event.program)
         engine = self.board.fleet.get(event.engine)
-        if program is None or engine is None or program.home != event.engine:
+        if program is None or engine is None:
             return
-        if event.tokens_left < program.home_tokens:
+        if program.home == engine.id and event.tokens_left < program.home_tokens:
             engine.last_miss_at = now
-        program.home_tokens = min(program.home_tokens, event.tokens_left)
+        self.board.fleet.told(program, engine, event.tokens_left)
 
     def _decision_done(self, event: ev.DecisionDone, now: float) -> None:
         program = self.board.programs.get(event.program)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board
-from agentserve.core.fleet import Engine
 from agentserve.core.identity import unscoped
 from agentserve.core.program import Program
 
@@ -60,14 +59,9 @@ def holding(program: Program, board: Board, pins: Pins, now: float) -> tuple[Hol
         kept = program.home_tokens if program.home == step.engine else 0
         return "running", step.engine, max(kept, step.prompt_tokens)
     engine = board.fleet.get(program.home)
-    if engine is None or not program.home_tokens or not _resides(program, engine):
+    if engine is None or not program.home_tokens or not engine.keeps(program):
         return "none", None, 0
     return "pinned" if pins.of(program, now) else "resting", engine.id, program.home_tokens
-
-
-def _resides(program: Program, engine: Engine) -> bool:
-    """Is it probably still there? An LRU has let it go once it wrote more than it had room for."""
-    return engine.written - program.home_clock <= max(engine.room(), 0)
 
 
 def by_engine(board: Board, pins: Pins, now: float) -> dict[str, dict[str, int]]:

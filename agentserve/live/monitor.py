@@ -221,6 +221,7 @@ def _report(engine: Engine) -> ev.EngineReported:
         engine=engine.id,
         kv_tokens=engine.settings.kv_tokens or (caps.kv_tokens if caps is not None else None),
         seqs_max=caps.seqs_max if caps is not None else None,
+        block_tokens=caps.block_tokens if caps is not None else None,
         models=engine.models,
         running=load.running if load is not None else None,
         waiting=load.waiting if load is not None else None,
