@@ -212,6 +212,7 @@ def figures_of(trial: Trial) -> Figures:
 def describe(trial: Trial) -> dict[str, Any]:
     """A trial as plain values, without the programs of a recorded workload."""
     out = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
+    del out["sample_every_s"]  # for a page's plots, and of no influence on the figures
     out["profile"] = str(trial.profile)
     if not isinstance(trial.workload, str):
         out["workload"] = trial.workload.name

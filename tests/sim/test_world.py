@@ -75,6 +75,14 @@ def test_below_the_working_set_all_policies_give_the_same() -> None:
     assert jct[1] == pytest.approx(jct[0], rel=0.01)
 
 
+def test_below_the_working_set_of_one_engine_no_policy_matters() -> None:
+    jct = [
+        run(small(policy=p, engines=1, kv_tokens=None, pressure=0.4, programs=20))[0]["jct_mean_s"]
+        for p in ("fifo", "affinity", "agentserve")
+    ]
+    assert max(jct) <= 1.01 * min(jct)
+
+
 @pytest.mark.slow
 def test_above_the_working_set_fifo_thrashes_and_ours_does_not() -> None:
     def curve(policy: str, pressure: float) -> tuple[float, float, float]:
