@@ -102,15 +102,16 @@ class Engine:
         gain = 0.5 if seen > self.prefill_tokens_per_s else 0.05
         self.prefill_tokens_per_s += gain * (seen - self.prefill_tokens_per_s)
 
-    def learn_capacity(self, *, distance: int, hit: bool, now: float) -> None:
-        """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity."""
+    def learn_capacity(self, *, distance: int, hit: bool, now: float, held: int = 1) -> None:
+        """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity. The step
+        that found out held so many tokens at once: what is missed after fewer was not forgotten for want of room."""
         if hit:
             self._held_at_least = max(self._held_at_least, distance)
             if not self.kv_known and self.kv_tokens < self._held_at_least:
                 self.kv_tokens = self._held_at_least
             return
         self.last_miss_at = now
-        if not self.kv_known:
+        if not self.kv_known and distance >= held:
             seen = max(distance, self._held_at_least, self.in_flight_tokens)
             if seen < self.kv_tokens:
                 # approach from above, never below what was seen to fit
@@ -186,7 +187,8 @@ class Fleet:
             hit = cached * 2 >= min(program.home_tokens, prompt)
             if own and step.expected_cached > 4 * max(cached, 256):
                 engine.missed_tokens += step.expected_cached - cached
-                engine.learn_capacity(distance=distance, hit=False, now=now)
+                held = max(prompt + output, step.prompt_tokens)
+                engine.learn_capacity(distance=distance, hit=False, now=now, held=held)
             elif own and hit and program.steps_done:
                 engine.learn_capacity(distance=distance, hit=True, now=now)
         engine.written += max(prompt - believed, 0) + output

@@ -177,6 +177,20 @@ def test_unknown_capacity_is_learned_from_a_miss(desk: Any) -> None:
     assert 60_000 < engine.kv_tokens < 91_000
 
 
+def test_an_engine_of_unknown_capacity_that_caches_nothing_is_not_taken_for_one_without_room(
+    desk: Any,
+) -> None:
+    d = desk("agentserve")
+    d.tell(ev.EngineBack(engine="x"))
+    d.tell(ev.EngineLost(engine="e0"))
+    for turn in range(4):
+        d.arrive("p", turn, tokens=8000)
+        d.finish("p", turn, tokens=8000, cached_tokens=0)
+        assert d.board.fleet["x"].kv_tokens > 2 * 8000
+    d.arrive("q", tokens=8000)
+    assert d.board.fleet["x"].steps
+
+
 def test_an_engines_prefill_speed_is_learned_from_its_first_bytes(desk: Any) -> None:
     d = desk("affinity")
     d.tell(ev.EngineBack(engine="x"))
