@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,11 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(args, name)}", remedy=f"it is at least {least}"
             )
+    for name in ("pressure", "rate", "burst"):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name} is {value:g}", remedy="it is a number above zero")
     shape = profile_of(args.profile)
     out = []
     for text in args.policy or ["agentserve"]:

@@ -50,3 +50,12 @@ def test_ablations_are_told_as_ratios_to_all_mechanisms_on(tmp_path: Path) -> No
     told = json.loads(file.read_text())
     assert told[0]["jct_mean_s_ratio"] == 1.0
     assert len({row["arm"] for row in told}) == len(told) == 8
+
+
+@pytest.mark.parametrize("flag", ["--pressure", "--rate", "--burst"])
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
+def test_a_load_that_is_no_number_above_zero_is_refused(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--programs", "2", f"{flag}={value}"]) == 2
+    assert flag in capsys.readouterr().err
