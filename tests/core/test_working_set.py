@@ -310,3 +310,21 @@ def test_an_engine_that_stands_still_gives_up_a_pin_for_who_waits(desk: Any) -> 
     assert d.sent("b") is None
     d.fire(after=1.5)
     assert d.sent("b") == "e0"
+
+
+def test_the_last_step_of_a_program_gives_its_own_seat_away_and_nobody_elses(desk: Any) -> None:
+    d = desk(foresight=Gaps({"idle": 10_000.0, "over": 1.0}))
+    d.arrive("idle", tokens=3000)
+    d.arrive("over", tokens=4000)
+    d.finish("idle", tokens=3000, tools=(ev.PendingTool(id="c", name="bash"),))
+    d.finish("over", tokens=4000, tools=(ev.PendingTool(id="c", name="bash"),))
+    d.arrive("over", 1, tokens=4000)
+    d.scheduler.policy._books[
+        "e0"
+    ].swept_at = d.now  # the idle seat is not looked at when the next program comes
+    d.arrive("waits", tokens=4000)
+    assert d.sent("waits") is None
+    d.finish("over", 1, tokens=4000, final=True, after=5.0)
+    assert d.sent("waits") == "e0"
+    assert "idle" in d.scheduler.policy._books["e0"].seated
+    assert not [pin for pin in d.of(do.Pin) if pin.program == "over"]

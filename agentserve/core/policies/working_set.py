@@ -96,6 +96,8 @@ class WorkingSet(Policy):
             seat.steps = [s for s in seat.steps if s is not step]
             if not seat.steps:
                 self._line.leave(program)
+        if program.idle and program.ended:
+            return  # `ended` comes next: its seat goes first, and no pin is made for it
         self._fill(now)
 
     def ended(self, program: Program, now: float) -> None:
