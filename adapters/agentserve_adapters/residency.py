@@ -2,7 +2,8 @@
 
 Rule: only what the engine said counts. A block belongs to the programs whose chains run through it; a
 program holds the leading run of its chain that is resident, since a prefix with a hole is of no use behind
-the hole. Work per event is in the blocks it names and the programs that share them, never in all programs.
+the hole. Of a chain whose beginning was never heard of, nothing is said. Work per event is in the blocks it
+names and the programs that share them, never in all programs.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ class Residency:
         return found is not None and found.copies > 0
 
     def holding(self, program: str) -> KvHolding | None:
+        """How much of the program is there; None where it cannot be told."""
         tip = self._tips.get(program)
-        if tip is None:
+        leading = None if tip is None else self._leading(tip)
+        if tip is None or leading is None:
             return None
-        return KvHolding(
-            program=program, tokens=self._leading(tip), tokens_known=self._blocks[tip].depth_tokens
-        )
+        return KvHolding(program=program, tokens=leading, tokens_known=self._blocks[tip].depth_tokens)
 
     def apply(self, change: KvChange) -> list[KvHolding]:
         """Take a change in; the holdings that it altered."""
@@ -125,15 +126,15 @@ class Residency:
         self._resident_tokens = 0
         return gone
 
-    def _leading(self, tip: int) -> int:
-        """Tokens of the leading resident run of the chain that ends at `tip`."""
+    def _leading(self, tip: int) -> int | None:
+        """Tokens of the leading resident run of the chain that ends at `tip`; None if its beginning is unknown."""
         found: int | None = tip
         leading = 0
         run_end: int | None = None
         while found is not None:
             block = self._blocks.get(found)
             if block is None:
-                return 0  # the chain's beginning was never seen
+                return None
             if block.copies:
                 run_end = block.depth_tokens if run_end is None else run_end
             else:

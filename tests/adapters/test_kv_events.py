@@ -350,6 +350,13 @@ def test_a_cleared_engine_holds_nothing_of_anyone() -> None:
     assert residency.holding("p1") is None
 
 
+def test_of_a_chain_whose_beginning_was_never_heard_of_nothing_is_said() -> None:
+    residency = Residency()
+    assert residency.apply(stored(8, parent=7, session="p1")) == []
+    assert residency.apply(removed(8)) == []
+    assert residency.holding("p1") is None
+
+
 def test_other_tiers_are_not_the_gpu() -> None:
     residency = Residency()
     residency.apply(KvChange(kind="stored", hashes=(1,), block_tokens=16, medium="CPU", session="p1"))
