@@ -63,7 +63,7 @@ class UsageFilter:
     def finish(self) -> bytes:
         """The stream ended: what was held, unless it is the one."""
         held, self._held = self._held, b""
-        return b"" if _is_usage(held) else held
+        return _breaks_before(held) if _is_usage(held) else held
 
     def _sift(self, chunk: bytes) -> bytes:
         out: list[bytes] = []
@@ -87,7 +87,7 @@ class UsageFilter:
                 out.append(event)
             elif _is_usage(event):
                 self.done = True
-                out.append(chunk[end:])
+                out += _breaks_before(event), chunk[end:]
                 break
             else:
                 out.append(event)
@@ -116,6 +116,11 @@ def _events_end(chunk: bytes) -> int:
     """Where the last whole event ends; 0 when there is none."""
     plain, framed = chunk.rfind(b"\n\n"), chunk.rfind(b"\r\n\r\n")
     return max(plain + 2 if plain >= 0 else 0, framed + 4 if framed >= 0 else 0)
+
+
+def _breaks_before(event: bytes) -> bytes:
+    """Line breaks of the event before, which came in a chunk of their own."""
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
 def _is_usage(event: bytes) -> bool:

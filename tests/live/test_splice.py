@@ -6,7 +6,7 @@ import itertools
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentserve.live.splice import UsageFilter, ask_for_usage, wants_asking
@@ -49,6 +49,7 @@ def through(pieces: list[bytes]) -> bytes:
     st.lists(st.integers(0, 5000), max_size=12),
     USAGE,
 )
+@example([b"\n\n", b"\n\n"], [], [3], b"data: " + json.dumps(USAGE_CHUNK).encode() + b"\n\n")
 def test_only_the_usage_event_is_left_out_wherever_the_stream_is_cut(
     before: list[bytes], after: list[bytes], cuts: list[int], usage: bytes
 ) -> None:
