@@ -192,6 +192,8 @@ class Fleet:
 
     def _warmed(self, index: int, event: RequestFinished) -> None:
         program, tokens = self._warm_programs.pop(event.id)
+        self.result.warm_restored_tokens += tokens - event.cached_tokens
+        self.result.warm_refreshed_tokens += event.cached_tokens
         if event.cached_tokens * 2 >= tokens:
             self.result.warm_hits += 1
         done = ev.DecisionDone(

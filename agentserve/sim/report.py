@@ -84,8 +84,12 @@ def summarise(
         "unfinished": len(plans) - len(result.programs),
         "warms": result.warms,
         "warm_hits": result.warm_hits,
+        # what warms cost, in prompt tokens computed for them, and what they kept from being evicted
+        "warm_restored_tokens": result.warm_restored_tokens,
+        "warm_refreshed_tokens": result.warm_refreshed_tokens,
         # of the fleet's KV over time: held by running steps; kept and hit again later; kept and never hit again
         **_kv(result, good),
+        "service_gap_tokens": service_gap(workload, result),
         "jain_slowdown": jain([t["slowdown_mean"] for t in tenants.values()]),
         "tenants": tenants,
         # what keeping KV through gaps spared and cost, in seconds of the engines' time
@@ -143,6 +147,45 @@ def _tenants(
         }
         for tenant, rows in sorted(out.items())
     }
+
+
+def service_gap(workload: Workload, result: Result) -> int:
+    """The furthest that one tenant's service was ever behind another's while both had programs under way.
+
+    Service is tokens computed: prompt beyond what was cached, and output. A tenant that comes, or comes back, begins
+    level with the least served of those who are there, so that nobody is owed for having been away.
+    """
+    tenant_of = {t.index: workload.programs[t.index].tenant for t in result.programs}
+    told: list[
+        tuple[float, int, str, int]
+    ] = []  # at equal times, programs begin before steps end and before they end
+    for program in result.programs:
+        told.append((program.started_at, 0, tenant_of[program.index], 0))
+        told.append((program.ended_at, 2, tenant_of[program.index], 0))
+    told += [
+        (s.ended_at, 1, tenant_of[s.program], s.prompt - s.cached + s.output)
+        for s in result.steps
+        if s.ok and s.program in tenant_of
+    ]
+    service: dict[str, int] = {}
+    under_way: dict[str, int] = {}
+    furthest = 0
+    for _, kind, tenant, tokens in sorted(told):
+        if kind == 0:
+            if not under_way.get(tenant) and under_way:
+                least = min(service[other] for other in under_way)
+                service[tenant] = max(service.get(tenant, 0), least)
+            service.setdefault(tenant, 0)
+            under_way[tenant] = under_way.get(tenant, 0) + 1
+        elif kind == 1:
+            service[tenant] += tokens
+            present = [service[other] for other in under_way]
+            furthest = max(furthest, max(present, default=0) - min(present, default=0))
+        else:
+            under_way[tenant] -= 1
+            if not under_way[tenant]:
+                del under_way[tenant]
+    return furthest
 
 
 def jain(values: Sequence[float]) -> float:

@@ -45,9 +45,10 @@ class Result:
     unservable: int = 0  # programs whose prompt outgrew every engine
     warms: int = 0
     warm_hits: int = 0
+    warm_restored_tokens: int = 0  # prefilled by warms
+    warm_refreshed_tokens: int = 0  # still there, and now the last to be evicted
     ended_at: float = 0.0
     kv_running_token_s: float = 0.0
     kv_idle_token_s: float = 0.0
     kv_capacity_token_s: float = 0.0
     samples: list[tuple[float, list[tuple[int, int, int]]]] = field(default_factory=list)
-    service: dict[str, float] = field(default_factory=dict)
