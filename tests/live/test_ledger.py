@@ -7,85 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.scenarios.ledger import OFF_SHARE_MAX, Client, compare
 from tests.scenarios.stage import AGENTSERVE, Process, ask_json, emulated, free_port, gateway, started
 
-PROGRAMS = 24
 KV_TOKENS = 8_000
 BLOCK_TOKENS = 16
 REQUESTS = 300
-WORDS_MOST = 1_000
-OFF_SHARE_MAX = 0.02
-EVENTS_COME_S = 0.02  # over the loopback; what is late counts as an error of ours
 SHARED_TOKENS_MOST = 400  # what the traffic may have brought back of everybody's beginning
 NOTICED_S = 60.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """Over many requests: tokens found cached, foretold, and the sum of differences."""
-
-    found: int = 0
-    foretold: int = 0
-    off: int = 0
-
-    @property
-    def off_share(self) -> float:
-        return self.off / max(self.found, 1)
-
-
-class Client:
-    """Programs whose prompts grow, are compacted, and share their beginning."""
-
-    def __init__(self, port: int, seed: int) -> None:
-        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False)
-        self._rng = random.Random(seed)
-        self._words: dict[str, int] = {}
-
-    @property
-    def known(self) -> int:
-        """Programs that have made a step."""
-        return len(self._words)
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def ask(self, program: str, words: int) -> tuple[int, int]:
-        """(expected, found) cached tokens of one step."""
-        text = "You are an agent. " * 40 + " ".join(f"{program}-{i}" for i in range(words))
-        body = {
-            "model": "emulated",
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": 4,
-        }
-        reply = await self._http.post(
-            "/v1/chat/completions", json=body, headers={"x-agentserve-program-id": program}
-        )
-        assert reply.status_code == 200, reply.text
-        details = reply.json()["usage"]["prompt_tokens_details"] or {}
-        return int(reply.headers["x-agentserve-cached-tokens"]), details.get("cached_tokens") or 0
-
-    async def press_on(self) -> None:
-        """Steps without end, whatever comes of them."""
-        while True:
-            with contextlib.suppress(AssertionError, httpx.HTTPError):
-                await self.next()
-            await asyncio.sleep(0.02)
-
-    async def next(self) -> tuple[int, int]:
-        """A step of some program: usually longer than its last, sometimes begun anew."""
-        program = f"p{self._rng.randrange(PROGRAMS)}"
-        words = self._words.get(program, 0) + self._rng.randrange(20, 120)
-        self._words[program] = words if words < WORDS_MOST else 20
-        return await self.ask(program, self._words[program])
 
 
 def two_ports() -> int:
@@ -118,16 +53,9 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
 
 
 async def test_what_the_ledger_expects_is_what_the_engine_finds(port: int) -> None:
-    client, tally = Client(port, seed=5), Tally()
+    client = Client(port, seed=5)
     try:
-        for _ in range(REQUESTS):
-            known, (expected, found) = client.known, await client.next()
-            if client.known > known:
-                continue  # its first step: what it shares with others is not its own
-            tally.found += found
-            tally.foretold += expected
-            tally.off += abs(expected - found)
-            await asyncio.sleep(EVENTS_COME_S)
+        tally = await compare(client, REQUESTS)
     finally:
         await client.close()
     assert tally.found > 0
