@@ -22,6 +22,9 @@ from agentserve.errors import InvariantBroken
 
 RETRIES_MAX = 1
 EXPIRED_AT_ONCE_MAX = 1000
+SHED_LOOKS_MAX = (
+    256  # of the waiting, newest first: one of a lesser class than who arrives is sought among these
+)
 
 
 class Scheduler:
@@ -130,7 +133,7 @@ class Scheduler:
         program.open_steps[step.id] = step
         board.steps[step.id] = step
         board.waiting[step.id] = step
-        if len(board.waiting) > board.limits.waiting_steps_max and not self._shed(step):
+        if len(board.waiting) > board.limits.waiting_steps_max and not self._shed(step, now):
             return
         self.policy.arrived(step, now)
         if step.state is StepState.WAITING and not any(
@@ -183,21 +186,27 @@ class Scheduler:
         program.last_seen_at = now
         self.board.programs.move_to_end(program.id)
 
-    def _shed(self, arriving: Step) -> bool:
+    def _shed(self, arriving: Step, now: float) -> bool:
         """Too many wait: refuse one, batch before the others. Whether the arriving step may stay."""
-        victim = arriving
-        worst = CLASS_RANK[arriving.program.priority]
-        for step in reversed(self.board.waiting.values()):
-            if CLASS_RANK[step.program.priority] > worst:
-                victim = step
+        victim, worst = arriving, CLASS_RANK[arriving.program.priority]
+        for step in itertools.islice(reversed(self.board.waiting.values()), SHED_LOOKS_MAX):
+            if worst == CLASS_RANK["batch"]:
                 break
-            if CLASS_RANK[step.program.priority] < worst:
-                continue
-        engine = None
-        self.board.reject(victim, "overloaded", status=429, retry_after_s=self._retry_after())
-        if victim is not arriving:
-            self.policy.closed(victim, arriving.arrived_at, finished=False, engine=engine)
+            if CLASS_RANK[step.program.priority] > worst:
+                victim, worst = step, CLASS_RANK[step.program.priority]
+        self._refuse(victim, now, "overloaded", status=429, known=victim is not arriving)
         return victim is not arriving
+
+    def _refuse(self, step: Step, now: float, reason: str, *, status: int, known: bool = True) -> None:
+        """A waiting step, `known` to the policy, is not served: its program is in a gap again, or over with it."""
+        program = step.program
+        self.board.reject(step, reason, status=status, retry_after_s=self._retry_after())
+        if program.idle and not program.ended:
+            program.gap_started_at = now
+            program.survival = None
+        if known:
+            self.policy.closed(step, now, finished=False, engine=None)
+        self._drop_if_over(program, now, "final")
 
     def _retry_after(self) -> float:
         """About how long until a place is free: the mean time a waiting step has waited, at least a second."""
@@ -467,8 +476,7 @@ class Scheduler:
             step = next(iter(board.waiting.values()))
             if step.arrived_at + board.limits.queue_timeout_s > now:
                 break
-            board.reject(step, "queue_timeout", status=503, retry_after_s=self._retry_after())
-            self.policy.closed(step, now, finished=False, engine=None)
+            self._refuse(step, now, "queue_timeout", status=503)
         for program in self._idle_too_long(now):
             program.ended = True
             self._drop_if_over(program, now, "idle")

@@ -115,6 +115,49 @@ def test_overload_sheds_batch_before_interactive(desk: Any) -> None:
     assert [x.step for x in out if isinstance(x, do.Reject)] == ["d/0"]
 
 
+def test_the_least_of_the_waiting_is_shed_whoever_came_last(desk: Any) -> None:
+    d = desk("agentserve", limits=Limits(waiting_steps_max=2))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("a", priority="batch")
+    d.arrive("b", priority="standard")
+    out = d.arrive("c", priority="interactive")
+    assert [x.step for x in out if isinstance(x, do.Reject)] == ["a/0"]
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
+def test_a_program_told_over_while_its_step_waits_is_gone_once_that_is_refused(
+    desk: Any, policy: str
+) -> None:
+    d = desk(policy, limits=Limits(queue_timeout_s=5.0))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("p")
+    d.tell(ev.ProgramEnded(program="p"))
+    assert "p" in d.board.programs, "it still waits"
+    d.fire(6.0)
+    assert "p" not in d.board.programs
+
+
+@pytest.mark.parametrize("priority", ["batch", "interactive"])
+def test_a_program_told_over_is_gone_when_its_step_is_shed(desk: Any, priority: str) -> None:
+    d = desk("agentserve", limits=Limits(waiting_steps_max=1))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("p", priority="batch")
+    d.tell(ev.ProgramEnded(program="p"))
+    d.arrive("q", priority=priority)
+    assert ("p" in d.board.programs) == (priority == "batch"), "of two alike the newer one is refused"
+
+
+def test_a_refused_program_is_in_a_gap_until_it_tries_again(desk: Any) -> None:
+    d = desk("agentserve", limits=Limits(waiting_steps_max=1))
+    d.arrive("a")
+    d.finish("a", tools=(ev.PendingTool(id="c", name="bash"),))
+    d.tell(ev.EngineLost(engine="e0"))
+    d.arrive("b")
+    out = d.arrive("a", 1, after=3.0)
+    assert [x.step for x in out if isinstance(x, do.Reject)] == ["a/1"]
+    assert d.board.programs["a"].gap_started_at == d.now
+
+
 def test_a_tenant_cannot_ask_for_more_than_its_ceiling(desk: Any) -> None:
     d = desk("fifo", shares={"t": Share(priority_max="standard")})
     d.arrive("p", priority="interactive")

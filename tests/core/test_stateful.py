@@ -37,6 +37,8 @@ ENGINES = (EngineId("e0"), EngineId("e1"))
 TENANTS = {TenantId("light"): 1.0, TenantId("heavy"): 1.0, TenantId("paying"): 4.0}
 STEPS_MAX = 5
 PATIENT = Limits(queue_timeout_s=1e9, program_idle_s=1e9)
+# Steps are refused, of those that wait too long and of those that are too many, and programs unheard of are forgotten.
+IMPATIENT = Limits(queue_timeout_s=20.0, program_idle_s=60.0, waiting_steps_max=6, live_programs_max=8)
 SETTLED_WITHIN = 20_000  # events
 SOON_S = 60.0
 
@@ -49,11 +51,12 @@ class Fleet(RuleBasedStateMachine):
     policy = "agentserve"
     params: dict[str, Any] = {}
     forecasts: type[Any] = Naive
+    limits: Limits = PATIENT
 
     def __init__(self) -> None:
         super().__init__()
         shares = {name: Share(weight=weight) for name, weight in TENANTS.items()}
-        self.board = Board(foresight=self.forecasts(), limits=PATIENT, shares=shares)
+        self.board = Board(foresight=self.forecasts(), limits=self.limits, shares=shares)
         self.scheduler = Scheduler(self.board, make_policy(self.policy, self.board, self.params))
         self.now = 0.0
         self.sent: dict[ProgramId, int] = {}  # program -> steps it sent
@@ -81,7 +84,9 @@ class Fleet(RuleBasedStateMachine):
                 assert self.went[step] <= self.allowed[step], f"{step} was dispatched twice"
                 assert decision.engine in self.up, f"{step} went to {decision.engine}, which is lost"
             elif isinstance(decision, do.Reject):
-                raise AssertionError(f"{decision.step} was refused: {decision.reason}")
+                assert self.limits is not PATIENT, f"{decision.step} was refused: {decision.reason}"
+                assert decision.step in self.open, f"{decision.step} was refused though nobody waits for it"
+                self.open.discard(decision.step)
         self.scheduler.check()
 
     def flying(self) -> list[Step]:
@@ -160,6 +165,13 @@ class Fleet(RuleBasedStateMachine):
         name = resting[number % len(resting)]
         self.over.add(name)
         self.tell(ev.ProgramEnded(program=name))
+
+    @precondition(lambda self: self.board.steps)
+    @rule(number=numbers)
+    def a_program_is_over_while_its_steps_wait_or_run(self, number: int) -> None:
+        step = list(self.board.steps.values())[number % len(self.board.steps)]
+        self.over.add(step.program.id)
+        self.tell(ev.ProgramEnded(program=step.program.id))
 
     # -- what engines do
 
@@ -299,16 +311,23 @@ class Fleet(RuleBasedStateMachine):
         assert not [p for p in self.board.programs.values() if isinstance(p.own, Seat) and p.ended]
 
 
-def machine(policy: str, forecasts: type[Any] = Naive, **params: Any) -> type[Fleet]:
-    return type(f"Fleet_{policy}", (Fleet,), {"policy": policy, "forecasts": forecasts, "params": params})
+def machine(
+    policy: str, forecasts: type[Any] = Naive, limits: Limits = PATIENT, **params: Any
+) -> type[Fleet]:
+    chosen = {"policy": policy, "forecasts": forecasts, "limits": limits, "params": params}
+    return type(f"Fleet_{policy}", (Fleet,), chosen)
 
 
 ARMS: dict[str, type[Fleet]] = {
     "agentserve": machine("agentserve"),
     "agentserve, learned forecasts": machine("agentserve", Learned),
+    "agentserve, impatient": machine("agentserve", Learned, IMPATIENT),
     "agentserve, every gap pinned for an hour": machine("agentserve", ttl_s=3600.0),
     "agentserve, no reservation": machine("agentserve", reserve_gaps=False),
     **{name: machine(name) for name in ("affinity", "thunderagent", "continuum", "saga", "justitia", "plas")},
+    **{
+        f"{name}, impatient": machine(name, limits=IMPATIENT) for name in ("affinity", "thunderagent", "saga")
+    },
 }
 
 
