@@ -47,6 +47,7 @@ class LimitSettings:
     """The bound of everything that could grow."""
 
     body_bytes_max: int = 32 * 1024 * 1024
+    bodies_bytes_max: int = 1024 * 1024 * 1024  # of requests that are still arriving
     header_bytes_max: int = 64 * 1024
     waiting_steps_max: int = 10_000
     live_programs_max: int = 200_000

@@ -111,7 +111,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
     stranger = not is_loopback(settings.gateway.host) and not settings.gateway.allow_open
     openly = not store.away and not len(store.keys) and not stranger
     if openly:
-        keys = OpenKeys()
+        keys = OpenKeys(here_only=not settings.gateway.allow_open)
     gateway = build_app(
         settings=settings,
         driver=driver,

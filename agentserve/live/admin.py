@@ -22,7 +22,7 @@ from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ
 from agentserve.live.engines import Engine
 from agentserve.live.foretold import calibration
-from agentserve.live.programs import mapping, number, program_name
+from agentserve.live.programs import NUMBER_MAX, mapping, number, program_name
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.wire import printable_id
 
@@ -312,9 +312,9 @@ def engine_settings(said: Mapping[str, Any]) -> EngineSettings:
         raise BadRequest("models is a list of names", field="models")
     kv_tokens = said.get("kv_tokens")
     if kv_tokens is not None and (
-        not isinstance(kv_tokens, int) or isinstance(kv_tokens, bool) or kv_tokens < 1
+        not isinstance(kv_tokens, int) or isinstance(kv_tokens, bool) or not 1 <= kv_tokens <= NUMBER_MAX
     ):
-        raise BadRequest("kv_tokens is a whole number", field="kv_tokens")
+        raise BadRequest("kv_tokens is a whole number of 1 or more", field="kv_tokens")
     kind = said.get("kind", "auto")
     if not isinstance(kind, str):
         raise BadRequest("kind is a text", field="kind")
@@ -335,8 +335,10 @@ def tenant_settings(tenant: str, said: Mapping[str, Any]) -> TenantSettings:
     whole: dict[str, int | None] = {}
     for name in _WHOLE:
         value = said.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise BadRequest("a whole number of 1 or more is expected", field=name)
+        if value is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= NUMBER_MAX
+        ):
+            raise BadRequest(f"a whole number from 1 to {NUMBER_MAX:g} is expected", field=name)
         whole[name] = value
     weight = number(said.get("weight", 1.0), "weight")
     share = number(said.get("pin_share_max", 1.0), "pin_share_max")

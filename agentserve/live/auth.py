@@ -1,7 +1,8 @@
 """Who is calling: API keys, the tenant each stands for, and what it may do.
 
 Rule: a request without a valid key goes nowhere, unless the gateway is open, which it is only on loopback or when
-the operator insisted. Keys are compared as SHA-256 digests in constant time and are never logged or forwarded.
+the operator insisted; and then a web page that somebody has open must not use it through their browser. Keys are
+compared as SHA-256 digests in constant time and are never logged or forwarded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from agentserve.errors import ConfigError, NotAuthorised
@@ -21,6 +23,8 @@ READ = "read"
 ADMIN = "admin"
 SCOPES = frozenset({CALL, READ, ADMIN})
 KEY_CHARS_MAX = 512
+NAMES_REMEMBERED = 256
+LOCAL_NAMES = (".localhost", ".internal")  # by RFC 6761, and by ICANN for private use: `host.docker.internal`
 
 
 class Principal(Protocol):
@@ -87,8 +91,32 @@ class OpenKeys:
 
     _everybody = Caller(tenant=OPEN_TENANT, scopes=SCOPES, key_id="open")
 
+    def __init__(self, *, here_only: bool = False) -> None:
+        self._here_only = here_only  # only names of this machine lead here
+
     def check(self, token: str, now: float) -> Caller | None:
         return self._everybody
+
+    def refuse_pages(self, headers: Mapping[str, str], scope: str) -> None:
+        """Without keys, nothing but this tells a program of this machine from a web page that a browser on it shows.
+
+        A page's request names the page in `Origin`, and the console's is our own. A page whose host was made to lead
+        here after it was loaded gives itself away by that host's name.
+        """
+        host = headers.get("host", "")
+        if self._here_only and not is_local_name(host):
+            raise NotAuthorised(
+                f"this gateway is open and answers to names of its own machine only, not to {host!r}",
+                remedy="call it as 127.0.0.1 or localhost, make a key, or set gateway.allow_open",
+                status=403,
+            )
+        origin = headers.get("origin")
+        if origin is not None and scope != CALL and origin.partition("://")[2] != host:
+            raise NotAuthorised(
+                f"a page of {origin!r} may not use this API",
+                remedy="open this gateway's own console, or make a key and send that",
+                status=403,
+            )
 
 
 def digest_of(key: str) -> bytes:
@@ -109,6 +137,8 @@ def authorise(keys: Keys, headers: Mapping[str, str], scope: str, now: float) ->
     token = token_of(headers)
     if len(token) > KEY_CHARS_MAX:
         raise NotAuthorised("the API key is too long to be one", remedy="send a key of this gateway")
+    if isinstance(keys, OpenKeys):
+        keys.refuse_pages(headers, scope)
     principal = keys.check(token, now)
     if principal is None:
         if not token:
@@ -126,6 +156,20 @@ def authorise(keys: Keys, headers: Mapping[str, str], scope: str, now: float) ->
             status=403,
         )
     return principal
+
+
+@lru_cache(NAMES_REMEMBERED)
+def is_local_name(host: str) -> bool:
+    """Is this `Host` one that no public name server can make lead here: an address, a bare name, a reserved one?"""
+    name = host.strip().lower()
+    name = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+    if "." not in name or name.endswith(LOCAL_NAMES):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -6,7 +6,6 @@ error names the field. Names are the tenant's own; nobody reaches another's prog
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX = 256 * 1024
 EVENTS_MAX = 1_000
 SECONDS_MAX = 30 * 86_400.0
+NUMBER_MAX = 1e12
 
 
 class Programs:
@@ -235,16 +235,11 @@ def program_name(value: Any, field: str = "id") -> str:
 
 
 def number(value: Any, field: str) -> float | None:
-    """A number that is not negative, or nothing."""
+    """A number that is not negative, or nothing. Bounded, since what is reckoned with it must stay a number."""
     if value is None:
         return None
-    if (
-        not isinstance(value, (int, float))
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or value < 0
-    ):
-        raise BadRequest("a number of zero or more is expected", field=field)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= NUMBER_MAX:
+        raise BadRequest(f"a number from 0 to {NUMBER_MAX:g} is expected", field=field)
     return float(value)
 
 

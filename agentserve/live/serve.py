@@ -15,7 +15,7 @@ import uvicorn
 
 from agentserve.live.app import Gateway
 from agentserve.live.auth import OpenKeys, check_openness
-from agentserve.live.server import limited
+from agentserve.live.server import Patience, limited
 
 BACKLOG = 4096
 # live programs are many small objects that live for minutes: look at the old ones seldom
@@ -58,7 +58,9 @@ def settle_heap() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def server_for(gateway: Gateway, *, host: str | None = None, port: int | None = None) -> GatewayServer:
+def server_for(
+    gateway: Gateway, *, host: str | None = None, port: int | None = None, patience: Patience | None = None
+) -> GatewayServer:
     """A server of the gateway. Refuses to serve strangers without keys."""
     settings = gateway.settings
     host = settings.gateway.host if host is None else host
@@ -68,7 +70,10 @@ def server_for(gateway: Gateway, *, host: str | None = None, port: int | None = 
         host=host,
         port=settings.gateway.port if port is None else port,
         http=limited(
-            header_bytes_max=settings.limits.header_bytes_max, body_bytes_max=settings.limits.body_bytes_max
+            header_bytes_max=settings.limits.header_bytes_max,
+            body_bytes_max=settings.limits.body_bytes_max,
+            bodies_bytes_max=settings.limits.bodies_bytes_max,
+            patience=patience,
         ),
         ws="none",
         lifespan="on",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -26,10 +27,8 @@ log = logging.getLogger("agentserve.http")
 
 HEADERS_MAX = 128
 PIPELINE_MAX = 16  # requests that may wait behind the one being answered
-REQUEST_S = 30.0  # from the first byte of a request to its last
-IDLE_S = 75.0  # between two requests
+FRAMING_SHARE_MAX = 8  # bytes on the wire for one of a chunked body: chunks of one byte take six
 WRITE_HIGH_BYTES = 256 * 1024
-STALL_S = 60.0  # a client that takes nothing of its answer for so long is cut off
 LINGER_S = 0.5
 TICK_S = 1.0
 TICK_S_MAX = 15.0
@@ -46,12 +45,33 @@ class Refused(Exception):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a client may take."""
+
+    request_s: float = 30.0  # from the first byte of a request to its last
+    idle_s: float = 75.0  # between two requests
+    stall_s: float = 60.0  # without taking anything of its answer
+
+
+class Arriving:
+    """Bodies that are not whole yet, of all connections together: nobody knows yet whether their senders have keys."""
+
+    __slots__ = ("bytes", "bytes_max")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes = 0
+        self.bytes_max = bytes_max
+
+
 class HttpConnection(asyncio.Protocol):
     """One client's connection."""
 
     # set by `limited`
     header_bytes_max = 64 * 1024
     body_bytes_max = 32 * 1024 * 1024
+    arriving = Arriving(1024 * 1024 * 1024)
+    patience = Patience()
 
     def __init__(
         self,
@@ -87,7 +107,14 @@ class HttpConnection(asyncio.Protocol):
         self._head_done = False
         self._in_message = False
         self._head_bytes = 0
+        self._after_bytes = 0  # all that came after the head: the body, and how it is framed
         self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def _let_go(self) -> None:
+        """The body is whole, or never will be."""
+        self.arriving.bytes -= self._body_bytes
+        self._body = []
         self._body_bytes = 0
 
     # -- asyncio
@@ -100,11 +127,12 @@ class HttpConnection(asyncio.Protocol):
         self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, (tuple, list)) else None
         self.server = (str(here[0]), int(here[1])) if isinstance(here, (tuple, list)) else None
         self._since = self.loop.time()
-        self._timer = self.loop.call_later(TICK_S_MAX, self._tick)
+        self._timer = self.loop.call_later(min(self.patience.request_s, TICK_S_MAX), self._tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(self)
         self._closing = True
+        self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -118,10 +146,15 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._head_done:
             self._head_bytes += len(data)
+        else:
+            self._after_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if not self._head_done and self._head_bytes > self.header_bytes_max:
-                raise Refused(431, "the request's headers are too large")
+            if not self._head_done:
+                if self._head_bytes > self.header_bytes_max:
+                    raise Refused(431, "the request's headers are too large")
+            elif self._after_bytes > self.header_bytes_max + FRAMING_SHARE_MAX * self._body_bytes:
+                raise Refused(431, "the request's body is framed in more bytes than it has")
         except Refused as refused:
             self._refuse(refused)
         except httptools.HttpParserUpgrade:
@@ -207,8 +240,12 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
         self._body_bytes += len(data)
+        arriving = self.arriving
+        arriving.bytes += len(data)
         if self._body_bytes > self.body_bytes_max:
             raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
+        if arriving.bytes > arriving.bytes_max:
+            raise Refused(503, "too many bodies arrive at once; send it again in a while")
 
     def on_message_complete(self) -> None:
         request = Request(self)
@@ -223,6 +260,7 @@ class HttpConnection(asyncio.Protocol):
         request.headers = self._headers
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        self._let_go()
         self._fresh()
         if self._current is None:
             self._answer(request)
@@ -279,6 +317,7 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, refused: Refused) -> None:
         """Say why and close: after such bytes nothing that follows can be trusted."""
         self._closing = True
+        self._let_go()
         if self._current is None:
             self._say(refused.status, refused.message)
         else:
@@ -322,12 +361,12 @@ class HttpConnection(asyncio.Protocol):
         self._timer = None
         if self._closing or self.transport is None:
             return
-        if self.paused is not None and self.loop.time() - self._paused_at > STALL_S:
+        if self.paused is not None and self.loop.time() - self._paused_at > self.patience.stall_s:
             log.info("a client that does not read was cut off")
             self._abort()
             return
         waits = self._current is None
-        limit_s = REQUEST_S if self._in_message or self._since == 0.0 else IDLE_S
+        limit_s = self.patience.request_s if self._in_message else self.patience.idle_s
         late_s = self.loop.time() - self._since - limit_s
         if waits and late_s >= 0:
             if self._in_message:
@@ -338,10 +377,17 @@ class HttpConnection(asyncio.Protocol):
         self._timer = self.loop.call_later(min(max(-late_s, TICK_S), TICK_S_MAX), self._tick)
 
 
-def limited(*, header_bytes_max: int, body_bytes_max: int) -> type[HttpConnection]:
+def limited(
+    *, header_bytes_max: int, body_bytes_max: int, bodies_bytes_max: int, patience: Patience | None = None
+) -> type[HttpConnection]:
     """The protocol class with these limits, for `uvicorn.Config(http=…)`."""
     return type(
         "LimitedHttpConnection",
         (HttpConnection,),
-        {"header_bytes_max": header_bytes_max, "body_bytes_max": body_bytes_max},
+        {
+            "header_bytes_max": header_bytes_max,
+            "body_bytes_max": body_bytes_max,
+            "arriving": Arriving(bodies_bytes_max),
+            "patience": patience or Patience(),
+        },
     )

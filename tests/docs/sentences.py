@@ -33,6 +33,7 @@ SETTINGS = {
     "gateway.log_level": "reloaded by SIGHUP",
     "gateway.drain_timeout_s": "how long running replies may take to finish at the end",
     "limits.body_bytes_max": "of a request; more is answered with 413",
+    "limits.bodies_bytes_max": "of all requests that are not whole yet, together; more is answered with 503",
     "limits.header_bytes_max": "of a request; more is answered with 431",
     "limits.waiting_steps_max": "more waiting steps are answered with 429, batch first",
     "limits.live_programs_max": "beyond it the program unheard of for longest is over",

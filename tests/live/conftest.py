@@ -26,6 +26,7 @@ from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
 from agentserve.live.monitor import ProbeSettings
 from agentserve.live.serve import server_for, started
+from agentserve.live.server import Patience
 from agentserve.ports import Capabilities, EngineLoad, EngineOptions, Hints, Outcome, Outgoing, Receipt
 
 ALL_PROTOCOLS = frozenset({"chat", "completions", "responses", "messages", "embeddings"})
@@ -342,6 +343,7 @@ async def serve() -> AsyncIterator[Serve]:
             extra: dict[str, Any] | None = None,
             probes: ProbeSettings | None = None,
             core: Limits | None = None,
+            patience: Patience | None = None,
         ) -> Running:
             settings = settings or Settings(
                 limits=limits or LimitSettings(),
@@ -365,7 +367,7 @@ async def serve() -> AsyncIterator[Serve]:
                 keys=keys or OpenKeys(),
                 probes=probes or ProbeSettings(interval_s=0.2, timeout_s=1.0),
             )
-            server = server_for(gateway, port=0)
+            server = server_for(gateway, port=0, patience=patience)
             task = await started(server)
 
             async def finish() -> None:

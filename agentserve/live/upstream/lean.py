@@ -298,16 +298,20 @@ class LeanUpstream:
     ) -> Connection:
         head = self._request_head(method, path, headers, body)
         overall_at = self.loop.time() + deadlines.overall_s
+        stale = False  # has one been tried that an engine had closed?
         while True:
-            connection = self._reusable() or await self._connect(deadlines)
-            reused = connection.used > 0
+            # once is enough: the engine may be dying of this very request, and those that lie idle are many
+            connection = None if stale and self._room else self._reusable()
+            connection = connection or await self._connect(deadlines)
+            reused = connection.used > 0 and not stale
             connection.send(head, body, deadlines, overall_at)
             try:
                 await connection.wait_head()
             except EngineUnreachable:
                 connection.close()
                 if reused and connection.status == 0:
-                    continue  # it had been closed while it lay idle; a fresh one tells the truth
+                    stale = True  # it had been closed while it lay idle; a fresh one tells the truth
+                    continue
                 raise
             except BaseException:
                 connection.close()
@@ -360,8 +364,13 @@ class LeanUpstream:
                 return connection
         return None
 
+    @property
+    def _room(self) -> bool:
+        """May one more connection be opened?"""
+        return len(self._open) + self._opening < self._connections_max
+
     async def _connect(self, deadlines: Deadlines) -> Connection:
-        if len(self._open) + self._opening >= self._connections_max:
+        if not self._room:
             return await self._wait_for_place(deadlines)
         self._opening += 1
         try:

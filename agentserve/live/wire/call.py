@@ -14,7 +14,14 @@ import msgspec
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
 from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8, word
-from agentserve.live.wire.extensions import Extensions, extensions_of, named_in, person_of, printable_id
+from agentserve.live.wire.extensions import (
+    Extensions,
+    extensions_of,
+    named_in,
+    person_of,
+    printable_id,
+    tokens,
+)
 from agentserve.live.wire.prints import prints_of
 
 Protocol = Literal["chat", "completions", "responses", "messages", "embeddings"]
@@ -82,14 +89,6 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _count(*values: Any) -> int | None:
-    """The first that is a whole number of tokens."""
-    for value in values:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
-
-
 def _tool_names(tools: Iterable[Any]) -> Iterator[str]:
     """Names of offered tools, in any protocol's form; a built-in tool goes by its type."""
     for tool in tools:
@@ -145,10 +144,10 @@ class CallReader:
             protocol=protocol,
             model=model,
             stream=body.get("stream") is True,
-            output_tokens_max=_count(
+            output_tokens_max=tokens(
                 body.get("max_completion_tokens"), body.get("max_output_tokens"), body.get("max_tokens")
             ),
-            samples=max(_count(body.get("n")) or 1, 1),
+            samples=max(tokens(body.get("n")) or 1, 1),
             wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             tools=tools,
             prompt_chars=fixed_chars + sum([item.size for item in items]),
@@ -256,9 +255,9 @@ def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:
         return [
             Item(role="text", digest=digest_of(repr(run).encode()), size=4 * len(run)) for run in whole
         ], len(prompt)
-    items, tokens = [], 0
+    items, total = [], 0
     for one in prompt[:LINES_MAX]:
         some, exact = _bare_items(one) if isinstance(one, (str, list)) else ([], None)
         items += some
-        tokens += exact or 0
-    return items, tokens or None
+        total += exact or 0
+    return items, total or None

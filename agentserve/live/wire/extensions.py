@@ -17,6 +17,7 @@ from agentserve.core.identity.evidence import digest_of
 
 ID_CHARS_MAX = 256
 DEADLINE_S_MAX = 30 * 86_400.0
+TOKENS_MAX = 2**40  # JSON has numbers of any length, and the forecasts reckon with floats
 
 # Body fields that may hold an id, by dotted path. Paths through a string go through the JSON in it.
 ID_PATHS = (
@@ -126,8 +127,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else _EMPTY
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+def tokens(*values: Any) -> int | None:
+    """The first that is a whole number of tokens, bounded."""
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return min(value, TOKENS_MAX)
+    return None
 
 
 def _deadline_s(headers: Mapping[str, str]) -> float | None:
@@ -165,7 +170,7 @@ def extensions_of(headers: Mapping[str, str], body: Mapping[str, Any]) -> Extens
         node=printable_id(headers.get("x-agentserve-step", ours.get("step"))),
         priority=_priority(headers, body),
         deadline_s=_deadline_s(headers),
-        output_tokens_expected=_whole(agent_hints.get("osl")),
+        output_tokens_expected=tokens(agent_hints.get("osl")) or None,
         final=truthy(headers.get("x-agentserve-final"))
         or truthy(headers.get("x-dynamo-session-final"))
         or body.get("is_last_step") is True

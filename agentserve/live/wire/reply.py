@@ -13,6 +13,7 @@ import msgspec
 
 from agentserve.core.identity.evidence import Item, ReplyEvidence, ToolUse, Trace
 from agentserve.live.wire.canon import clean
+from agentserve.live.wire.extensions import tokens
 from agentserve.live.wire.prints import TRACEABLE_CHARS_MIN, trace_of
 
 TRACES_MAX = 8  # string arguments remembered of one tool call
@@ -119,34 +120,27 @@ def finish_of(reason: Any) -> str:
     return FINISHES.get(reason, reason[:32]) if isinstance(reason, str) else ""
 
 
-def _tokens(*values: Any) -> int | None:
-    for value in values:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
-
-
 def usage_of(usage: Any) -> Usage | None:
     """Usage in any protocol's shape. Anthropic counts cached tokens beside the input; here they are part of it."""
     if not isinstance(usage, dict):
         return None
-    output = _tokens(usage.get("completion_tokens"), usage.get("output_tokens"))
+    output = tokens(usage.get("completion_tokens"), usage.get("output_tokens"))
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
-    cached = _tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
-    prompt = _tokens(usage.get("prompt_tokens"))
+    cached = tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
+    prompt = tokens(usage.get("prompt_tokens"))
     if prompt is None:
-        prompt = _tokens(usage.get("input_tokens"))
+        prompt = tokens(usage.get("input_tokens"))
         read, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
         if cached is None and (read is not None or written is not None):
-            cached = _tokens(read) or 0
-            prompt = (prompt or 0) + cached + (_tokens(written) or 0)
+            cached = tokens(read) or 0
+            prompt = (prompt or 0) + cached + (tokens(written) or 0)
     if prompt is None and output is None:
         return None
     thought = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
-    reasoning = _tokens(thought.get("reasoning_tokens")) if isinstance(thought, dict) else None
+    reasoning = tokens(thought.get("reasoning_tokens")) if isinstance(thought, dict) else None
     return Usage(
         prompt_tokens=prompt or 0,
         output_tokens=output or 0,
         cached_tokens=cached,
-        reasoning_tokens=_tokens(reasoning, usage.get("reasoning_tokens")),
+        reasoning_tokens=tokens(reasoning, usage.get("reasoning_tokens")),
     )
