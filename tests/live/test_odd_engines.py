@@ -1,4 +1,4 @@
-"""Engines that answer early, late, twice or with more than was asked: the client gets one answer, or one clear error."""
+"""Engines that answer early, late, twice or with more than was asked: the client gets one answer or one clear error."""
 
 from __future__ import annotations
 
