@@ -10,6 +10,7 @@ import asyncio
 import gc
 import math
 import socket
+import sys
 
 import uvicorn
 
@@ -20,6 +21,9 @@ from agentserve.live.server import Patience, limited
 BACKLOG = 4096
 # live programs are many small objects that live for minutes: look at the old ones seldom
 GC_THRESHOLDS = (50_000, 50, 50)
+# The journal's thread shares the interpreter with the requests. By Python's own setting a request that wakes while a
+# batch is written waits up to 5 ms for it, at each of its turns.
+SWITCH_INTERVAL_S = 0.001
 
 
 class GatewayServer(uvicorn.Server):
@@ -37,7 +41,7 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._alone:
-            settle_heap()
+            settle_interpreter()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.leave()
@@ -51,11 +55,13 @@ class GatewayServer(uvicorn.Server):
         return int(self.servers[0].sockets[0].getsockname()[1])
 
 
-def settle_heap() -> None:
-    """What is loaded by now stays: keep the collector from going through it again and again."""
+def settle_interpreter() -> None:
+    """What is loaded by now stays: keep the collector from going through it again and again. Requests wait for nobody
+    long."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def server_for(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ import msgspec
 from sqlalchemy import Table, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from agentserve.errors import ConfigError, StoreError
@@ -132,15 +139,65 @@ def normalised(url: str) -> URL:
     return parsed.set(drivername=driver)
 
 
+# What a driver says, and what to do about it; the first that is found in the message counts.
+_REMEDIES = (
+    ("database is locked", "another process keeps the file locked: end it, or give each gateway its own file"),
+    ("database or disk is full", "make room on the disk"),
+    ("No space left", "make room on the database's disk"),
+    ("readonly database", "make the file and its folder writable for the gateway's user"),
+    ("read-only transaction", "let store.url name the primary, not a standby"),
+    ("unable to open database file", "make the file and its folder readable and writable for the gateway's user"),
+    ("file is not a database", "store.url names a file that is no SQLite database: name another"),
+    ("disk image is malformed", "the file is damaged: restore a backup, or move it away and start anew"),
+    ("disk I/O error", "check the disk, its free room and the process's limit on file sizes"),
+    ("authentication failed", "put the password that the database knows into store.url, and restart"),
+    ("too many connections", "let the database take more connections, or end those that nobody uses"),
+    ("remaining connection slots", "let the database take more connections, or end those that nobody uses"),
+    ("permission denied", "grant store.url's user its tables"),
+)  # fmt: skip
+_ROWS_FAULTS = (
+    "22",
+    "23",
+    "42",
+    "54",
+)  # PostgreSQL: the value, the constraint, the type, too large for an index
+_NOT_THE_ROWS = ("42501", "42P01")  # no permission, no table: the same for every row
+
+
 def store_error(error: BaseException, name: str) -> StoreError:
-    """One line about what the database said."""
+    """One line about what the database said, and what to do."""
     orig = getattr(error, "orig", None) or error
     said = (str(orig).strip() or type(orig).__name__).splitlines()[0][:300]
     if "no such table" in said or ("relation" in said and "does not exist" in said):
         return StoreError(f"the database {name} has no tables of ours", remedy="run `agentserve db upgrade`")
+    remedy = next((do for words, do in _REMEDIES if words in said), None)
     return StoreError(
-        f"the database {name} failed: {said}", remedy="check that it runs and that store.url is right"
+        f"the database {name} failed: {said}",
+        remedy=remedy or "check that it runs and that store.url is right",
     )
+
+
+def blames_rows(error: BaseException) -> bool:
+    """Would the same rows fail again on a database that is well? One that is away, full, locked or read-only is not."""
+    if isinstance(error, (OSError, TimeoutError)):
+        return False
+    if not isinstance(error, DBAPIError):
+        return True  # what was to be written could not even be handed over
+    if error.connection_invalidated:
+        return False
+    code = next((c for e in _causes(error) if (c := getattr(e, "sqlstate", None))), None)
+    if code is not None:
+        return code.startswith(_ROWS_FAULTS) and code not in _NOT_THE_ROWS
+    if isinstance(error, (IntegrityError, DataError, ProgrammingError)):
+        return True
+    # a value that a driver cannot encode is an error of its interface, and so is a connection that is closed
+    return any(isinstance(cause, (ValueError, TypeError, OverflowError)) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.orig if isinstance(error, DBAPIError) else error.__cause__
 
 
 def _engine(url: URL) -> AsyncEngine:

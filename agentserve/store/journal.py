@@ -8,7 +8,8 @@
 Rule: the request's path appends to a bounded queue and does nothing else; folding rows, talking to the database and
 waiting for it happen in the thread. When the queue is full the oldest event goes first, then the oldest record, and
 each is counted. Order is that of the queue, for every program. What was taken from the queue is kept until the
-database has it, so that nothing that was not counted as lost is missing.
+database has it, so that nothing that was not counted as lost is missing. The thread shares the interpreter with the
+requests: what has piled up is written in batches with rests between them, so that catching up slows nobody.
 """
 
 from __future__ import annotations
@@ -22,14 +23,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from agentserve.config import StoreSettings
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
 from agentserve.errors import StoreError
 from agentserve.store import migrations
-from agentserve.store.database import Database, store_error
+from agentserve.store.database import Database, blames_rows, store_error
 from agentserve.store.folding import Fold, Folded, Record, Told
 from agentserve.store.retention import Sweeper
 from agentserve.store.writing import Writer
@@ -39,7 +38,9 @@ log = logging.getLogger("agentserve.store")
 LATEST_MAX = 250_000  # facts of which only the newest counts
 RETRY_S_MAX = 5.0
 STOP_TIMEOUT_S = 10.0
-TRIES_BEFORE_APART = 3
+REFUSED_BEFORE_APART = 3
+REST = 3.0  # times what a batch took, while there is room for what comes meanwhile
+REST_S_MAX = 1.0
 # Facts that replace what was said before, and the fields that name what they are about.
 LATEST: dict[str, tuple[str, ...]] = {
     "chain": ("program",),
@@ -235,6 +236,8 @@ class WriteBehind:
                     self.size_bytes = sweeper.size_bytes
                 if max(len(self._detail), len(self._records)) < self.settings.batch_rows_max:
                     await self._pause(self.settings.flush_interval_s)
+                else:
+                    await self._pause(self._rest_s(time.monotonic() - began_at))
         finally:
             await database.close()
 
@@ -271,15 +274,15 @@ class WriteBehind:
     ) -> bool:
         """Write the batch, however long it takes; False when the end came first."""
         wait_s = 0.1
-        tries = 0
+        refused = 0  # times in a row that it said no to the rows, rather than being away, full or locked
         while True:
-            tries += 1
             try:
-                if tries > TRIES_BEFORE_APART and await database.answers():
+                if refused >= REFUSED_BEFORE_APART:
                     self._refused(await writer.write_apart(folded, number, dropped, self._clock()))
                 else:
                     await writer.write(folded, number, dropped, self._clock())
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, to end the thread would lose all that comes after
+                refused = refused + 1 if blames_rows(error) else 0
                 self._away(str(store_error(error, database.name)))
             else:
                 self._back()
@@ -305,6 +308,11 @@ class WriteBehind:
             log.warning("the database is back; %d rows wait to be written", self.queued)
         self.up = True
         self.failure = ""
+
+    def _rest_s(self, took_s: float) -> float:
+        """How long to leave the interpreter to the requests: less the less room there is for what they bring."""
+        room = max(0.0, 1.0 - self.queued / self.settings.queue_rows_max)
+        return min(took_s * REST, REST_S_MAX) * room
 
     def _over(self) -> bool:
         return self._stopping_at is not None and time.monotonic() >= self._stopping_at

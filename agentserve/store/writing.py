@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from sqlalchemy import Dialect, Table, case, func, insert
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agentserve.store import schema
-from agentserve.store.database import Database
+from agentserve.store.database import Database, blames_rows
 from agentserve.store.folding import Folded, Values
 
 CHUNK_ROWS = 250  # one statement; between two of them other threads get their turn
@@ -152,11 +152,11 @@ class Writer:
     ) -> dict[str, list[str]]:
         """Row by row, for a batch with rows that the database refuses; which rows, and what it said.
 
-        When no row at all can be written the rows are not to blame, and the last error is raised.
+        Nothing is written, and the error raised, when it is not a row's fault or no row at all can be written.
         """
         refused: dict[str, list[str]] = {}
         wrote = 0
-        last: SQLAlchemyError | None = None
+        last: Exception | None = None
         async with self._database.engine.connect() as connection:
             await connection.begin()
             rows: list[tuple[str, Values]] = [("batches", self._piece(folded, number, dropped, now))]
@@ -166,7 +166,9 @@ class Writer:
                     async with connection.begin_nested():
                         await self._rows(connection, table, [row])
                     wrote += 1
-                except SQLAlchemyError as error:
+                except Exception as error:
+                    if not blames_rows(error):
+                        raise
                     last = error
                     refused.setdefault(table, []).append(str(error).splitlines()[0][:200])
             if not wrote and last is not None:

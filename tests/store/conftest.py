@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -61,6 +62,19 @@ class Cluster:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.home / "data"), "-m", "immediate", "-w", "stop")
+
+    @contextlib.contextmanager
+    def guarding(self, role: str) -> Iterator[None]:
+        """Meanwhile this role has to say its password; the others are trusted."""
+        rules = self.home / "data" / "pg_hba.conf"
+        before = rules.read_text()
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{before}")
+        self._run("pg_ctl", "-D", str(self.home / "data"), "reload")
+        try:
+            yield
+        finally:
+            rules.write_text(before)
+            self._run("pg_ctl", "-D", str(self.home / "data"), "reload")
 
     def url(self) -> str:
         """An empty database: the same one, emptied, for making them is slow."""

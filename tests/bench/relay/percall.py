@@ -32,7 +32,7 @@ from agentserve.cli.gateway import composed
 from agentserve.config import EngineSettings, Settings, StoreSettings, TelemetrySettings
 from agentserve.core.ids import EngineId
 from agentserve.live.app import Gateway
-from agentserve.live.serve import settle_heap
+from agentserve.live.serve import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
 from agentserve.live.upstream import Deadlines
 from agentserve.live.upstream.lean import Connection, LeanUpstream
@@ -265,7 +265,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                     end.protocol.connection_made(end)
                     ends[case].append(end)
                 await load.run(ends[case], 500)
-            settle_heap()
+            settle_interpreter()
             for _ in range(args.rounds):
                 for case, clients in ends.items():
                     calls = args.calls // 10 if case == "stream" else args.calls
