@@ -1,6 +1,6 @@
 """What one call costs the gateway's own thread, without sockets: for comparing two versions on a noisy machine.
 
-    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--profile N] [--json]
+    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--stages] [--profile N] [--json]
 
 Everything stands as `agentserve up` wires it (identity, scheduler, journal on SQLite, metrics, traces at 1%), the
 server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
@@ -17,11 +17,14 @@ import cProfile
 import gc
 import json
 import pstats
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvloop
@@ -172,6 +175,61 @@ class ClientEnd(asyncio.Transport):
         return None
 
 
+class Stages:
+    """Where the time goes: the loop's thread is looked at some thousand times a second, and its innermost frame counts.
+
+    A frame belongs to the stage whose path its file's begins with, the longest one; what runs in C is its caller's.
+    """
+
+    EVERY_S = 0.0004
+    PATHS = (
+        "live/server.py live/request.py", "live/upstream", "live/app.py live/relay.py live/exchange.py",
+        "live/passage.py live/taps.py live/headers.py live/splice.py adapters", "live/wire", "core/identity",
+        "live/driver.py", "core/scheduler.py core/board.py core/fleet.py core/program.py", "core/policies core/pins.py",
+        "core/learned.py core/remembered.py core/foresight.py core/forecast", "core/workflow live/workflows.py",
+        "live/outcome.py live/quotas.py live/auth.py live/engines.py live/monitor.py core/prefixes.py",
+        "live/feed.py live/holdings.py live/foretold.py core/direct.py", "telemetry core/story.py core/facts.py",
+        "store", "",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self._of_file: dict[str, str] = {}
+
+    def __enter__(self) -> Stages:
+        self._before = signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, self.EVERY_S, self.EVERY_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+
+    def _look(self, _signal: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            stage = self._stage(frame.f_code.co_filename)
+            if stage is not None:
+                self.seen[stage] += 1
+                return
+            frame = frame.f_back
+
+    def _stage(self, file: str) -> str | None:
+        known = self._of_file.get(file)
+        if known is None:
+            inner = file.rpartition("/agentserve/")[2] if "/agentserve/" in file else ""
+            ours = bool(inner) or file == __file__
+            found = [p for s in self.PATHS for p in s.split(" ") if inner.startswith(p)] if ours else []
+            longest = max(found, key=len, default="")
+            stages = [s for s in self.PATHS if longest in s.split(" ")] if found else ["?"]
+            known = self._of_file[file] = stages[0] or "the bench itself, and the rest"
+        return None if known == "?" else known
+
+    def table(self, us: float) -> str:
+        """Stages, the dearest first, by their share of a call."""
+        total = self.seen.total() or 1
+        return "\n".join(f"{us * n / total:8.1f} us  {stage}" for stage, n in self.seen.most_common())
+
+
 class Load:
     """A closed loop of clients."""
 
@@ -276,6 +334,10 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                     all_us = (time.process_time() - process_s) / calls * 1e6
                     best = found.setdefault(case, {"us": us, "process_us": all_us})
                     best["us"], best["process_us"] = min(best["us"], us), min(best["process_us"], all_us)
+            for case, clients in ends.items() if args.stages else ():
+                with Stages() as stages:
+                    await load.run(clients, args.calls * args.rounds)
+                print(case, stages.table(found[case]["us"]), sep="\n")
             if args.profile:
                 gc.collect()
                 for case, clients in ends.items():
@@ -295,6 +357,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--profile", type=int, default=0, help="also print so many functions of a profile")
+    parser.add_argument(
+        "--stages", action="store_true", help="also say which part of us takes how much of it"
+    )
     parser.add_argument("--sort", default="tottime")
     parser.add_argument("--builtins", action="store_true", help="profile C functions too")
     parser.add_argument("--json", action="store_true")

@@ -1,6 +1,7 @@
 """Measure proxies side by side and write figures as ratios to nginx of the same run.
 
-    python -m tests.bench.relay.run [--seconds 3] [--rounds 2] [--only NAME] [--peers DIR] [--json FILE] [--plot FILE]
+    python -m tests.bench.relay.run [--seconds 3] [--rounds 2] [--only NAME] [--case WORDS] [--peers DIR]
+                                    [--json FILE] [--plot FILE]
 
 DIR holds one environment for each peer (`python -m tests.bench.peers.install DIR`); what is not there is left out.
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warm", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", action="append", default=[], help="a proxy; may stand again")
+    parser.add_argument("--case", action="append", default=[], help="words of a case; may stand again")
     parser.add_argument("--peers", type=Path, help="a folder with one environment for each peer")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -73,7 +75,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     command = [str(folder / "engine"), str(engine_port), str(EVENTS)]
     with started(command, engine_port, core=1, log=folder / "engine.log"):
         for round_number in range(args.rounds):
-            for case in CASES:
+            for case in chosen(args):
                 seen.setdefault("direct", {}).setdefault(case, []).append(
                     load(folder, engine_port, case, args, None)
                 )
@@ -94,6 +96,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": args.seconds, "rounds": args.rounds, "figures": medians, "ratios": ratios(medians)}
 
 
+def chosen(args: argparse.Namespace) -> list[str]:
+    """The cases that are measured."""
+    return [case for case in CASES if not args.case or any(words in case for words in args.case)]
+
+
 def one(folder: Path, target: Target, engine_port: int, args: argparse.Namespace) -> dict[str, Figures]:
     """One proxy in all cases."""
     place = Place(port=free_port(), engine=engine_port, folder=folder, peers=args.peers)
@@ -105,7 +112,7 @@ def one(folder: Path, target: Target, engine_port: int, args: argparse.Namespace
         command, place.port, core=0, log=folder / "proxy.log", environment=target.environment
     ) as process:
         ready(place.port, target.path)
-        for case in CASES:
+        for case in chosen(args):
             found[case] = load(folder, place.port, case, args, process, path=target.path)
     return found
 
@@ -173,20 +180,25 @@ def ratios(figures: dict[str, dict[str, Figures]]) -> dict[str, dict[str, float]
         if name == "direct":
             continue
         made = found[name] = {}
-        single = "1 connection, 1 kB"
-        for centile in ("p50", "p99"):
-            made[f"added {centile}, us"] = cases[single][f"{centile}_us"] - direct[single][f"{centile}_us"]
-        made["cpu us per event"] = cases["32 streams"].get("cpu_us_per_event", 0.0)
-        if nginx is None:
-            continue
-        for case in ("32 connections, 1 kB", "32 connections, 32 kB", "8 connections, 400 kB"):
-            made[f"{case}: requests/s of nginx"] = cases[case]["rps"] / max(nginx[case]["rps"], 1e-9)
-            made[f"{case}: cpu per request of nginx"] = cases[case]["cpu_us_per_request"] / max(
-                nginx[case]["cpu_us_per_request"], 1e-9
+        single, streams = "1 connection, 1 kB", "32 streams"
+        if single in cases:
+            for centile in ("p50", "p99"):
+                made[f"added {centile}, us"] = (
+                    cases[single][f"{centile}_us"] - direct[single][f"{centile}_us"]
+                )
+        if streams in cases:
+            made["cpu us per event"] = cases[streams].get("cpu_us_per_event", 0.0)
+        for case, figures_of in cases.items():
+            if case == single or nginx is None:
+                continue
+            theirs = nginx[case]
+            if case == streams:
+                made["events/s of nginx"] = figures_of["events_s"] / max(theirs["events_s"], 1e-9)
+                continue
+            made[f"{case}: requests/s of nginx"] = figures_of["rps"] / max(theirs["rps"], 1e-9)
+            made[f"{case}: cpu per request of nginx"] = figures_of["cpu_us_per_request"] / max(
+                theirs["cpu_us_per_request"], 1e-9
             )
-        made["events/s of nginx"] = cases["32 streams"]["events_s"] / max(
-            nginx["32 streams"]["events_s"], 1e-9
-        )
     return found
 
 

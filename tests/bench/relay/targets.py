@@ -153,6 +153,16 @@ def _agentserve(place: Place) -> Sequence[str]:
     ]  # fmt: skip
 
 
+def _bare(place: Place) -> Sequence[str]:
+    """The same parts with nothing between them: what the language and the two protocols cost."""
+    return [sys.executable, "-m", "tests.bench.relay.bare", str(place.port), place.engine_url]
+
+
+def _reading(place: Place) -> Sequence[str]:
+    """The same, and what no recogniser of programs can leave out: both bodies read, the messages hashed."""
+    return [*_bare(place), "--reads"]
+
+
 def _vllm_router(place: Place) -> Sequence[str] | None:
     found = place.bin("vllm-router", "vllm-router")
     flags = ["--host", "127.0.0.1", "--port", str(place.port), "--prometheus-port", str(free_port())]
@@ -196,6 +206,8 @@ TARGETS = (
     Target(name="nginx", command=_nginx, install="apt-get install nginx"),
     Target(name="agentserve", command=_agentserve),
     Target(name="agentserve, programs named", command=_agentserve, path="/p/bench-%d/v1/chat/completions"),
+    Target(name="floor: bare relay", command=_bare),
+    Target(name="floor: bare relay that reads", command=_reading),
     Target(name="vllm-router", command=_vllm_router),
     Target(name="sglang-router", command=_sglang_router),
     Target(
