@@ -64,6 +64,7 @@ class Program:
     prefix: tuple[Segment, ...] = ()
     shared_tokens: int = 0  # of the prefix: the leading tokens that other programs may share
     tools_offered: int = 0
+    model: str = ""  # of its latest step
 
     # what it has done
     steps_done: int = 0
@@ -126,9 +127,12 @@ class Program:
         """
         if not self.open_steps:
             return self.context_tokens + margin_tokens
-        total = 0
+        total, beside = 0, True
         for step in self.open_steps.values():
             total += step.prompt_tokens + int(step.output_tokens)
+            beside = beside and step.relation == "auxiliary"
+        if beside:  # what it left when its gap began is still there
+            return self.context_tokens + total + margin_tokens
         spare = len(self.open_steps) - 1
         if spare:
             total -= spare * min(self.shared_tokens, total // (spare + 1))

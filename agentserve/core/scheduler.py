@@ -148,6 +148,7 @@ class Scheduler:
         if event.prefix:
             program.begins_with(event.prefix)
         program.role = event.role or program.role
+        program.model = event.model
         program.tools_offered = event.tools_offered or program.tools_offered
         if program.opening_tokens == 0:
             program.opening_tokens = event.prompt_tokens
@@ -201,9 +202,7 @@ class Scheduler:
         """A waiting step, `known` to the policy, is not served: its program is in a gap again, or over with it."""
         program = step.program
         self.board.reject(step, reason, status=status, retry_after_s=self._retry_after())
-        if program.idle and not program.ended:
-            program.gap_started_at = now
-            program.survival = None
+        self._rests(program, now)
         if known:
             self.policy.closed(step, now, finished=False, engine=None)
         self._drop_if_over(program, now, "final")
@@ -251,9 +250,7 @@ class Scheduler:
                 program.ended = True
         self._touch(program, now)
         board.foresight.learn(event, program, step, now)
-        if program.idle and not program.ended:
-            program.gap_started_at = now
-            program.returns_at = program.survival = None
+        self._rests(program, now)
         self.policy.closed(step, now, finished=True, engine=engine)
         self._drop_if_over(program, now, "final")
 
@@ -280,11 +277,15 @@ class Scheduler:
         if engine is not None:
             engine.written += max(step.prompt_tokens - step.expected_cached, 0)
         self.board.foresight.learn(event, program, step, now)
-        if program.idle and not program.ended:
-            program.gap_started_at = now
-            program.survival = None
+        self._rests(program, now)
         self.policy.closed(step, now, finished=False, engine=engine)
         self._drop_if_over(program, now, "final")
+
+    def _rests(self, program: Program, now: float) -> None:
+        """Once nothing of it is open a gap begins, unless an auxiliary step only came between."""
+        if program.idle and not program.ended and program.gap_started_at is None:
+            program.gap_started_at = now
+            program.returns_at = program.survival = None
 
     def _close(self, step: Step) -> Any:
         board = self.board

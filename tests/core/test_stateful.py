@@ -52,6 +52,7 @@ class Fleet(RuleBasedStateMachine):
     params: dict[str, Any] = {}
     forecasts: type[Any] = Naive
     limits: Limits = PATIENT
+    models: tuple[tuple[str, ...], ...] = ((), ())  # that the engines serve
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,9 +71,13 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        for engine in ENGINES:
+        for engine, models in zip(ENGINES, self.models, strict=True):
             self.tell(ev.EngineBack(engine=engine))
-            self.tell(ev.EngineReported(engine=engine, kv_tokens=KV_TOKENS, prefill_tokens_per_s=5_000.0))
+            self.tell(
+                ev.EngineReported(
+                    engine=engine, kv_tokens=KV_TOKENS, prefill_tokens_per_s=5_000.0, models=models
+                )
+            )
 
     def tell(self, event: ev.AnyEvent, after: float = 0.01) -> None:
         self.now += after
@@ -83,6 +88,8 @@ class Fleet(RuleBasedStateMachine):
                 assert step in self.open, f"{step} was dispatched though nobody waits for it"
                 assert self.went[step] <= self.allowed[step], f"{step} was dispatched twice"
                 assert decision.engine in self.up, f"{step} went to {decision.engine}, which is lost"
+                here = self.board.fleet[decision.engine]
+                assert here.usable(self.board.steps[step].model), f"{step} went where its model is not"
             elif isinstance(decision, do.Reject):
                 assert self.limits is not PATIENT, f"{decision.step} was refused: {decision.reason}"
                 assert decision.step in self.open, f"{decision.step} was refused though nobody waits for it"
@@ -102,9 +109,11 @@ class Fleet(RuleBasedStateMachine):
         name = StepId(f"{program}/{index}")
         self.open.add(name)
         self.allowed[name] = 1
+        served = sorted({model for models in self.models for model in models})
         self.tell(
             ev.StepArrived(
                 step=name,
+                model=served[number // 7 % len(served)] if served else "",
                 program=program,
                 tenant=list(TENANTS)[int(program[1:]) % len(TENANTS)],
                 prompt_tokens=700 + 1200 * index + number % 3000,
@@ -132,14 +141,16 @@ class Fleet(RuleBasedStateMachine):
     def a_program_returns(self, number: int) -> None:
         resting = self.resting()
         self.now += number % 40
-        self.send(resting[number % len(resting)], number)
+        relation = "auxiliary" if number % 7 == 0 else "continues"
+        self.send(resting[number % len(resting)], number, relation=relation)
 
     @precondition(lambda self: self.board.steps)
     @rule(number=numbers)
     def a_program_forks(self, number: int) -> None:
         steps = [s for s in self.board.steps.values() if s.program.id not in self.over]
         if steps:
-            self.send(steps[number % len(steps)].program.id, number, relation="fork")
+            relation = "auxiliary" if number % 3 == 0 else "fork"
+            self.send(steps[number % len(steps)].program.id, number, relation=relation)
 
     @precondition(lambda self: self.board.steps)
     @rule(number=numbers)
@@ -276,13 +287,19 @@ class Fleet(RuleBasedStateMachine):
             assert apart <= 1 or own - shared <= KV_TOKENS + self.late_growth(running), (engine, seated, load)
 
     def late_growth(self, running: list[Step]) -> int:
-        """What forks and retries of those that already run may add: a running program is never stopped half way."""
-        return sum(s.footprint for s in running if s.relation == "fork" or s.retries)
+        """What forks, retries and guests may add: a running program is never stopped half way."""
+        return sum(s.footprint for s in running if s.relation != "continues" or s.retries or self.is_guest(s))
+
+    def is_guest(self, step: Step) -> bool:
+        """Its program's seat is elsewhere, or it has none."""
+        seat = step.program.own
+        return not isinstance(seat, Seat) or seat.book.engine.id != step.engine
 
     @invariant()
     def something_always_moves(self) -> None:
         """With all pinned and the queue full: a step runs, or a timer will look again soon, or no engine is there."""
-        if not self.board.waiting or self.flying() or not self.board.fleet.usable(""):
+        served = [s for s in self.board.waiting.values() if self.board.fleet.usable(s.model)]
+        if not served or self.flying():
             return
         due = self.scheduler.next_deadline()
         waits_s = 1e18 if due is None else due - self.now
@@ -312,9 +329,13 @@ class Fleet(RuleBasedStateMachine):
 
 
 def machine(
-    policy: str, forecasts: type[Any] = Naive, limits: Limits = PATIENT, **params: Any
+    policy: str,
+    forecasts: type[Any] = Naive,
+    limits: Limits = PATIENT,
+    models: tuple[tuple[str, ...], ...] = ((), ()),
+    **params: Any,
 ) -> type[Fleet]:
-    chosen = {"policy": policy, "forecasts": forecasts, "limits": limits, "params": params}
+    chosen = {"policy": policy, "forecasts": forecasts, "limits": limits, "models": models, "params": params}
     return type(f"Fleet_{policy}", (Fleet,), chosen)
 
 
@@ -322,6 +343,8 @@ ARMS: dict[str, type[Fleet]] = {
     "agentserve": machine("agentserve"),
     "agentserve, learned forecasts": machine("agentserve", Learned),
     "agentserve, impatient": machine("agentserve", Learned, IMPATIENT),
+    "agentserve, two models": machine("agentserve", Learned, models=(("big",), ("big", "small"))),
+    "agentserve, two models apart": machine("agentserve", limits=IMPATIENT, models=(("big",), ("small",))),
     "agentserve, every gap pinned for an hour": machine("agentserve", ttl_s=3600.0),
     "agentserve, no reservation": machine("agentserve", reserve_gaps=False),
     **{name: machine(name) for name in ("affinity", "thunderagent", "continuum", "saga", "justitia", "plas")},

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
-from agentserve.core.ids import ProgramId, StepId, TenantId
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies.waiting import LEFT_MAX, Line, Queued
 from agentserve.core.program import Program, Step
 
@@ -76,6 +76,33 @@ def test_an_expected_program_waits_no_longer_than_it_said() -> None:
     assert expected.own is None
 
 
+def test_who_waits_for_full_engines_holds_up_nobody_who_waits_for_others() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    here, there = (EngineId("here"),), (EngineId("there"), EngineId("here"))
+    line.join(program("best"), 0.0, 0.0, here).expected_until = 9.0
+    line.join(program("worst", "u"), 2.0, 0.0, there).expected_until = 9.0
+    line.join(program("second"), 1.0, 0.0, there).expected_until = 9.0
+    assert line.fleets == 2
+    assert line.tenants == ["t", "u"]
+    order = []
+    while (queued := line.next(0.0, (here,))) is not None:
+        order.append(queued.program.id)
+        line.leave(queued.program)
+    assert order == ["second", "worst"]
+    first = line.next(0.0)
+    assert first is not None
+    assert first.program.id == "best"
+
+
+def test_of_one_tenant_the_smaller_key_goes_first_whatever_engines_it_waits_for() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    line.join(program("later"), 5.0, 0.0, (EngineId("a"),)).expected_until = 9.0
+    line.join(program("sooner"), 4.0, 0.0, (EngineId("b"),)).expected_until = 9.0
+    first = line.next(0.0)
+    assert first is not None
+    assert first.program.id == "sooner"
+
+
 def test_a_tenant_earns_no_credit_while_none_of_its_programs_waits() -> None:
     accounts = Accounts(lambda _: 1.0)
     line = Line(accounts)
@@ -94,7 +121,8 @@ def test_what_left_the_line_does_not_pile_up_behind_one_who_waits() -> None:
         passing = program(f"p{i}")
         wait(line, passing, float(i))
         line.leave(passing)
-    assert len(line._lanes[TenantId("t")].heap) <= LEFT_MAX + 3
+    (lane,) = line._lanes[()].values()
+    assert len(lane.heap) <= LEFT_MAX + 3
     first = line.next(0.0)
     assert first is not None
     assert first.program.id == "stays"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from agentserve.core.board import Board
 from agentserve.core.events import Segment
 from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
-from agentserve.core.ids import ProgramId, TenantId
+from agentserve.core.ids import ProgramId, StepId, TenantId
 from agentserve.core.pins import Bet, PinAccounts, gain_forecast_s, ttl_s
 from agentserve.core.program import Program, Step
 from agentserve.errors import InvariantBroken
@@ -49,6 +49,7 @@ class WorkingSetParams:
     lead_s_max: float = (
         2.0  # who is expected joins the line at most this much ahead, however long its prefill
     )
+    guest_wait_s_max: float = 10.0  # a step beside its program's seat goes then, whatever else is there
     stall_s: float = 1.0  # an engine that runs nothing for so long while others wait gives up a pin
     class_step_s: float = 600.0  # rank between priority classes
 
@@ -76,8 +77,9 @@ class Book:
     engine: Engine
     params: WorkingSetParams
     seated: dict[ProgramId, Program] = field(default_factory=dict)
-    load: int = 0  # tokens of all seats, shared paths once
+    load: int = 0  # tokens of all seats, shared paths once, and of guests
     held: list[Step] = field(default_factory=list)
+    guests: dict[StepId, int] = field(default_factory=dict)  # their tokens, charged while they are there
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
@@ -109,6 +111,7 @@ class Book:
     def check(self) -> None:
         """What stands on the book is what its seats add up to."""
         charged = sum(p.own.tokens for p in self.seated.values()) + self.engine.prefixes.tokens()
+        charged += sum(self.guests.values())
         if charged != self.load:
             raise InvariantBroken(f"{self.engine.id}: seats add up to {charged}, the book says {self.load}")
         if sum(p.own.idle_tokens for p in self.seated.values()) != sum(self.idle.values()):

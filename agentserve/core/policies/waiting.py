@@ -1,20 +1,26 @@
 """The line of programs that wait for a seat: fair between tenants, by key within one.
 
 Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
-programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here.
+programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here:
+where different engines serve different models, those who wait for full ones hold up nobody who wants others.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from agentserve.core.fairness import Account, Accounts
-from agentserve.core.ids import ProgramId, TenantId
+from agentserve.core.ids import EngineId, ProgramId, TenantId
 from agentserve.core.program import Program, Step
 
+_NONE: Mapping[TenantId, Lane] = {}
 LEFT_MAX = 64  # entries of programs that left, beyond as many as wait, that a lane's heap keeps
+
+
+Engines = tuple[EngineId, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -23,13 +29,14 @@ class Queued:
 
     program: Program
     key: float
+    engines: Engines = ()  # that serve the model of its steps
     steps: list[Step] = field(default_factory=list)
     expected_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One tenant's part of the line. There is none for a tenant of which nobody waits."""
+    """One tenant's part of the line for some engines. There is none for a tenant of which nobody waits for them."""
 
     tenant: TenantId
     account: Account
@@ -44,7 +51,7 @@ class Line:
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
         self._queued: dict[ProgramId, Queued] = {}
-        self._lanes: dict[TenantId, Lane] = {}
+        self._lanes: dict[Engines, dict[TenantId, Lane]] = {}  # none that nobody waits for
         self._gap = 0.0  # between the tenants that waited when somebody was last asked for
 
     def __len__(self) -> int:
@@ -56,16 +63,23 @@ class Line:
     @property
     def tenants(self) -> list[TenantId]:
         """Tenants that wait."""
-        return list(self._lanes)
+        return list(dict.fromkeys(tenant for lanes in self._lanes.values() for tenant in lanes))
 
-    def join(self, program: Program, key: float, now: float) -> Queued:
+    @property
+    def fleets(self) -> int:
+        """How many sets of engines are waited for: one, where all of them serve all models."""
+        return len(self._lanes)
+
+    def join(self, program: Program, key: float, now: float, engines: Engines = ()) -> Queued:
         """The program waits, its record hung on it."""
-        queued = program.own = Queued(program, key)
-        lane = self._lanes.get(program.tenant)
+        queued = program.own = Queued(program, key, engines)
+        lane = self._lanes.get(engines, _NONE).get(program.tenant)
         if lane is None:
-            self.accounts.rejoin(program.tenant, self._lanes, now)
+            waiting = self.tenants
+            if program.tenant not in waiting:
+                self.accounts.rejoin(program.tenant, waiting, now)
             lane = Lane(program.tenant, self.accounts.account(program.tenant, now))
-            self._lanes[program.tenant] = lane
+            self._lanes.setdefault(engines, {})[program.tenant] = lane
         self._queued[program.id] = queued
         lane.waiting += 1
         entry = (key, program.id)
@@ -78,34 +92,54 @@ class Line:
         """Out of the line; its heap entry is skipped when it comes up."""
         program.own = None
         queued = self._queued.pop(program.id)
-        lane = self._lanes[program.tenant]
+        lanes = self._lanes[queued.engines]
+        lane = lanes[program.tenant]
         lane.waiting -= 1
         if lane.head is queued:
             lane.head = None
         if not lane.waiting:
-            del self._lanes[program.tenant]
+            del lanes[program.tenant]
+            if not lanes:
+                del self._lanes[queued.engines]
         elif len(lane.heap) > LEFT_MAX + 2 * lane.waiting:
             lane.heap = [e for e in lane.heap if (q := self._queued.get(e[1])) is not None and q.key == e[0]]
             heapq.heapify(lane.heap)
         return queued
 
-    def next(self, now: float) -> Queued | None:
-        """Who goes next: the tenant with the least service, then the smallest key."""
+    def next(self, now: float, full: Container[Engines] = ()) -> Queued | None:
+        """Who goes next: the tenant with the least service, then the smallest key; none that wait for `full` ones."""
+        if not full:
+            self._gap = 0.0
         first: Queued | None = None
+        before: tuple[float, TenantId, float] | None = None
+        for engines, lanes in list(self._lanes.items()):
+            if engines in full:
+                continue
+            lane = self._first(lanes, now)
+            if lane is None or lane.head is None:
+                continue
+            rank = (lane.account.now(now), lane.tenant, lane.head.key)
+            if before is None or rank < before:
+                first, before = lane.head, rank
+        return first
+
+    def _first(self, lanes: Mapping[TenantId, Lane], now: float) -> Lane | None:
+        """The lane of the tenant with the least service, its head looked up."""
+        first: Lane | None = None
         least, most = math.inf, -math.inf
-        for lane in list(self._lanes.values()):
+        for lane in list(lanes.values()):
             head = lane.head
             if head is None or not (head.steps or now <= head.expected_until):
                 head = self._settled(lane, now)
                 if head is None:
                     continue
             service = lane.account.now(now)
-            most = max(most, service)
-            if service < least or (
-                service == least and first is not None and lane.tenant < first.program.tenant
-            ):
-                first, least = head, service
-        self._gap = most - least
+            if service > most:
+                most = service
+            if service < least or (service == least and first is not None and lane.tenant < first.tenant):
+                first, least = lane, service
+        if most - least > self._gap:
+            self._gap = most - least
         return first
 
     def _settled(self, lane: Lane, now: float) -> Queued | None:
@@ -123,6 +157,6 @@ class Line:
         return None
 
     def note_gap(self) -> None:
-        """Nobody is seated any more: keep the largest gap ever seen between tenants that wait at the same time."""
-        if len(self._lanes) > 1:
+        """Nobody is seated any more: keep the largest gap ever seen between tenants that wait for the same engines."""
+        if self._gap:
             self.accounts.note_gap(self._gap)

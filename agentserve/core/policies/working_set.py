@@ -13,6 +13,8 @@ How it decides
 - A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
   the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
   the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
+- A step whose model its program's seat does not serve goes elsewhere: the main line of the program with its seat, any
+  other step as a guest (`guests`). Who waits for full engines holds up nobody who may go to others.
 - A program that lost its seat and is known to be back soon joins the line ahead of time, and is warmed in its new seat.
 - When the seated outgrow the ceiling: idle seats that fail that test go first, then idle ones of worse rank, then
   the arriving step is held. Running steps are never aborted. One program too large for an engine may have it alone.
@@ -30,12 +32,14 @@ from agentserve.core.board import CLASS_RANK
 from agentserve.core.fairness import Accounts
 from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
 from agentserve.core.ids import EngineId, ProgramId
+from agentserve.core.policies.guests import Guests
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.seats import Book, Keeper, Seat, WorkingSetParams
-from agentserve.core.policies.waiting import Line, Queued
+from agentserve.core.policies.waiting import Engines, Line, Queued
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
+MODELS_MAX = 1_000  # whose engines are remembered
 EXPECTED_MAX = 10_000  # programs that said when they will be back
 RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
 RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
@@ -60,6 +64,8 @@ class WorkingSet(Policy):
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
+        self._guests = Guests(self.board, self.params, self._books)
+        self._served: dict[str, Engines] = {}  # by model
         self._counts = dict.fromkeys(
             ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated", "expected"),
             0.0,
@@ -71,20 +77,38 @@ class WorkingSet(Policy):
         program = step.program
         self._returned(program)
         seat: Seat | None = program.own if isinstance(program.own, Seat) else None
-        if seat is not None:
+        if seat is not None and seat.book.engine.usable(step.model):
             self._gap_ends(program, seat, now)
             self._rebase(program, seat, now)
             self._go_or_hold(step, seat, now)
             return
+        if self._is_guest(step, program):
+            self._guests.come(step, now)
+            self._arm(now + self.params.sweep_s)
+            return
+        if seat is not None:
+            self._gap_ends(program, seat, now)
+            self._unseat(program, now)
         self._enqueue(step, now)
         self._fill(now)
         if step.state is StepState.WAITING:
             self.board.wait(step, "no_seat", detail=f"{len(self._line)} programs wait for a seat")
 
+    def _is_guest(self, step: Step, program: Program) -> bool:
+        """Is it beside what its program has a seat for, or waits for?"""
+        if isinstance(program.own, Seat):
+            return step.relation == "auxiliary" or len(program.open_steps) > 1
+        queued: Queued | None = program.own
+        return queued is not None and bool(queued.steps) and queued.engines != self._serving(step.model)
+
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
         seat = program.own
-        if isinstance(seat, Seat):
+        if self._guests.leave(step, engine):
+            if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
+                self._charge(program, seat, now)
+                self._gap_begins(program, seat, now)
+        elif isinstance(seat, Seat):
             seat.book.ran_at = now
             if step in seat.book.held:
                 seat.book.held.remove(step)
@@ -111,6 +135,7 @@ class WorkingSet(Policy):
         self._fill(now)
 
     def engine_changed(self, engine: Engine, now: float) -> None:
+        self._served.clear()
         book = self._books.get(engine.id)
         if book is None:
             book = self._books[engine.id] = Book(engine, self.params)
@@ -118,7 +143,7 @@ class WorkingSet(Policy):
             for step in list(book.held):
                 book.held.remove(step)
             for program in list(book.seated.values()):
-                waiting = [s for s in program.open_steps.values() if s.state is StepState.WAITING]
+                waiting = [s for s in self._waiting(program) if s not in self._guests]
                 if not engine.up or program.idle or waiting:
                     self._unseat(program, now)
                     for step in waiting:
@@ -168,10 +193,28 @@ class WorkingSet(Policy):
             key = min(key, program.deadline_at - left_s)
         return key
 
+    def _waiting(self, program: Program) -> list[Step]:
+        return [s for s in program.open_steps.values() if s.state is StepState.WAITING]
+
+    def _serving(self, model: str) -> Engines:
+        """All engines that serve it, those that are away too; who shares them stands in one line."""
+        engines = self._served.get(model)
+        if engines is None:
+            if len(self._served) >= MODELS_MAX:
+                self._served.clear()
+            fleet = self.board.fleet
+            engines = tuple(e.id for e in fleet if not e.models or not model or model in e.models)
+            self._served[model] = engines
+        return engines
+
     def _enqueue(self, step: Step, now: float) -> None:
-        queued = step.program.own
+        program, queued = step.program, step.program.own
+        engines = self._serving(step.model)
+        if isinstance(queued, Queued) and not queued.steps and queued.engines != engines:
+            self._line.leave(program)  # it was expected to want another model
+            queued = None
         if not isinstance(queued, Queued):
-            queued = self._line.join(step.program, self._key(step.program), now)
+            queued = self._line.join(program, self._key(program), now, engines)
         queued.steps.append(step)
 
     def _expect(self, program: Program, now: float) -> None:
@@ -190,12 +233,12 @@ class WorkingSet(Policy):
                 self._arm(joins_at)
             return
         self._counts["expected"] += 1
-        queued = self._line.join(program, self._key(program), now)
+        queued = self._line.join(program, self._key(program), now, self._serving(program.model))
         queued.expected_until = returns_at + self.params.announced_s
 
     def _restore_s(self, program: Program) -> float:
         """How long an engine would take to prefill its context."""
-        engines = self.board.fleet.usable("")
+        engines = self.board.fleet.usable(program.model)
         return min((e.prefill_s(program.context_tokens) for e in engines), default=0.0)
 
     def _foretold(self, program: Program) -> float | None:
@@ -219,18 +262,25 @@ class WorkingSet(Policy):
         for book in self._books.values():
             if book.held:
                 self._release_held(book, now)
-        while self._line and (queued := self._line.next(now)) is not None:
-            room = self._find_room(queued.program, now)
-            if room is None:
-                self._arm(now + self.params.sweep_s)
+        if self._guests:
+            self._guests.place(now)
+            self._arm(now + self.params.sweep_s)
+        full: tuple[Engines, ...] = ()
+        while self._line and (queued := self._line.next(now, full)) is not None:
+            room = self._find_room(queued, now)
+            if room is not None:
+                self._seat(queued, room, now)
+                continue
+            self._arm(now + self.params.sweep_s)
+            full = (*full, queued.engines)
+            if self._line.fleets <= 1:
                 break
-            self._seat(queued, room, now)
         self._line.note_gap()
 
-    def _find_room(self, program: Program, now: float) -> Book | None:
+    def _find_room(self, queued: Queued, now: float) -> Book | None:
         """The engine to seat it on: home while its KV is there, else where most is free; idle seats may have to go."""
-        steps = program.open_steps.values()
-        model = next(iter(steps)).model if steps else ""
+        program = queued.program
+        model = queued.steps[0].model if queued.steps else program.model
         own = program.footprint(0) - program.shared_tokens
         roomy: list[Book] = []
         full: list[Book] = []  # and not looked through lately
@@ -487,7 +537,7 @@ class WorkingSet(Policy):
             if book.held and not book.engine.steps:
                 raise InvariantBroken(f"{book.engine.id} holds steps and runs none")
         for program in self.board.programs.values():
-            waiting = [s for s in program.open_steps.values() if s.state is StepState.WAITING]
+            waiting = [s for s in self._waiting(program) if s not in self._guests]
             if waiting and program.own is None:
                 raise InvariantBroken(f"program {program.id} waits for nothing")
 

@@ -1,0 +1,128 @@
+"""Fleets whose engines serve different models: who waits for one holds up nobody, and a second model costs no seat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentserve.core import decisions as do
+from agentserve.core import events as ev
+
+TOOL = (ev.PendingTool(id="c", name="bash"),)
+
+
+@pytest.fixture
+def fleet(desk: Any) -> Any:
+    """`e0` serves the big model, `e1` the small one."""
+    d = desk(engines=2)
+    d.tell(ev.EngineReported(engine="e0", models=("big",)))
+    d.tell(ev.EngineReported(engine="e1", models=("small",)))
+    return d
+
+
+def test_an_auxiliary_step_for_another_model_goes_there_and_the_seat_stays(fleet: Any) -> None:
+    fleet.arrive("a", model="big")
+    fleet.finish("a", tools=TOOL)
+    began = fleet.board.programs["a"].gap_started_at
+    fleet.arrive("a", 1, model="small", tokens=100, relation="auxiliary")
+    assert fleet.sent("a", 1) == "e1"
+    fleet.finish("a", 1, tokens=100)
+    assert fleet.board.programs["a"].gap_started_at == began, "the tool still runs"
+    assert fleet.scheduler.policy.seats()["e1"] == (0, 0), "a guest leaves nothing behind"
+    fleet.arrive("a", 2, model="big")
+    assert fleet.sent("a", 2) == "e0"
+
+
+def test_a_step_for_another_model_beside_a_running_one_is_a_guest(fleet: Any) -> None:
+    fleet.arrive("a", model="big")
+    fleet.arrive("a", 1, model="small", relation="fork")
+    assert (fleet.sent("a"), fleet.sent("a", 1)) == ("e0", "e1")
+    fleet.finish("a", tools=TOOL)
+    fleet.finish("a", 1, tools=TOOL)
+    assert fleet.scheduler.policy.seats()["e0"][0] == 1
+    assert fleet.board.programs["a"].gap_started_at == fleet.now
+
+
+def test_a_program_that_goes_on_with_another_model_takes_its_seat_there(fleet: Any) -> None:
+    fleet.arrive("a", model="big")
+    fleet.finish("a", tools=TOOL)
+    fleet.arrive("a", 1, model="small")
+    assert fleet.sent("a", 1) == "e1"
+    assert {e: n for e, (n, _) in fleet.scheduler.policy.seats().items()} == {"e0": 0, "e1": 1}
+
+
+def test_a_program_that_waits_for_a_seat_may_ask_another_model_meanwhile(fleet: Any) -> None:
+    fleet.arrive("x", model="big", tokens=8000)
+    fleet.arrive("a", model="big", tokens=8000)
+    fleet.arrive("a", 1, model="small", tokens=100, relation="auxiliary")
+    assert (fleet.sent("a"), fleet.sent("a", 1)) == (None, "e1")
+    fleet.finish("a", 1, tokens=100)
+    fleet.finish("x", tokens=8000, final=True)
+    assert fleet.sent("a") == "e0"
+
+
+def test_who_waits_for_a_full_engine_holds_up_nobody_elsewhere(fleet: Any) -> None:
+    fleet.arrive("x", model="big", tokens=8000)
+    fleet.arrive("a", model="big", tokens=8000)
+    fleet.arrive("b", model="small")
+    assert (fleet.sent("a"), fleet.sent("b")) == (None, "e1")
+
+
+def test_a_model_that_no_engine_serves_any_more_holds_up_nobody(fleet: Any) -> None:
+    fleet.arrive("x", model="big", tokens=8000)
+    fleet.arrive("a", model="big", tokens=8000)
+    fleet.tell(ev.EngineReported(engine="e0", models=("new",)))
+    fleet.finish("x", tokens=8000, final=True)
+    fleet.arrive("b", model="new")
+    assert (fleet.sent("a"), fleet.sent("b")) == (None, "e0")
+    fleet.fire(fleet.board.limits.queue_timeout_s)
+    assert [d.step for d in fleet.of(do.Reject)] == ["a/0"]
+
+
+def test_an_engine_that_stops_serving_a_model_gets_no_more_of_it(desk: Any) -> None:
+    d = desk(engines=2)
+    d.arrive("a", model="m")
+    d.finish("a", tools=TOOL)
+    d.tell(ev.EngineReported(engine="e0", models=("other",)))
+    d.arrive("a", 1, model="m")
+    assert (d.sent("a"), d.sent("a", 1)) == ("e0", "e1")
+
+
+def test_a_program_returns_elsewhere_when_its_engine_began_to_drain_under_its_step(desk: Any) -> None:
+    d = desk(engines=2)
+    d.arrive("a")
+    d.tell(ev.EngineReported(engine="e0", draining=True))
+    d.finish("a", tools=TOOL)
+    d.arrive("a", 1)
+    assert (d.sent("a"), d.sent("a", 1)) == ("e0", "e1")
+
+
+def test_a_guest_waits_for_room_but_not_for_ever(fleet: Any) -> None:
+    fleet.arrive("x", model="small", tokens=8900)
+    fleet.arrive("a", model="big")
+    fleet.arrive("a", 1, model="small", tokens=3000, relation="auxiliary")
+    assert fleet.sent("a", 1) is None
+    fleet.fire(11.0)
+    assert fleet.sent("a", 1) == "e1"
+
+
+def test_a_waiting_guest_may_be_given_up_with_its_program(fleet: Any) -> None:
+    fleet.arrive("x", model="small", tokens=8900)
+    fleet.arrive("a", model="big")
+    fleet.arrive("a", 1, model="small", tokens=3000, relation="auxiliary")
+    fleet.tell(ev.EngineLost(engine="e0"))
+    fleet.tell(ev.ClientGone(step="a/1"))
+    assert list(fleet.board.programs["a"].open_steps) == ["a/0"], "which waits for its engine"
+    fleet.tell(ev.ClientGone(step="a/0"))
+    fleet.tell(ev.ProgramEnded(program="a"))
+    assert "a" not in fleet.board.programs
+
+
+def test_a_seat_is_charged_for_its_context_while_only_an_auxiliary_step_runs(desk: Any) -> None:
+    d = desk()
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000, output=10, tools=TOOL)
+    before = d.scheduler.policy.seats()["e0"][1]
+    d.arrive("a", 1, tokens=100, relation="auxiliary")
+    assert d.scheduler.policy.seats()["e0"][1] > before
