@@ -22,6 +22,11 @@ class SseSplitter:
         self._data: list[bytes] = []  # lines of an event that has no end yet
         self._data_bytes = 0
 
+    @property
+    def empty(self) -> bool:
+        """Does an event begin with what is fed next?"""
+        return not (self._rest or self._data)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that this chunk ends, in order."""
         if chunk[:6] == b"data: " and not (self._rest or self._data or b"\r" in chunk):

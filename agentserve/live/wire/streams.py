@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from agentserve.core.identity.evidence import Item
+from agentserve.live.wire.alike import Alike
 from agentserve.live.wire.bodies import UNREADABLE, decode_any, read_reply, responses_head, responses_output
 from agentserve.live.wire.call import Protocol
 from agentserve.live.wire.canon import Canon
@@ -19,9 +20,10 @@ from agentserve.live.wire.reply import Reply, usage_of
 from agentserve.live.wire.sse import SseSplitter
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
-READ_AT_ONCE_BYTES = (
-    16 * 1024
-)  # of a stream: to read events together costs a fraction of reading each as it passes
+# of a stream: to read events together costs a fraction of reading each as it passes
+READ_AT_ONCE_BYTES = 16 * 1024
+READ_FIRST_BYTES = 1024  # the first time: these events say what the others are like
+LIKENESS_SOUGHT_IN = 4  # of the latest events
 
 
 class _Function(msgspec.Struct):
@@ -144,6 +146,21 @@ def _chat_deltas(draft: Draft, chunks: list[_Deltas]) -> None:
     draft.chars = chars
 
 
+def _likeness(events: list[bytes]) -> Alike | None:
+    """What the latest piece of text looks like, when it came alone in its event."""
+    for data in reversed(events[-LIKENESS_SOUGHT_IN:]):
+        alone = Draft()
+        try:
+            chunk = _decode_deltas(b"[%b]" % data)
+        except UNREADABLE:
+            continue
+        _chat_deltas(alone, chunk)
+        # a piece of text adds itself and nothing else
+        if alone.texts and not (alone.finish or alone.calls or alone.usage or alone.error or alone.whole):
+            return Alike.of(data, alone.texts[0]) if len(alone.texts) == 1 else None
+    return None
+
+
 def _chat_chunk(draft: Draft, chunk: _Chunk) -> None:
     draft.response_id = draft.response_id or string(chunk.id)
     draft.model = draft.model or string(chunk.model)
@@ -260,12 +277,14 @@ class ReplyReader:
     """Reads one reply, streamed or not: `feed` each chunk as it passes, `finish` at the end."""
 
     __slots__ = (
+        "_alike",
         "_body",
         "_bytes",
         "_canon",
         "_draft",
         "_event",
         "_protocol",
+        "_read_at_bytes",
         "_responses",
         "_splitter",
         "_streamed",
@@ -287,13 +306,15 @@ class ReplyReader:
         }[protocol]
         self._body: list[bytes] = []  # of a stream, what was not read yet
         self._bytes = 0
+        self._read_at_bytes = READ_FIRST_BYTES if protocol == "chat" else READ_AT_ONCE_BYTES
+        self._alike: Alike | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Bytes that just went to the client."""
         self._bytes += len(chunk)
         if self._streamed:
             self._body.append(chunk)
-            if self._bytes >= READ_AT_ONCE_BYTES:
+            if self._bytes >= self._read_at_bytes:
                 self._read()
         elif self._bytes <= BODY_BYTES_MAX:
             self._body.append(chunk)
@@ -303,7 +324,26 @@ class ReplyReader:
         held = b"".join(self._body)
         self._body.clear()
         self._bytes = 0
-        self._told(self._splitter.feed(held))
+        self._read_at_bytes = READ_AT_ONCE_BYTES
+        if self._protocol != "chat":
+            self._told(self._splitter.feed(held))
+            return
+        whole = held.rfind(b"\n\n") + 2
+        if self._splitter.empty and whole >= 2 and len(held) - whole < READ_AT_ONCE_BYTES:
+            rest = held[whole:]
+            if rest:  # it waits here for its end, so that what follows begins with an event
+                self._body.append(rest)
+                self._bytes = len(rest)
+                held = held[:whole]
+            if self._alike is not None:
+                read, text = self._alike.text(held)
+                if read:
+                    self._draft.text(text)
+                    held = held[read:]
+        if held:
+            events = self._splitter.feed(held)
+            self._told(events)
+            self._alike = _likeness(events)
 
     def _told(self, events: list[bytes]) -> None:
         if self._protocol == "chat":
@@ -317,6 +357,7 @@ class ReplyReader:
         if not self._streamed:
             return read_reply(self._protocol, b"".join(self._body), canon=self._canon)
         self._read()
+        self._told(self._splitter.feed(b"".join(self._body)))
         self._told(self._splitter.finish())
         if self._protocol == "responses":
             return self._draft.reply(

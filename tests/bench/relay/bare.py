@@ -74,7 +74,7 @@ class Bare:
 
 async def serve(port: int, url: str, *, reads: bool) -> None:
     """Until a signal says to stop."""
-    speaks = limited(header_bytes_max=64 * 1024, body_bytes_max=32 * 1024 * 1024)
+    speaks = limited(header_bytes_max=1 << 16, body_bytes_max=1 << 25, bodies_bytes_max=1 << 30)
     config = uvicorn.Config(
         Bare(url, reads=reads), port=port, http=speaks, ws="none", lifespan="off", log_config=None, backlog=BACKLOG,
         access_log=False, server_header=False, proxy_headers=False,

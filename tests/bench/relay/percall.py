@@ -309,7 +309,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="agentserve-percall-") as name:
         async with gateway(Path(name)) as served:
-            speaks = limited(header_bytes_max=65536, body_bytes_max=1 << 25)
+            speaks = limited(header_bytes_max=65536, body_bytes_max=1 << 25, bodies_bytes_max=1 << 30)
             config = Config(served, log_config=None, proxy_headers=False)
             config.load()
             state = ServerState()

@@ -82,6 +82,45 @@ def test_what_the_client_sends_back_has_the_replys_digest() -> None:
     assert tuple(call.evidence.items) == stream("chat", CHAT_STREAM).items
 
 
+PIECES = st.text(max_size=6) | st.sampled_from(['"', "\\", '\\"', '"},"', "\\n", "🐟"])
+OTHERS = (delta(tool_calls=[piece(0, "x")]), delta("stop"), delta(reasoning="r"), "{", "{}")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(PIECES, min_size=40, max_size=60),
+    st.lists(st.sampled_from(OTHERS), max_size=3),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.integers(1, 5000),
+)
+def test_events_that_are_read_together_say_what_each_says(
+    texts: list[str], others: list[Any], separators: tuple[str, str], size: int
+) -> None:
+    events: list[Any] = [delta(role="assistant", content="")] + [delta(content=text) for text in texts] * 3
+    for at, other in enumerate(others):
+        events.insert(35 + 25 * at, other)
+    lines = [
+        e if isinstance(e, str) else json.dumps(e, separators=separators, ensure_ascii=False) for e in events
+    ]
+    lines.append("[DONE]")
+    together = "".join([f"data: {line}\n\n" for line in lines]).encode()
+    each = "".join(
+        [f"data: {line}\r\n\r\n" for line in lines]
+    ).encode()  # no run of events is known by these ends
+    assert stream("chat", together, size) == stream("chat", each, 200)
+
+
+def test_two_texts_that_hold_one_anothers_quotes_are_not_read_as_text() -> None:
+    plain, odd = (
+        delta(content="a"),
+        b'{"id":"c1","model":"m","choices":[{"index":0,"delta":{"content":"a","x":"b"},',
+    )
+    odd += b'"finish_reason":null}]}'
+    data = sse(*[json.dumps(plain, separators=(",", ":"))] * 30) + b"data: " + odd + b"\n\n"
+    data += sse(json.dumps(plain, separators=(",", ":")))
+    assert stream("chat", data, 700).text == "a" * 32
+
+
 def test_a_stream_without_done_or_that_breaks_off_is_told_apart() -> None:
     assert stream("chat", sse(delta(content="x"), delta("stop"))).whole
     broken = stream("chat", sse(delta(content="x")))
