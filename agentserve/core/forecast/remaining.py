@@ -14,7 +14,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp
+from itertools import accumulate
 
 import msgspec
 from cachetools import LRUCache
@@ -29,7 +29,7 @@ from agentserve.core.forecast.survival import Survival
 PROGRAMS_MAX = 131_072
 MADE_MAX = 4_096
 _KEYS_MAX = 8_192
-_VERSION = 1
+_VERSION = 2
 
 QUANTITIES = ("steps", "tokens", "seconds")
 WORK_SECONDS = Grid(low=0.1, high=604_800.0, bins=48, beyond=2_592_000.0)
@@ -42,9 +42,7 @@ _PRIORS = (
     (WORK_SECONDS, lognormal(WORK_SECONDS, median=150.0, sigma=1.7)),
 )
 _RUNGS = (Rung(half_life=200, strength=2), Rung(half_life=60, strength=6), Rung(half_life=40, strength=4))
-# (bandwidth, share of the distance that goes by measured relevance) of each way to look at neighbours
-_VIEWS = ((0.12, 0.0), (0.18, 0.5))
-_UNHEARD = 0.02  # a view whose share of the forecast is below this is not worth the looking
+_UNHEARD = 0.02  # neighbours whose share of the forecast is below this are not worth the looking
 _LEARNING_RATE, _FORGETTING = 0.5, 0.98
 # As much weight as this many perfect neighbours goes to all samples alike, so that a stranger gets the average.
 _ANYONE = 0.5
@@ -98,7 +96,7 @@ class RemainingForecaster:
         self._ladders = tuple(
             Ladder(grid, _RUNGS, keys_max=_KEYS_MAX, prior=prior) for grid, prior in _PRIORS
         )
-        self._scores = [0.0] * (len(_VIEWS) + 1)
+        self._scores = [0.0, 0.0]  # of the neighbours, of the ladder
         self._turn = 0
 
     # -- following programs -------------------------------------------------------------------------------
@@ -209,44 +207,25 @@ class RemainingForecaster:
         """What was left at the last milestone."""
         milestone, features, _, _ = opened.looks[-1]
         panel = self._neighbours.panel(milestone)
-        *heard, of_ladder = self._shares()
-        views = self._views(panel, features, opened.kinds, heard)
-        weights = [sum(both) for both in zip(*views, strict=True)] if len(views) != 1 else views[0]
+        of_neighbours, of_ladder = self._shares()
+        weights: list[float] = []
+        if len(panel) and of_neighbours >= _UNHEARD:
+            weights = panel.weights(features, opened.kinds)
         keys = _ladder_keys(opened.kinds, milestone)
         made = []
         for quantity in quantities:
             ladder = self._ladders[QUANTITIES.index(quantity)]
-            masses = [of_ladder * m for m in ladder.masses(keys)]
+            masses = ladder.masses(keys)
             if weights:
-                bins = panel.steps if quantity == "steps" else panel.bins(ladder.grid, quantity)
-                seen = _blurred(ladder.grid.bins, bins, weights)
-                masses = [m + x for m, x in zip(masses, seen, strict=True)]
+                seen = _seen(panel, weights, quantity, ladder.grid)
+                masses = [of_ladder * m + of_neighbours * x for m, x in zip(masses, seen, strict=True)]
             made.append(Survival(ladder.grid, masses))
         return made
 
-    def _views(
-        self, panel: Panel, features: Sequence[float], kinds: tuple[int, int, int], heard: Sequence[float]
-    ) -> list[list[float]]:
-        """The weight of each sample, by each way of looking that is heard; a view's weights add to its share."""
-        if not len(panel) or max(heard) < _UNHEARD:
-            return []
-        floor = _ANYONE / len(panel)
-        even, by_relevance = panel.distances(features, kinds)
-        views = []
-        for share, (bandwidth, judged) in zip(heard, _VIEWS, strict=True):
-            if share < _UNHEARD:
-                continue
-            a, b = (judged - 1.0) / bandwidth, -judged / bandwidth
-            weights = [exp(a * e + b * r) for e, r in zip(even, by_relevance, strict=True)]
-            scale = share / (sum(weights) + _ANYONE)
-            views.append([(w + floor) * scale for w in weights])
-        return views
-
-    def _shares(self) -> list[float]:
-        top = max(self._scores)
-        raw = [math.exp(score - top) for score in self._scores]
-        scale = 1.0 / sum(raw)
-        return [x * scale for x in raw]
+    def _shares(self) -> tuple[float, float]:
+        neighbours, ladder = self._scores
+        of_ladder = 1.0 / (1.0 + math.exp(min(neighbours - ladder, 700.0)))
+        return 1.0 - of_ladder, of_ladder
 
     def _judge(self, milestone: int, sample: Sample) -> None:
         """Compare the views on one look at a program that has just ended."""
@@ -254,13 +233,12 @@ class RemainingForecaster:
         if len(panel) < 8:
             return
         at = STEPS.index(sample.steps)
+        seen = _seen(panel, panel.weights(sample.features, sample.kinds), "steps", STEPS)[at]
         ladder = self._ladders[0].masses(_ladder_keys(sample.kinds, milestone))[at]
-        foretold = [
-            _blurred(STEPS.bins, panel.steps, weights)[at]
-            for weights in self._views(panel, sample.features, sample.kinds, (1.0,) * len(_VIEWS))
+        self._scores = [
+            score * _FORGETTING + _LEARNING_RATE * math.log(probability + 1e-4)
+            for score, probability in zip(self._scores, (seen, ladder), strict=True)
         ]
-        for i, probability in enumerate((*foretold, ladder)):
-            self._scores[i] = self._scores[i] * _FORGETTING + _LEARNING_RATE * math.log(probability + 1e-4)
 
     # -- sharing ------------------------------------------------------------------------------------------
 
@@ -287,7 +265,7 @@ class RemainingForecaster:
     def from_bytes(cls, data: bytes, *, programs_max: int = PROGRAMS_MAX) -> RemainingForecaster:
         """The inverse of `to_bytes`; raises ValueError on anything that is not its output."""
         dumped = msgspec.msgpack.decode(data, type=_Dumped)
-        if dumped.version != _VERSION or len(dumped.ladders) != 3 or len(dumped.scores) != len(_VIEWS) + 1:
+        if dumped.version != _VERSION or len(dumped.ladders) != 3 or len(dumped.scores) != 2:
             raise ValueError(f"forecasts of remaining work of version {dumped.version} cannot be read here")
         made = cls(programs_max=programs_max)
         made._neighbours.load(dumped.samples, dumped.programs)
@@ -321,20 +299,29 @@ def _ladder_keys(kinds: tuple[int, int, int], milestone: int) -> tuple[int, int,
     return milestone, same, joined(same, tenant)
 
 
-def _blurred(bins: int, at: Sequence[int], weights: Sequence[float]) -> list[float]:
-    """Weighted outcomes on the grid, each spread evenly over the few bins around it."""
-    out = [0.0] * (bins + 2 * _BLUR_BINS)
-    part = 1.0 / (2 * _BLUR_BINS + 1)
-    counted = [0.0] * bins
-    for place, weight in zip(at, weights, strict=True):
-        counted[place] += weight
-    for place, weight in enumerate(counted):
-        if weight:
-            for i in range(place, place + 2 * _BLUR_BINS + 1):
-                out[i] += weight * part
-    inner = out[_BLUR_BINS : _BLUR_BINS + bins]
+def _seen(panel: Panel, weights: Sequence[float], quantity: str, grid: Grid) -> list[float]:
+    """What became of the samples, as masses on the grid."""
+    counted = [0.0] * (grid.bins + 4 * _BLUR_BINS)  # two blurs wider on either side
+    scale = 1.0 / (sum(weights) + _ANYONE)
+    floor = _ANYONE / len(panel)
+    if quantity == "steps":
+        for place, begin, end in panel.parts:
+            mass = sum(weights[begin:end]) + floor * (end - begin)
+            counted[place + 2 * _BLUR_BINS] = scale * mass
+    else:
+        for place, weight in zip(panel.bins(grid, quantity), weights, strict=True):
+            counted[place + 2 * _BLUR_BINS] += scale * (weight + floor)
+    return _blurred(counted)
+
+
+def _blurred(counted: list[float]) -> list[float]:
+    """Each mass spread evenly over the few bins around it; what falls off the grid stays in its outer bins."""
+    below = list(accumulate(counted, initial=0.0))
+    width = 2 * _BLUR_BINS + 1
+    out = [(upper - lower) / width for lower, upper in zip(below, below[width:], strict=False)]
+    inner = out[_BLUR_BINS:-_BLUR_BINS]
     inner[0] += sum(out[:_BLUR_BINS])
-    inner[-1] += sum(out[_BLUR_BINS + bins :])
+    inner[-1] += sum(out[-_BLUR_BINS:])
     return inner
 
 
