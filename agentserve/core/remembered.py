@@ -12,23 +12,25 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from agentserve.core.forecast import Calibration, CallShape, OutputForecaster, ReturnForecaster, Survival
+from agentserve.core.forecast.outputs import Asked
 
 GROWTH = 16
 ANSWERS_MAX = 16_384
 JUDGED_ALL = 256  # outcomes, from the start
 JUDGED_OF = 8  # after these, one in so many
 
-Asked = tuple[str, str | None, int, int | None]
 Key = TypeVar("Key")
 
 
 class _Kind:
     """Outcomes of one kind: how many were seen, and what is foretold of one more."""
 
-    __slots__ = ("answer", "made_at", "seen")
+    __slots__ = ("answer", "made_at", "masses", "masses_at", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
+        self.masses: Sequence[float] | None = None  # that its programs' answers are made from
+        self.masses_at = -1
         self.made_at = -1
         self.answer: Survival | None = None
 
@@ -74,6 +76,13 @@ class RememberedOutputs(OutputForecaster):
         if not written:
             known.answer, known.made_at = answer, known.seen
         return answer
+
+    def _of_kind(self, asked: Asked) -> Sequence[float]:
+        """As its parent, made less often: all programs of a kind rest on it."""
+        known = _entry(self._kinds, asked)
+        if known.masses is None or (known.seen - known.masses_at) * GROWTH > known.masses_at:
+            known.masses, known.masses_at = super()._of_kind(asked), known.seen
+        return known.masses
 
     def observe(
         self,

@@ -401,7 +401,7 @@ class Scheduler:
             engine.kv_known = True
         if event.models:
             engine.models = frozenset(event.models)
-        if event.seqs_max is not None:
+        if event.seqs_max:
             engine.seqs_max = event.seqs_max
         if event.block_tokens:
             engine.block_tokens = event.block_tokens

@@ -48,15 +48,19 @@ class Ladder:
 
     def masses(self, keys: Sequence[int]) -> list[float]:
         """The forecast for `keys`, coarse to fine; they may stop before the last rung."""
-        out = list(self._prior)
+        out: Sequence[float] = self._prior
         for key, rung in zip(keys, self.rungs, strict=False):
-            seen = self._table.get(key)
-            if seen is None:
-                continue
-            strength = rung.strength * seen[-1]
-            scale = 1.0 / (seen[-2] + strength)
-            out = [(x + strength * above) * scale for x, above in zip(seen, out, strict=False)]
-        return out
+            out = self.narrowed(out, key, rung)
+        return list(out)
+
+    def narrowed(self, above: Sequence[float], key: int, rung: Rung) -> Sequence[float]:
+        """What `above` says, corrected by what was seen under one more key."""
+        seen = self._table.get(key)
+        if seen is None:
+            return above
+        scale = 1.0 / (seen[-2] + rung.strength * seen[-1])
+        share = rung.strength * seen[-1] * scale
+        return [scale * x + share * y for x, y in zip(seen, above, strict=False)]
 
     def forecast(self, keys: Sequence[int], *, elapsed: float = 0.0) -> Survival:
         return Survival(self.grid, self.masses(keys), elapsed_s=elapsed)

@@ -6,6 +6,8 @@ prompts; a step is known by its role, its limit, its program, and what the last 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from agentserve.core.forecast.calls import joined, text_hash
@@ -26,6 +28,10 @@ _RUNGS = (
 )
 
 
+# By what a step is known: tenant, workflow, role and the client's limit.
+Asked = tuple[str, str | None, int, int | None]
+
+
 class OutputForecaster:
     """`predict` before a step, `observe` after it."""
 
@@ -43,12 +49,22 @@ class OutputForecaster:
         written: int = 0,
     ) -> Survival:
         """How many tokens the step will have written in all; `written` so far."""
-        masses = self._ladder.masses(_keys(tenant, workflow, role, tokens_max, program))
+        asked = (tenant, workflow, role, tokens_max)
+        above = self._of_kind(asked)
+        masses = list(above if program is None else self._narrowed(above, asked, program))
         if tokens_max is not None and tokens_max < TOKENS.high:
             limit = TOKENS.index(tokens_max)
             masses[limit] += sum(masses[limit + 1 :])
             masses[limit + 1 :] = [0.0] * (TOKENS.bins - limit - 1)
         return Survival(TOKENS, masses, elapsed_s=float(written))
+
+    def _of_kind(self, asked: Asked) -> Sequence[float]:
+        """What steps like it write, whatever their program."""
+        return self._ladder.masses(_keys(*asked, None))
+
+    def _narrowed(self, above: Sequence[float], asked: Asked, program: str) -> Sequence[float]:
+        """The same, as this program's steps had it."""
+        return self._ladder.narrowed(above, _keys(*asked, program)[-1], _RUNGS[-1])
 
     def observe(
         self,

@@ -83,33 +83,25 @@ class Book:
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
-    _kv_tokens: int = -1  # the engine's, when the next two were found
-    _capacity: float = 0.0
-    _margin: int = 0
+    capacity: float = field(init=False)  # what the engine is believed to hold
+    margin: int = field(init=False)  # what a program may grow by beyond what is known of it
+    measured: int = field(init=False)  # the engine's KV when these two were found
 
-    @property
-    def capacity(self) -> float:
-        """What the engine is believed to hold."""
-        if self._kv_tokens != self.engine.kv_tokens:
-            self._measure()
-        return self._capacity
+    def __post_init__(self) -> None:
+        self.measure()
 
-    @property
-    def margin(self) -> int:
-        """What a program may grow by beyond what is known of it."""
-        if self._kv_tokens != self.engine.kv_tokens:
-            self._measure()
-        return self._margin
-
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """The engine's KV may be another than it was: it reported, or a step showed what it holds."""
         params, tokens = self.params, self.engine.kv_tokens
-        self._kv_tokens = tokens
+        self.measured = tokens
         known = tokens < KV_TOKENS_ASSUMED
-        self._capacity = tokens * (1.0 - params.capacity_margin) if known else float(KV_TOKENS_ASSUMED)
-        self._margin = min(params.margin_tokens, int(params.margin_share_max * self._capacity))
+        self.capacity = tokens * (1.0 - params.capacity_margin) if known else float(KV_TOKENS_ASSUMED)
+        self.margin = min(params.margin_tokens, int(params.margin_share_max * self.capacity))
 
     def check(self) -> None:
         """What stands on the book is what its seats add up to."""
+        if self.measured != self.engine.kv_tokens:
+            raise InvariantBroken(f"{self.engine.id}: it holds {self.engine.kv_tokens}, not {self.measured}")
         charged = sum(p.own.tokens for p in self.seated.values()) + self.engine.prefixes.tokens()
         charged += sum(self.guests.values())
         if charged != self.load:

@@ -32,6 +32,7 @@ from agentserve.core.board import CLASS_RANK
 from agentserve.core.fairness import Accounts
 from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
 from agentserve.core.ids import EngineId, ProgramId
+from agentserve.core.policies.certainty import Certainty
 from agentserve.core.policies.guests import Guests
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.seats import Book, Keeper, Seat, WorkingSetParams
@@ -62,6 +63,7 @@ class WorkingSet(Policy):
         self._admit = self.params.admit  # of capacity, for fresh seats
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
+        self._certainty = Certainty()
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
         self._guests = Guests(self.board, self.params, self._books)
@@ -104,6 +106,9 @@ class WorkingSet(Policy):
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
         seat = program.own
+        book = self._books.get(engine.id) if engine is not None else None
+        if book is not None and book.measured != book.engine.kv_tokens:
+            book.measure()
         if self._guests.leave(step, engine):
             if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
                 self._charge(program, seat, now)
@@ -139,6 +144,7 @@ class WorkingSet(Policy):
         book = self._books.get(engine.id)
         if book is None:
             book = self._books[engine.id] = Book(engine, self.params)
+        book.measure()
         if not engine.up or engine.draining:
             for step in list(book.held):
                 book.held.remove(step)
@@ -243,6 +249,8 @@ class WorkingSet(Policy):
 
     def _foretold(self, program: Program) -> float | None:
         """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
+        if program.survival is None and not self._certainty.worth_asking(program):
+            return None
         gap = self.board.gap(program)
         if gap is None or program.gap_started_at is None:
             return None
@@ -251,7 +259,9 @@ class WorkingSet(Policy):
         program.survival = (
             None  # it has no seat, so nobody asks again soon; and it is as large as all else of it
         )
-        if spread > max(self.params.certain_share * middle, 1.0):
+        certain = spread <= max(self.params.certain_share * middle, 1.0)
+        self._certainty.found(program, certain=certain)
+        if not certain:
             return None
         return program.gap_started_at + float(middle)
 
@@ -282,15 +292,19 @@ class WorkingSet(Policy):
         program = queued.program
         model = queued.steps[0].model if queued.steps else program.model
         own = program.footprint(0) - program.shared_tokens
+        sweep_s = self.params.sweep_s
         roomy: list[Book] = []
         full: list[Book] = []  # and not looked through lately
         for book in self._books.values():
-            if not book.engine.usable(model):
-                continue
-            if self._fits(program, own, book):
-                roomy.append(book)
-            elif now - book.swept_at >= self.params.sweep_s:
-                full.append(book)
+            if book.seated and own + book.margin > self._admit * book.capacity - book.load:
+                # by far the most common, and said before anything else is looked at
+                if now - book.swept_at >= sweep_s and book.engine.usable(model):
+                    full.append(book)
+            elif book.engine.usable(model):
+                if self._fits(program, own, book):
+                    roomy.append(book)
+                elif now - book.swept_at >= sweep_s:
+                    full.append(book)
         if not roomy:
             for book in sorted(full, key=lambda b: b.load / b.capacity):
                 if self._sweep(book, program, now):
@@ -321,9 +335,7 @@ class WorkingSet(Policy):
         if not book.seated:
             return True
         room = self._admit * book.capacity - book.load
-        if own + book.margin > room:  # by far the most common, and said without a look at its prefix
-            return False
-        if book.held or len(book.engine.steps) >= (book.engine.seqs_max or 1 << 30):
+        if own + book.margin > room or book.held or book.engine.seqs_free() <= 0:
             return False
         return self._need(program, own, book) <= room
 
@@ -478,7 +490,7 @@ class WorkingSet(Policy):
     def _sweep(self, book: Book, wanting: Program | None, now: float) -> bool:
         """Let go of the idle seats whose price is above their worth; whether `wanting` fits then."""
         book.swept_at = now
-        for program in [p for p in book.seated.values() if p.idle]:
+        for program in [p for p in book.seated.values() if not p.open_steps]:
             if not self._keeper.keeps(program, program.own, now):
                 self._let_go(program, book, now, "not_worth")
         if wanting is None:
