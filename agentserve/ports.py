@@ -35,6 +35,37 @@ class Archive(Protocol):
         ...
 
 
+class ToolTime(msgspec.Struct, frozen=True, kw_only=True):
+    """What all calls of one tool took."""
+
+    name: str
+    seconds: float
+
+
+class ProgramSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A program and its sub-agents' programs in a few sums."""
+
+    over: bool
+    agents: int  # sub-agents' programs
+    steps: int
+    tool_s: float
+    tools: tuple[ToolTime, ...]  # those that took the most time first
+    queue_s: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    pins_used: int
+    saved_s: float  # of prefill, by pins that were used
+
+
+class Summaries(Protocol):
+    """What is known of programs that may be over."""
+
+    async def summary(self, program: str) -> ProgramSummary | None:
+        """The program's, by its key `tenant/name`; None where nothing is kept of it."""
+        ...
+
+
 class Outcome(StrEnum):
     """What became of a native action. Low cardinality: it labels metrics."""
 

@@ -34,6 +34,7 @@ from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
 from agentserve.ports import EngineAdapter, EngineOptions
 from agentserve.store.store import Store
+from agentserve.store.summaries import Summaries
 from agentserve.telemetry import Recorder
 
 log = logging.getLogger("agentserve.gateway")
@@ -91,7 +92,8 @@ def _compose(settings: Settings, store: Store) -> Composed:
     )
     policy = make_policy(settings.scheduler.policy, board, policy_params(settings))
     scheduler = Scheduler(board, policy)
-    telemetry = Recorder(settings.telemetry, version=version())
+    idle_s = settings.scheduler.program_idle_s
+    telemetry = Recorder(settings.telemetry, version=version(), program_idle_s=idle_s)
     driver = Driver(
         scheduler,
         journal=store.journal,
@@ -122,7 +124,8 @@ def _compose(settings: Settings, store: Store) -> Composed:
         keys=keys,
     )
     gateway.responses.kept.archive = store.archive
-    graphs = StepGraphs()
+    gateway.summaries = Summaries(store.database)
+    graphs = StepGraphs(program_idle_s=idle_s)
     for kept in store.recovered.graphs:
         if kept.kind == "learned":
             graphs.restore(kept.tenant, kept.name, kept.body)

@@ -29,7 +29,7 @@ from agentserve.errors import AgentServeError, UsageError
 HELP = "run an agent command with its base URLs pointed at the gateway"
 URL_DEFAULT = "http://127.0.0.1:8400"
 ASK_S = 2.0
-STORED_S = 3.0  # how long the summary waits for the journal, which is written behind
+WRITTEN_S = 3.0  # how long the summary waits for the journal, which is written behind
 TOOLS_SHOWN_MAX = 3
 KEY_STAND_IN = "agentserve"  # where no key is asked for, clients want one all the same
 
@@ -45,8 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--priority", choices=("interactive", "standard", "batch"))
     parser.add_argument("--deadline", type=float, metavar="SECONDS", help="when it should be done")
     parser.add_argument("--quiet", action="store_true", help="no summary")
-    parser.add_argument("--config", metavar="FILE", help="settings file, to find the store for the summary")
-    parser.add_argument("--store", metavar="URL", help="database, for the summary")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command")
 
 
@@ -68,11 +66,12 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     status = supervise(pointed(command, gateway, program), environment(os.environ, gateway, program))
     took_s = time.monotonic() - began
-    live = gateway.live(program)
+    steps = gateway.steps(program)
     gateway.end(program, status)
     if not args.quiet:
         print(
-            summary(program, status, took_s, live, stored(args, program) if live else None), file=sys.stderr
+            summary(program, status, took_s, steps, gateway.summary(program) if steps else None),
+            file=sys.stderr,
         )
     return status
 
@@ -96,9 +95,21 @@ class Gateway:
         }
         self._ask("POST", "/v1/programs", {k: v for k, v in said.items() if v is not None})
 
-    def live(self, program: str) -> dict[str, Any] | None:
-        """What it knows of the program, while it still runs."""
-        return self._ask("GET", f"/v1/programs/{quote(program, safe='')}")
+    def steps(self, program: str) -> int:
+        """How many steps of the program it saw; 0 when it is away."""
+        live = self._ask("GET", f"/v1/programs/{quote(program, safe='')}")
+        return int(live.get("steps_done", 0)) if live is not None else 0
+
+    def summary(self, program: str) -> dict[str, Any] | None:
+        """The program in a few sums. They are written behind: its end is waited for, but not for long."""
+        found = None
+        until = time.monotonic() + WRITTEN_S
+        while time.monotonic() < until:
+            found = self._ask("GET", f"/v1/summaries/{quote(program, safe='')}") or found
+            if self._away or (found is not None and found["over"]):
+                break
+            time.sleep(0.1)
+        return found
 
     def end(self, program: str, status: int) -> None:
         """The program is over."""
@@ -204,75 +215,27 @@ def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 # -- the summary
 
 
-def stored(args: argparse.Namespace, program: str) -> dict[str, Any] | None:
-    """What the store has of the program and its sub-agents, if the store is here and knows of its end in time."""
-    from agentserve.cli.stored import with_database
-    from agentserve.store import queries
-    from agentserve.store.database import Database
-
-    async def work(database: Database) -> dict[str, Any] | None:
-        root = await queries.program(database, program)
-        if root is None:
-            return None
-        family = [root, *await queries.programs(database, parent=root["id"], limit=1000)]
-        return {
-            "programs": family,
-            "tools": [t for p in family for t in await queries.tool_calls(database, p["id"])],
-            "pins": [p for one in family for p in await queries.pins(database, program_id=one["id"])],
-            "over": root["state"] == "ended",
-        }
-
-    found = None
-    until = time.monotonic() + STORED_S
-    while time.monotonic() < until:
-        try:
-            found = with_database(args, work)
-        except AgentServeError:
-            return None  # it is elsewhere
-        if found is not None and found["over"]:
-            break
-        time.sleep(0.1)
-    return found
-
-
-def summary(
-    program: str, status: int, took_s: float, live: dict[str, Any] | None, kept: dict[str, Any] | None
-) -> str:
+def summary(program: str, status: int, took_s: float, steps: int, sums: Mapping[str, Any] | None) -> str:
     """One screen: how it went, where the time went, and what the gateway saved."""
     how = "succeeded" if status == 0 else f"exit status {status}"
     lines = [f"\nagentserve: {program} {how} after {took_s:.1f} s"]
-    if live is None:
+    if not steps:
         lines.append("  no call of it came through the gateway, or the gateway is away")
-    elif kept is None:
-        lines.append(f"  steps       {live.get('steps_done', 0)}")
-        lines.append(f"  output      {live.get('output_tokens', 0):,} tokens")
-        lines.append("  more        on the gateway's own machine: `agentserve programs show " + program + "`")
+    elif sums is None:
+        lines.append(f"  steps       {steps}; the gateway's store has nothing more to tell")
     else:
-        lines += [f"  {name:<11} {value}" for name, value in figures(kept)]
+        lines += [f"  {name:<11} {value}" for name, value in figures(sums)]
     return "\n".join(lines)
 
 
-def figures(kept: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def figures(sums: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values of the summary."""
-    programs = kept["programs"]
-
-    def total(field: str) -> float:
-        return sum(p[field] or 0 for p in programs)
-
-    agents = len(programs) - 1
-    yield "steps", f"{total('steps'):.0f}" + (f", {agents} by sub-agents' programs" if agents else "")
-    by_tool: dict[str, float] = {}
-    for tool in kept["tools"]:
-        by_tool[tool["name"]] = by_tool.get(tool["name"], 0.0) + (tool["seconds"] or 0.0)
-    longest = sorted(by_tool.items(), key=lambda pair: -pair[1])[:TOOLS_SHOWN_MAX]
-    named = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in longest)
-    yield "tool time", f"{sum(by_tool.values()):.1f} s" + (f" ({named})" if named else "")
-    yield "queue time", f"{total('queue_s'):.2f} s"
-    prompt, cached = total("prompt_tokens"), total("cached_tokens")
-    yield (
-        "reused",
-        f"{cached:,.0f} of {prompt:,.0f} prompt tokens" + (f" ({cached / prompt:.0%})" if prompt else ""),
-    )
-    yield "output", f"{total('output_tokens'):,.0f} tokens"
-    hits = [pin for pin in kept["pins"] if pin["saved_s"]]
-    yield "saved", f"{sum(p['saved_s'] for p in hits):.1f} s of prefill by {len(hits)} pins that were used"
+    agents, prompt, cached = sums["agents"], sums["prompt_tokens"], sums["cached_tokens"]
+    yield "steps", f"{sums['steps']}" + (f", those of {agents} sub-agents with them" if agents else "")
+    named = ", ".join(f"{t['name']} {t['seconds']:.1f} s" for t in sums["tools"][:TOOLS_SHOWN_MAX])
+    yield "tool time", f"{sums['tool_s']:.1f} s" + (f" ({named})" if named else "")
+    yield "queue time", f"{sums['queue_s']:.2f} s"
+    share = f" ({cached / prompt:.0%})" if prompt else ""
+    yield "reused", f"{cached:,} of {prompt:,} prompt tokens{share}"
+    yield "output", f"{sums['output_tokens']:,} tokens"
+    yield "saved", f"{sums['saved_s']:.1f} s of prefill by {sums['pins_used']} pins that were used"

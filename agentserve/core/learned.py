@@ -37,7 +37,7 @@ class Learned:
 
     def __init__(self) -> None:
         self.returns: ReturnForecaster = RememberedReturns(ReturnForecaster())
-        self.outputs: OutputForecaster = RememberedOutputs(OutputForecaster())
+        self.outputs = RememberedOutputs(OutputForecaster())
         self.remaining = RemainingForecaster()
         self.gaps_calibration = SampledCalibration()
         self.outputs_calibration = SampledCalibration()
@@ -197,6 +197,7 @@ class Learned:
         else:
             self.remaining.finish(tenant=program.tenant, program=program.id)
         self.returns.forget_program(program.id, tenant=program.tenant)
+        self.outputs.forget_program(program.id)
 
     # -- kept
 

@@ -8,7 +8,7 @@ Calibration is sampled once there is plenty: the forecasts that it judges are th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from agentserve.core.forecast import Calibration, CallShape, OutputForecaster, ReturnForecaster, Survival
@@ -16,6 +16,7 @@ from agentserve.core.forecast.outputs import Asked
 
 GROWTH = 16
 ANSWERS_MAX = 16_384
+ASKED_MAX = 64  # ways in which one program asks: roles, and limits of its replies
 JUDGED_ALL = 256  # outcomes, from the start
 JUDGED_OF = 8  # after these, one in so many
 
@@ -40,13 +41,16 @@ class _Kind:
         return self.answer is not None and (self.seen - self.made_at) * GROWTH <= self.made_at
 
 
+_NONE: Mapping[Asked, _Kind] = {}
+
+
 class RememberedOutputs(OutputForecaster):
     """The same forecasts, made less often."""
 
     def __init__(self, learned: OutputForecaster) -> None:
         self._ladder = learned._ladder
         self._kinds: dict[Asked, _Kind] = {}
-        self._programs: dict[tuple[Asked, str], _Kind] = {}
+        self._programs: dict[str, dict[Asked, _Kind]] = {}  # of those that are not over
 
     def predict(
         self,
@@ -60,7 +64,7 @@ class RememberedOutputs(OutputForecaster):
     ) -> Survival:
         """As its parent; of a program that was never seen, what is foretold of its kind."""
         asked = (tenant, workflow, role, tokens_max)
-        known = self._programs.get((asked, program)) if program is not None else None
+        known = self._programs.get(program, _NONE).get(asked) if program is not None else None
         if known is None:
             program, known = None, _entry(self._kinds, asked)
         if known.answer is not None and known.holds and not written:
@@ -108,7 +112,18 @@ class RememberedOutputs(OutputForecaster):
         asked = (tenant, workflow, role, tokens_max)
         _entry(self._kinds, asked).seen += 1
         if program is not None:
-            _entry(self._programs, (asked, program)).seen += 1
+            mine = self._programs.get(program)
+            if mine is None:
+                if len(self._programs) >= ANSWERS_MAX:
+                    self.forget_program(next(iter(self._programs)))
+                mine = self._programs[program] = {}
+            if asked in mine or len(mine) < ASKED_MAX:
+                _entry(mine, asked).seen += 1
+
+    def forget_program(self, program: str) -> None:
+        """It is over: its own histograms with it, which are the most of all that is remembered."""
+        for tenant, workflow, role, tokens_max in self._programs.pop(program, _NONE):
+            self.forget(tenant=tenant, workflow=workflow, role=role, tokens_max=tokens_max, program=program)
 
 
 class RememberedReturns(ReturnForecaster):

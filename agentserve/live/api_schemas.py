@@ -18,8 +18,8 @@ NUMBER: Json = {"type": "number"}
 MAYBE_NUMBER: Json = {"type": ["number", "null"]}
 COUNT: Json = {"type": "integer", "minimum": 0}
 MAYBE_COUNT: Json = {"type": ["integer", "null"], "minimum": 0}
-WHOLE: Json = {"type": "integer", "minimum": 1}
-MAYBE_WHOLE: Json = {"type": ["integer", "null"], "minimum": 1}
+WHOLE: Json = {"type": "integer", "minimum": 1, "maximum": 10**12}
+MAYBE_WHOLE: Json = {"type": ["integer", "null"], "minimum": 1, "maximum": 10**12}
 FLAG: Json = {"type": "boolean"}
 PRIORITY: Json = {"enum": ["interactive", "standard", "batch"]}
 DURATION_MS: Json = {"type": "number", "minimum": 0, "maximum": 2_592_000_000}
@@ -68,7 +68,7 @@ EVENTS: Json = {
             "duration_ms": DURATION_MS,
             "eta_ms": DURATION_MS,
             "in_ms": DURATION_MS,
-            "steps_left": {"type": "number", "minimum": 0},
+            "steps_left": {"type": "number", "minimum": 0, "maximum": 10**12},
         },
     },
 }
@@ -86,7 +86,7 @@ ADD_ENGINE: Json = {
 LIMITS: Json = {
     "type": "object",
     "properties": {
-        "weight": {"type": "number", "exclusiveMinimum": 0},
+        "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 10**12},
         "priority_max": PRIORITY,
         "pin_share_max": {"type": "number", "minimum": 0, "maximum": 1},
         "cache_salt": FLAG,
@@ -224,6 +224,19 @@ TENANT = answer(
     program_tokens_max=MAYBE_WHOLE,
     program_steps_max=MAYBE_WHOLE,
 )
+SUMMARY = answer(
+    over=FLAG,
+    agents=COUNT,
+    steps=COUNT,
+    tool_s=NUMBER,
+    tools={"type": "array", "items": answer(name=TEXT, seconds=NUMBER)},
+    queue_s=NUMBER,
+    prompt_tokens=COUNT,
+    cached_tokens=COUNT,
+    output_tokens=COUNT,
+    pins_used=COUNT,
+    saved_s=NUMBER,
+)
 WORKFLOW = answer(tenant=TEXT, name=TEXT, nodes=COUNT, edges=COUNT, declared_at=NUMBER)
 GRAPH_KNOWN = answer(tenant=TEXT, name=TEXT, kind={"enum": ["declared", "learned"]}, nodes=COUNT)
 TOOL_FORECAST = answer(
@@ -301,6 +314,7 @@ ANSWERS: Mapping[tuple[str, str], tuple[int, Json]] = {
     ),
     ("get", "/v1/programs/{program}"): (200, PROGRAM),
     ("delete", "/v1/programs/{program}"): (200, answer(id=TEXT, ended=FLAG)),
+    ("get", "/v1/summaries/{program}"): (200, SUMMARY),
     ("post", "/v1/programs/{program}/events"): (202, answer(accepted=COUNT)),
     ("put", "/v1/workflows/{name}"): (200, answer(name=TEXT, nodes=COUNT, edges=COUNT)),
     ("get", "/v1/responses/{response}"): (200, answer(id=TEXT, object={"const": "response"}, status=TEXT)),

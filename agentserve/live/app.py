@@ -42,7 +42,7 @@ from agentserve.live.responses import Responses
 from agentserve.live.services import Services
 from agentserve.live.wire import PATHS, split_path
 from agentserve.live.workflows import Workflows
-from agentserve.ports import Journal, Telemetry
+from agentserve.ports import Journal, Summaries, Telemetry
 
 log = logging.getLogger("agentserve.gateway")
 
@@ -79,14 +79,16 @@ class Gateway:
         engines.tells(driver.tell, driver.now)
         engines.watched_by(lambda engine: journal.fact("engine", views.engine_fact(engine, clock())))
         self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
-        ledger = Ledger(journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock)
+        self.ledger = Ledger(
+            journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock
+        )
         passage = Passage(
             settings=settings,
             driver=driver,
             resolver=resolver,
             engines=engines,
             monitor=self.monitor,
-            ledger=ledger,
+            ledger=self.ledger,
             quotas=self.quotas,
             clock=clock,
         )
@@ -97,7 +99,7 @@ class Gateway:
             resolver=resolver,
             engines=engines,
             passage=passage,
-            ledger=ledger,
+            ledger=self.ledger,
             keys=keys,
             quotas=self.quotas,
             responses=self.responses,
@@ -106,6 +108,7 @@ class Gateway:
         self.clock = clock
         self.started_at = clock()
         self.workflows = Workflows(journal)
+        self.summaries: Summaries | None = None  # of programs, where a store keeps them
         self.graphs: StepGraphs | None = None  # what is learned of workflows, where someone learns it
         self.feed = Feed(clock=clock)
         self.pins = Pins()
@@ -148,8 +151,13 @@ class Gateway:
         known = self.resolver.ended(program, self.driver.now())
         self.driver.tell(ev.ProgramEnded(program=program, reason=reason))
         self.quotas.program_over(unscoped(program)[0], program)
-        self.engines.prefixes.forget(program)
+        self._forget(program)
         return known
+
+    def _forget(self, program: str) -> None:
+        """Let go of what was kept for its next step."""
+        self.engines.prefixes.forget(program)
+        self.ledger.forget(program)
 
     def program_view(self, program: ProgramId) -> dict[str, Any] | None:
         """A live program, as an operator or its owner may see it."""
@@ -222,7 +230,7 @@ class Gateway:
             await asyncio.sleep(HOUSEKEEPING_S)
             with contextlib.suppress(Exception):
                 for program in self.resolver.expire(self.driver.now()):
-                    self.engines.prefixes.forget(program)
+                    self._forget(program)
 
 
 def build_app(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
@@ -33,8 +33,8 @@ class Foretold:
         self._owner = owner  # whose step it is
         self._open: OrderedDict[str, tuple[float, str, Survival]] = OrderedDict()
         self._said: OrderedDict[str, _Said] = OrderedDict()
-        self._gaps: OrderedDict[str, deque[dict[str, Any]]] = OrderedDict()
-        self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
+        self._gaps: OrderedDict[str, list[_Gap]] = OrderedDict()
+        self._latest: deque[_Gap] = deque(maxlen=LATEST_MAX)
         self._lengths: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
 
     def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
@@ -49,7 +49,7 @@ class Foretold:
 
     def gaps(self, program: str | None = None) -> list[dict[str, Any]]:
         """The latest gaps that ended, of one program or of all: the forecast's quantiles, and what came."""
-        return list(self._latest if program is None else self._gaps.get(program, ()))
+        return [gap.shown() for gap in (self._latest if program is None else self._gaps.get(program, ()))]
 
     def lengths(self) -> list[dict[str, Any]]:
         """Of programs that are over: how many steps were forecast to be left after so many, and how many there were."""
@@ -86,17 +86,11 @@ class Foretold:
         if known is None:
             return
         began, tool, survival = known
-        row = {
-            "program": owner,
-            "step": step,
-            "tool": tool,
-            "forecast_p50_s": round(survival.quantile(0.5), 3),
-            "forecast_p90_s": round(survival.quantile(0.9), 3),
-            "actual_s": round(now - began, 3),
-        }
-        self._latest.append(row)
-        mine = self._gaps.setdefault(owner, deque(maxlen=GAPS_MAX))
-        mine.append(row)
+        gap = _Gap(owner, step, tool, survival.quantile(0.5), survival.quantile(0.9), now - began)
+        self._latest.append(gap)
+        mine = self._gaps.setdefault(owner, [])
+        mine.append(gap)
+        del mine[:-GAPS_MAX]
         if len(self._gaps) > PROGRAMS_MAX:
             self._gaps.popitem(last=False)
 
@@ -111,6 +105,28 @@ class Foretold:
             self._lengths.append(
                 {"program": owner, "after": after, "forecast": round(left, 1), "actual": done - after}
             )
+
+
+class _Gap(NamedTuple):
+    """A gap that ended. Many are kept and few are looked at: plain values are made when somebody asks."""
+
+    program: str
+    step: str
+    tool: str
+    p50_s: float
+    p90_s: float
+    actual_s: float
+
+    def shown(self) -> dict[str, Any]:
+        """As operators see it."""
+        return {
+            "program": self.program,
+            "step": self.step,
+            "tool": self.tool,
+            "forecast_p50_s": round(self.p50_s, 3),
+            "forecast_p90_s": round(self.p90_s, 3),
+            "actual_s": round(self.actual_s, 3),
+        }
 
 
 @dataclass(slots=True)

@@ -50,6 +50,10 @@ class Ledger:
         self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
         self._chars_per_token: dict[str, float] = {}
 
+    def forget(self, program: str) -> None:
+        """It is over: when its last step ended does not matter any more."""
+        self._ended.pop(program, None)
+
     # -- estimates
 
     def prompt_tokens(self, call: Call) -> int:

@@ -49,6 +49,7 @@ class Programs:
             Route("/v1/programs/{program:path}", self.show, methods=["GET"]),
             Route("/v1/programs/{program:path}", self.end, methods=["DELETE"]),
             Route("/v1/programs/{program:path}/events", self.events, methods=["POST"]),
+            Route("/v1/summaries/{program:path}", self.summary, methods=["GET"]),
             Route("/v1/workflows/{name:path}", self.put_workflow, methods=["PUT"]),
             Route("/v1/workflows/{name:path}", self.get_workflow, methods=["GET"]),
         ]
@@ -192,6 +193,18 @@ class Programs:
         if shown is None:
             raise NotFound(f"there is no program {name!r}", remedy="it may be over, or have another name")
         return json_response(shown)
+
+    async def summary(self, request: Request) -> Response:
+        """A program and its sub-agents in a few sums, also once it is over: where its time went, what was spared."""
+        tenant = self._services.authorise(request, CALL).tenant
+        name = program_name(request.path_params["program"])
+        summaries = self._gateway.summaries
+        found = await summaries.summary(scoped(tenant, name)) if summaries is not None else None
+        if found is None:
+            raise NotFound(
+                f"nothing is kept of a program {name!r}", remedy="a moment after its first step it is"
+            )
+        return json_response(found)
 
     async def end(self, request: Request) -> Response:
         """The program is over: let everything go that is kept for it."""

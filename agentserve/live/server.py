@@ -17,9 +17,11 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
+import msgspec
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from agentserve.live import shapes
 from agentserve.live.exchange import StreamCut
 from agentserve.live.request import STATUS_LINES, Request
 
@@ -325,10 +327,8 @@ class HttpConnection(asyncio.Protocol):
             self._queue.clear()
 
     def _say(self, status: int, message: str) -> None:
-        text = (
-            b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}'
-            % message.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
-        )
+        protocol = "messages" if b"/v1/messages" in self._url else "chat"
+        text = msgspec.json.encode(shapes.error_json(protocol, status, message))
         if self.transport is not None:
             self.transport.write(
                 (STATUS_LINES.get(status) or STATUS_LINES[400])

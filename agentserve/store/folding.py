@@ -16,9 +16,9 @@ import msgspec
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
-from agentserve.core.story import Story
+from agentserve.core.story import PROGRAM_IDLE_S, Story
 
-STEPS_REMEMBERED_MAX = 200_000
+STEPS_REMEMBERED_MAX = 50_000  # those that are open, and the latest that failed
 TEXT_CHARS_MAX = 2_000
 ID_CHARS_MAX = 1_000  # PostgreSQL cannot index much more
 COUNT_MAX = 2**40  # leaves room for sums
@@ -85,12 +85,13 @@ class Fold:
         keep_prompts: bool = False,
         prompt_bytes_max: int = 64 * 1024,
         redact: Callable[[str], str] | None = None,
+        program_idle_s: float = PROGRAM_IDLE_S,
     ) -> None:
         self._offset_s = clock_offset_s
         self._keep_prompts = keep_prompts
         self._prompt_bytes_max = prompt_bytes_max
         self._redact = redact
-        self._story = Story()
+        self._story = Story(program_idle_s=program_idle_s)
         self._program_of: OrderedDict[str, str] = OrderedDict()
 
     def fold(self, told: list[Told], records: list[Record]) -> Folded:
@@ -139,6 +140,9 @@ class Fold:
                 handler(self, fact, out)
         for decision in decisions:
             out.rows["decisions"].append(self._decision(decision, now))
+        if kind is ev.StepFinished or kind is ev.ClientGone:
+            assert isinstance(event, (ev.StepFinished, ev.ClientGone))
+            self._program_of.pop(event.step, None)  # nothing is decided about it any more
 
     def _decision(self, decision: do.AnyDecision, now: float) -> Values:
         step = getattr(decision, "step", None)

@@ -26,6 +26,7 @@ from typing import Any
 from agentserve.config import StoreSettings
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
+from agentserve.core.story import PROGRAM_IDLE_S
 from agentserve.errors import StoreError
 from agentserve.store import migrations
 from agentserve.store.database import Database, blames_rows, store_error
@@ -61,6 +62,7 @@ class WriteBehind:
         clock: Callable[[], float] = time.time,
         clock_offset_s: float = 0.0,
         redact: Callable[[str], str] | None = None,
+        program_idle_s: float = PROGRAM_IDLE_S,
     ) -> None:
         """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds."""
         self.settings = settings
@@ -76,6 +78,7 @@ class WriteBehind:
             keep_prompts=settings.keep_prompts,
             prompt_bytes_max=settings.prompt_bytes_max,
             redact=redact,
+            program_idle_s=program_idle_s,
         )
         self._detail: deque[Told] = deque()
         self._records: deque[Record] = deque()

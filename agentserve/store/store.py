@@ -54,7 +54,13 @@ class Store:
     ) -> Store:
         """Connect, upgrade the embedded database, read back what was kept, start writing."""
         database = Database(settings.store.url)
-        journal = WriteBehind(settings.store, clock=clock, clock_offset_s=clock_offset_s, redact=redact)
+        journal = WriteBehind(
+            settings.store,
+            clock=clock,
+            clock_offset_s=clock_offset_s,
+            redact=redact,
+            program_idle_s=settings.scheduler.program_idle_s,
+        )
         store = cls(database, journal, StoredKeys(database))
         try:
             await migrations.ready(database)

@@ -17,7 +17,7 @@ from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
-from agentserve.core.story import Story
+from agentserve.core.story import PROGRAM_IDLE_S, Story
 from agentserve.ports import StepRecord
 from agentserve.telemetry.meters import Meters, Number, Pulled, Spread
 from agentserve.telemetry.spans import Spans, make_spans
@@ -52,13 +52,14 @@ class Recorder:
         spans: Spans | None = None,
         version: str = "",
         clock_offset_s: float = 0.0,
+        program_idle_s: float = PROGRAM_IDLE_S,
     ) -> None:
         """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds."""
         self.settings = settings or TelemetrySettings()
         self.meters = Meters(values_max=self.settings.label_values_max)
         self.spans = spans if spans is not None else make_spans(self.settings, clock_offset_s=clock_offset_s)
         self._on = self.settings.metrics
-        self._story = Story()
+        self._story = Story(program_idle_s=program_idle_s)
         self._bound: dict[tuple[str, str | None, str | None, str], _Bound] = {}
         self._counters: dict[tuple[str, ...], Number] = {}
         self._identified: dict[tuple[str, str], Number] = {}

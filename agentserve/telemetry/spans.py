@@ -154,6 +154,8 @@ class Spans:
             trace = self._traces.get(fact.program)
             if trace is not None and trace.sampled:
                 self._push(fact)
+            elif kind is facts.ProgramClosed:  # should it go on, it is traced, or not, as before
+                self._traces.pop(fact.program, None)
 
     def trace_id(self, program: str) -> str | None:
         """The program's trace where it is known and sampled."""

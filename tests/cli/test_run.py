@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,32 @@ for _ in range(2):
     asked = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat/completions", json.dumps(
         {"model": "emulated", "messages": [{"role": "user", "content": "hi"}]}).encode())
     urllib.request.urlopen(asked, timeout=10).read()
+raise SystemExit(3)
+"""
+
+
+AGENT = """
+import json, os, time, urllib.request
+def ask(messages, program=None):
+    base, headers = os.environ["OPENAI_BASE_URL"], {}
+    if program is not None:
+        base = os.environ["AGENTSERVE_URL"] + "/v1"
+        headers = {"x-agentserve-program-id": program,
+                   "x-agentserve-parent-id": os.environ["AGENTSERVE_PROGRAM_ID"]}
+    tools = [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}]
+    asked = urllib.request.Request(base + "/chat/completions", json.dumps(
+        {"model": "emulated", "max_tokens": 30, "tools": tools, "messages": messages}).encode(), headers)
+    return json.loads(urllib.request.urlopen(asked, timeout=10).read())["choices"][0]["message"]
+turns = [{"tool": "read_file", "arguments": {"path": "a"}}, {"tool": "read_file", "arguments": {"path": "b"}}]
+said = [{"role": "system", "content": "You are careful. " * 100},
+        {"role": "user", "content": "agentserve-script: " + json.dumps([*turns, {"text": "done"}])}]
+for _ in range(3):
+    reply = ask(said)
+    said.append(reply)
+    for call in reply.get("tool_calls") or ():
+        time.sleep(0.2)
+        said.append({"role": "tool", "tool_call_id": call["id"], "content": "some text " * 20})
+ask([{"role": "user", "content": "look around"}], "helper")
 raise SystemExit(3)
 """
 
@@ -155,6 +182,7 @@ def ready(url: str) -> None:
 @pytest.mark.slow
 def test_the_summary_says_where_the_time_went(tmp_path: Path) -> None:
     store = f"sqlite+aiosqlite:///{tmp_path}/run.db"
+    (tmp_path / "elsewhere").mkdir()  # the command need not be where the store is
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
@@ -173,11 +201,19 @@ def test_the_summary_says_where_the_time_went(tmp_path: Path) -> None:
     process = subprocess.Popen(up, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         ready(url)
-        done = run(url, "--store", store, "--", sys.executable, "-c", CALLS, cwd=tmp_path)
+        done = run(url, "--", sys.executable, "-c", AGENT, cwd=tmp_path / "elsewhere")
         assert done.returncode == 3
         rows = dict(line.split(maxsplit=1) for line in done.stderr.splitlines() if line.startswith("  "))
-        assert rows["steps"] == "2"
-        assert "prompt tokens" in done.stderr
+        assert rows["steps"] == "4, those of 1 sub-agents with them"
+        assert rows["tool"].startswith("time ")
+        assert "read_file" in rows["tool"]
+        assert rows["queue"].endswith(" s")
+        cached, prompt = (int(n.replace(",", "")) for n in re.findall(r"[\d,]+", rows["reused"])[:2])
+        assert 0 < cached < prompt
+        assert rows["output"].endswith(" tokens")
+        assert "s of prefill by" in rows["saved"]
+        ended = httpx.get(f"{url}/v1/programs/{done.stderr.split()[1]}", timeout=10)
+        assert ended.status_code == 404, "its end was told"
         assert len(done.stderr.splitlines()) < 24
     finally:
         process.terminate()

@@ -47,6 +47,21 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(kept._programs) == 10
 
 
+def test_a_program_that_is_over_leaves_nothing_of_its_own_behind() -> None:
+    learned = OutputForecaster()
+    kept = RememberedOutputs(learned)
+    kept.observe(tenant="t", role=1, tokens=100, program="first")
+    kept.forget_program("first")
+    level = len(learned)
+    for n in range(50):
+        for role in (1, 2):
+            kept.observe(tenant="t", role=role, tokens=100, program=f"p{n}")
+            kept.predict(tenant="t", role=role, program=f"p{n}")
+        kept.forget_program(f"p{n}")
+    assert len(learned) == level + 2  # of the second role: what its kind writes, and here
+    assert kept.predict(tenant="t", role=1, program="new").quantile(0.5) == pytest.approx(100, rel=0.5)
+
+
 def test_a_sampled_calibration_comes_to_the_same_figures() -> None:
     whole, sampled = Calibration(), SampledCalibration()
     forecaster = OutputForecaster()

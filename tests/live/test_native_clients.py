@@ -100,6 +100,36 @@ async def _raw_stream(client: AsyncOpenAI) -> Any:
         return [reply.status_code, reply.headers["content-type"], plain(json.loads(await reply.read()))]
 
 
+async def _samples(client: AsyncOpenAI) -> Any:
+    """What each of two samples says, and what both used."""
+    said, usage = ["", ""], None
+    stream = await client.chat.completions.create(
+        model="emulated", messages=HI, n=2, max_tokens=6, stream=True, stream_options={"include_usage": True}
+    )
+    async for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            said[choice.index] += choice.delta.content or ""
+    return [said, plain(usage)]
+
+
+async def _listed(client: AsyncOpenAI) -> Any:
+    return [model.id async for model in client.models.list()]
+
+
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+SEEN: Any = [
+    {"role": "user", "content": [{"type": "text", "text": "What is this?"},
+                                 {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}}]}
+]  # fmt: skip
+LOOKED_AT: Any = [
+    {"role": "user", "content": [{"type": "input_text", "text": "What is this?"},
+                                 {"type": "input_image", "image_url": PIXEL, "detail": "low"}]}
+]  # fmt: skip
+CLAUDE_SEES: Any = [
+    {"role": "user", "content": [{"type": "text", "text": "What is this?"}, {"type": "image", "source": {
+        "type": "base64", "media_type": "image/gif", "data": PIXEL.partition(",")[2]}}]}
+]  # fmt: skip
 Call = Callable[[AsyncOpenAI], Awaitable[Any]]
 OPENAI: dict[str, Call] = {
     "a response": lambda c: c.responses.create(model="emulated", input="hello", max_output_tokens=9),
@@ -119,6 +149,20 @@ OPENAI: dict[str, Call] = {
     ),
     "embeddings of tokens": lambda c: c.embeddings.create(model="emulated", input=[[1, 2], [3]]),
     "a prompt of tokens": lambda c: c.completions.create(model="emulated", prompt=[7, 8, 9], max_tokens=4),
+    "an image": lambda c: c.chat.completions.create(model="emulated", messages=SEEN, max_tokens=5),
+    "an image of a response": lambda c: c.responses.create(
+        model="emulated", input=LOOKED_AT, max_output_tokens=5
+    ),
+    "two samples in a stream": lambda c: _samples(c),
+    "chosen tools": lambda c: c.chat.completions.create(
+        model="emulated",
+        messages=HI,
+        tools=[TOOL],
+        tool_choice="none",
+        parallel_tool_calls=False,
+        max_tokens=5,
+    ),
+    "the models": lambda c: _listed(c),
     "a refusal": lambda c: _error(c.responses.create(model="emulated", input=[], max_output_tokens=-1)),
 }
 
@@ -136,6 +180,15 @@ async def test_openais_client_gets_the_same_object(name: str, urls: tuple[str, s
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
             seen.append(plain(await OPENAI[name](client)))
     assert seen[1] == seen[2]
+
+
+def _finished(helper: Any) -> Any:
+    """What a streaming helper has at the end."""
+    with helper as stream:
+        for _ in stream:
+            pass
+        final = getattr(stream, "get_final_completion", None) or stream.get_final_response
+        return plain(final())
 
 
 Sync = Callable[[OpenAI], Any]
@@ -157,6 +210,23 @@ SYNC: dict[str, Sync] = {
     "a raw response": lambda c: c.responses.with_raw_response.create(
         model="emulated", input="hello", max_output_tokens=9
     ).parse(),
+    "a raw chat": lambda c: c.chat.completions.with_raw_response.create(
+        model="emulated", messages=HI, max_tokens=3
+    ).parse(),
+    "a chat's helper": lambda c: _finished(c.chat.completions.stream(model="emulated", messages=HI)),
+    "a parsed chat's helper": lambda c: _finished(
+        c.chat.completions.stream(
+            model="emulated", messages=[{"role": "user", "content": SAY_OK}], response_format=Answer
+        )
+    ),
+    "a response's helper": lambda c: _finished(c.responses.stream(model="emulated", input="hello")),
+    "a parsed response's helper": lambda c: _finished(
+        c.responses.stream(model="emulated", input=SAY_OK, text_format=Answer)
+    ),
+    "embeddings as numbers": lambda c: c.embeddings.create(
+        model="emulated", input="one", encoding_format="float"
+    ),
+    "the models": lambda c: [model.id for model in c.models.list()],
 }
 
 
@@ -183,6 +253,15 @@ async def _message_raw_events(client: AsyncAnthropic, **asked: Any) -> Any:
     return spoken([event async for event in await client.messages.create(stream=True, **asked)])
 
 
+async def _raw_message(client: AsyncAnthropic) -> Any:
+    raw = await client.messages.with_raw_response.create(**BRIEF)
+    return [raw.status_code, raw.headers["content-type"], plain(await raw.parse())]
+
+
+async def _claude_listed(client: AsyncAnthropic) -> Any:
+    return [model.id async for model in client.models.list()]
+
+
 BRIEF: Any = {"model": "emulated", "max_tokens": 9, "messages": HI}
 TOOLS: Any = {
     "model": "emulated", "max_tokens": 99, "tools": [CLAUDE_TOOL], "messages": [{"role": "user", "content": SCRIPT}],
@@ -207,6 +286,13 @@ CLAUDE: dict[str, Callable[[AsyncAnthropic], Awaitable[Any]]] = {
     "a streamed message": lambda c: _message_events(c, **BRIEF),
     "a streamed tool call": lambda c: _message_events(c, **TOOLS),
     "raw events": lambda c: _message_raw_events(c, **BRIEF),
+    "an image": lambda c: c.messages.create(model="emulated", max_tokens=5, messages=CLAUDE_SEES),
+    "a beta's message": lambda c: c.beta.messages.create(**BRIEF, betas=["context-1m-2025-08-07"]),
+    "a parsed message": lambda c: c.messages.parse(
+        model="emulated", max_tokens=40, messages=[{"role": "user", "content": SAY_OK}], output_format=Answer
+    ),
+    "a raw message": lambda c: _raw_message(c),
+    "the models": lambda c: _claude_listed(c),
 }
 
 

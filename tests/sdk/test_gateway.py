@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import inspect
+import io
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import agentserve_sdk as agentserve
 import httpx
@@ -154,6 +159,61 @@ def test_an_operator_ends_programs_and_drains_engines(real: str, admin: agentser
     assert admin.decisions(program["key"])
     assert admin.end_program(program["key"])
     assert program["key"] not in {p["key"] for p in admin.programs()}
+
+
+def test_an_operator_looks_at_everything(real: str, admin: agentserve.Admin) -> None:
+    for name in ("seen one", "seen two"):
+        with agentserve.workflow("w seen", id=name):
+            agentserve.step("draft", next=["review"])(lambda: ask(real))()
+            told()
+            assert [p["id"] for p in admin.programs(text="SEEN", order="oldest", limit=1)] == [name]
+            assert [p["id"] for p in admin.programs(text="seen", state="waiting")] == []
+    assert admin.me()["scopes"] == ["admin", "call", "read"]
+    assert {"data", "calibration", "gaps"} <= admin.forecasts().keys()
+    assert admin.shares()
+    assert "w seen" in {g["name"] for g in admin.graphs()}
+    assert admin.graph("default", "w seen").startswith("<svg")
+
+
+def test_events_are_told_as_they_happen_and_again_to_who_comes_back(
+    real: str, admin: agentserve.Admin
+) -> None:
+    events = admin.events(after=0)
+    first = next(events)
+    reply = ask(real, "somebody watches")
+    program = reply.headers["x-agentserve-program"]
+    seen = next(e for e in events if e["event"]["type"] == "StepArrived" and program in e["program"])
+    events.close()
+    again = next(admin.events(tenant="default", after=seen["serial"] - 1))
+    assert again["serial"] == seen["serial"] > first["serial"]
+
+
+def test_every_operation_of_the_admin_api_has_a_method(real: str) -> None:
+    asked: set[tuple[str, str]] = set()
+
+    class Written(agentserve.Admin):
+        @contextlib.contextmanager
+        def _open(self, method: str, path: str, *_: Any, **__: Any) -> Iterator[io.BytesIO]:
+            asked.add((method, path if path.startswith("/") else f"/admin/v1/{path}"))
+            yield io.BytesIO(b'{"data": [], "story": [], "ended": true}')
+
+    for name, method in inspect.getmembers(Written(real), callable):
+        if not name.startswith("_"):
+            wanted = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+            made = method(*["x" for p in wanted if p.kind is not p.VAR_KEYWORD])
+            list(made) if inspect.isgenerator(made) else None
+    paths = httpx.get(f"{real}/openapi.json").json()["paths"]
+    there = {
+        (method.upper(), path)
+        for path, methods in paths.items()
+        for method in methods
+        if path.startswith("/admin/") or path == "/drain"
+    }
+    patterns = {one: re.compile(re.sub(r"{\w+}", "[^/]+", one[1]) + r"(\?.*)?\Z") for one in there}
+    missing = {
+        one for one in there if not any(one[0] == m and patterns[one].match(path) for m, path in asked)
+    }
+    assert not missing
 
 
 def test_a_tenants_limits_are_set(admin: agentserve.Admin) -> None:

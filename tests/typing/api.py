@@ -6,9 +6,9 @@ something else; a `type: ignore` that is not needed fails it too.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
-from typing import assert_type
+from typing import Any, assert_type
 
 import agentserve_sdk as agentserve
 
@@ -75,7 +75,11 @@ async def check(agent: Agent) -> None:
     assert_type(agentserve.bind(bare)("x"), list[str])
     with agentserve.ThreadPoolExecutor(2) as pool:
         assert_type(pool.submit(bare, "x"), Future[list[str]])
-    assert_type(agentserve.Admin("http://127.0.0.1:8400").end_program("t/p"), bool)
+    admin = agentserve.Admin("http://127.0.0.1:8400")
+    assert_type(admin.end_program("t/p"), bool)
+    assert_type(admin.programs(order="context", limit=5), list[dict[str, Any]])
+    assert_type(admin.events(after=0), Iterator[dict[str, Any]])
+    assert_type(admin.graph("tenant", "report"), str)
 
 
 def mistakes(agent: Agent) -> None:

@@ -71,6 +71,10 @@ class Ladder:
         for key, growth in zip(keys, self._growths, strict=False):
             add(self._table.at(key), smear, growth)
 
+    def forget(self, key: int) -> None:
+        """Nobody will ask with this key again."""
+        self._table.drop(key)
+
     def merge(self, other: Ladder) -> None:
         self._table.merge(other._table)
 

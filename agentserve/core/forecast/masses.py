@@ -103,6 +103,11 @@ class Table:
             self._keep(key, found)
         return found
 
+    def drop(self, key: int) -> None:
+        """What was seen under `key` will not be asked for again."""
+        if self._young.pop(key, None) is None:
+            self._old.pop(key, None)
+
     def _keep(self, key: int, masses: array[float]) -> None:
         if len(self._young) >= self._half:
             self.forgotten += len(self._old)

@@ -38,6 +38,10 @@ class OutputForecaster:
     def __init__(self, *, keys_max: int = KEYS_MAX) -> None:
         self._ladder = Ladder(TOKENS, _RUNGS, keys_max=keys_max, prior=_PRIOR)
 
+    def __len__(self) -> int:
+        """Histories that are kept."""
+        return len(self._ladder)
+
     def predict(
         self,
         *,
@@ -81,6 +85,12 @@ class OutputForecaster:
         self._ladder.learn(
             _keys(tenant, workflow, role, tokens_max, program), float(max(tokens, 1)), censored=truncated
         )
+
+    def forget(
+        self, *, tenant: str, workflow: str | None, role: int, tokens_max: int | None, program: str
+    ) -> None:
+        """The program is over: what its own steps wrote under these is not asked for again."""
+        self._ladder.forget(_keys(tenant, workflow, role, tokens_max, program)[-1])
 
     def merge(self, other: OutputForecaster) -> None:
         self._ladder.merge(other._ladder)

@@ -138,6 +138,7 @@ class RemainingForecaster:
 
     def finish(self, *, tenant: str, program: str) -> None:
         """The program ended: learn from it."""
+        self._made.pop((tenant, program), None)
         opened = self._open.pop((tenant, program), None)
         if opened is None or not opened.looks:
             return
@@ -167,6 +168,7 @@ class RemainingForecaster:
 
     def forget(self, *, tenant: str, program: str) -> None:
         """Drop a program without learning from it."""
+        self._made.pop((tenant, program), None)
         self._open.pop((tenant, program), None)
 
     # -- asking -------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from agentserve.core.workflow.learned import LearnedGraph, Next, Remaining, node
 
 WORKFLOWS_MAX = 2_000
 PROGRAMS_MAX = 200_000
+PROGRAM_IDLE_S = 1800.0  # a program unheard of for so long is not followed any more
+EXPIRED_AT_ONCE_MAX = 1_000
 FRONTIER_MAX = 64  # steps of one program that ended and of which none followed yet
 PENDING_MAX = 256  # tool calls of one program whose results are awaited
 RUNNING_MAX = 256  # steps of one program at once
@@ -44,6 +46,7 @@ class _Program:
     """Where one program stands in its graph."""
 
     key: Key
+    seen_at: float
     frontier: dict[str, int] = field(
         default_factory=dict
     )  # node -> steps of it that ended, with none after them yet
@@ -63,9 +66,16 @@ def workflow_key(tenant: str, workflow: str | None, role: int) -> Key:
 class StepGraphs:
     """All workflows' graphs."""
 
-    def __init__(self, *, workflows_max: int = WORKFLOWS_MAX, programs_max: int = PROGRAMS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        workflows_max: int = WORKFLOWS_MAX,
+        programs_max: int = PROGRAMS_MAX,
+        program_idle_s: float = PROGRAM_IDLE_S,
+    ) -> None:
         self._workflows_max = workflows_max
         self._programs_max = programs_max
+        self._idle_s = program_idle_s
         self._graphs: OrderedDict[Key, LearnedGraph] = OrderedDict()
         self._programs: OrderedDict[str, _Program] = OrderedDict()
         self._steps: dict[str, str] = {}  # running step -> its program
@@ -83,15 +93,32 @@ class StepGraphs:
             self._dropped(event)
         elif isinstance(event, ev.ProgramDeclared):
             if event.program not in self._programs and event.workflow is not None:
-                self._begin(event.program, workflow_key(event.tenant, event.workflow, 0))
+                self._begin(event.program, workflow_key(event.tenant, event.workflow, 0), now)
         elif isinstance(event, ev.ProgramEnded):
             self._ended(event.program)
+        elif isinstance(event, ev.TimerFired):
+            self._expire(now)
 
-    def _begin(self, program: str, key: Key) -> _Program:
+    def _begin(self, program: str, key: Key, now: float) -> _Program:
         if len(self._programs) >= self._programs_max:
             self._forget(next(iter(self._programs)))
-        state = self._programs[program] = _Program(key=key)
+        state = self._programs[program] = _Program(key=key, seen_at=now)
         return state
+
+    def _expire(self, now: float) -> None:
+        """Forget programs of which nothing was heard for long; how they ended is not known, and teaches nothing."""
+        for _ in range(min(EXPIRED_AT_ONCE_MAX, len(self._programs))):
+            program, state = next(iter(self._programs.items()))
+            if state.seen_at + self._idle_s > now:
+                return
+            if state.running:
+                self._seen(program, state, now)
+            else:
+                self._forget(program)
+
+    def _seen(self, program: str, state: _Program, now: float) -> None:
+        state.seen_at = now
+        self._programs.move_to_end(program)
 
     def _forget(self, program: str) -> _Program:
         state = self._programs.pop(program)
@@ -104,8 +131,8 @@ class StepGraphs:
             return
         state = self._programs.get(event.program)
         if state is None:
-            state = self._begin(event.program, workflow_key(event.tenant, event.workflow, event.role))
-        self._programs.move_to_end(event.program)
+            state = self._begin(event.program, workflow_key(event.tenant, event.workflow, event.role), now)
+        self._seen(event.program, state, now)
         returned = [state.tools.pop(call) for call in event.returned if call in state.tools]
         node = node_name(role=event.role, tools=returned, declared=event.node)
         beside = bool(state.running) and (event.relation == "fork" or not state.frontier)
@@ -126,6 +153,7 @@ class StepGraphs:
         if program is None:
             return
         state = self._programs[program]
+        self._seen(program, state, now)
         step = state.running.pop(event.step)
         context = event.prompt_tokens + event.output_tokens
         self._graph(state.key).observe_step(

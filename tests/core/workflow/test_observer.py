@@ -63,6 +63,21 @@ def test_a_chain_is_learned_with_its_gaps_and_ends() -> None:
     assert graph.whole().steps == pytest.approx(2.0)
 
 
+def test_a_program_that_falls_silent_is_not_followed_for_ever() -> None:
+    graphs = StepGraphs(program_idle_s=60.0)
+    silent, running, later = Run(graphs), Run(graphs), Run(graphs)
+    silent.finish(silent.arrive("plan"))
+    running.arrive("plan")
+    later.now = 50.0
+    later.finish(later.arrive("plan"))
+    graphs.tell(ev.TimerFired(), 70.0)
+    assert graphs.standing(silent.program) == ()
+    assert graphs.standing(running.program) == graphs.standing(later.program) == ("plan",)
+    silent.now = 71.0
+    silent.finish(silent.arrive("write"))  # it was only slow
+    assert graphs.standing(silent.program) == ("write",)
+
+
 def test_without_names_nodes_are_roles_and_the_tools_that_returned() -> None:
     graphs = StepGraphs()
     for _ in range(5):
