@@ -15,7 +15,7 @@ from agentserve_adapters.retention import nearest
 from agentserve_adapters.trtllm import turned
 from agentserve_adapters.vllm import VLLMAdapter, plain_salt
 from agentserve_adapters.wire import plain_url
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.ports import Hints, Outcome, Outgoing, ProgramPrefix
@@ -133,6 +133,7 @@ async def test_vllm_salts_are_made_acceptable_and_the_clients_own_stands(build: 
     assert body["cache_salt"] == "mine"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_salt_becomes_one_that_vllm_takes(salt: str) -> None:
     plain = plain_salt(salt)
@@ -248,6 +249,7 @@ async def test_trtllm_is_spared_fields_that_it_would_refuse(build: Any, body: An
     assert outgoing.headers["x-session-id"] == "p1"
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40))
 def test_trtllm_priorities_keep_our_order_within_their_range(a: int, b: int) -> None:
     assert 0.0 <= turned(a) <= 1.0
@@ -335,6 +337,7 @@ def test_the_last_slot_is_never_kept_from_everyone() -> None:
     assert book.place("p2") is not None
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_programs_name_leads_out_of_the_slot_directory(program: str) -> None:
     name = file_of(program)
@@ -424,6 +427,7 @@ def test_an_exposition_sums_ranks_and_tells_zero_from_absent() -> None:
     assert list(page.names()) == ["x:a"]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_no_text_breaks_an_exposition(text: str) -> None:
     Exposition(text, prefixes=("a", "v", "x"))

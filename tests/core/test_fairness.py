@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
@@ -34,6 +34,7 @@ def test_a_tenant_that_holds_memory_is_not_lifted() -> None:
     assert accounts.services(10.0)["small"] == pytest.approx(10.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.floats(0.0, 10.0)), max_size=40))
 def test_the_sum_of_service_is_the_sum_of_token_seconds(moves: list[tuple[str, int, float]]) -> None:
     accounts = Accounts(lambda _: 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
@@ -36,6 +36,7 @@ def searched(waiting: Mapping[str, Queued], accounts: Accounts, now: float) -> Q
     )
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=60

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.config import EngineSettings, Settings, TenantSettings
@@ -207,6 +207,7 @@ def test_a_program_that_used_its_tokens_is_refused_for_good() -> None:
         quotas.step("t", "a", 1, 1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 50)), max_size=60))
 def test_a_bucket_never_gives_more_than_its_limit_and_what_it_began_with(
     takes: list[tuple[float, float]],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any
@@ -45,7 +46,7 @@ CHECKS = checks.CHECKS.get_by_names(
     ]
 )
 ANSWER_S = 60.0  # far beyond what any answer takes: to tell a hang from a slow machine
-EXAMPLES = 4
+EXAMPLES = int(os.environ.get("AGENTSERVE_EXAMPLES", "4"))  # of each operation
 ENDLESS = {"/admin/v1/events"}  # a stream without an end; tests of the admin API read it
 FINAL = {"/drain"}  # nothing is answered after it
 # Engines are only ever sought on this machine's discard port, whatever address was made up for them.

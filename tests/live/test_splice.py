@@ -42,7 +42,7 @@ def through(pieces: list[bytes]) -> bytes:
     return b"".join([usage.feed(piece) for piece in pieces]) + usage.finish()
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(EVENTS, max_size=6),
     st.lists(EVENTS, max_size=3),
@@ -57,7 +57,7 @@ def test_only_the_usage_event_is_left_out_wherever_the_stream_is_cut(
     assert through(cut(stream, cuts)) == b"".join(before) + b"".join(after)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=12))
 def test_bytes_that_are_no_events_pass_as_they_are(stream: bytes, cuts: list[int]) -> None:
     assert through(cut(stream, cuts)) == stream
@@ -75,7 +75,7 @@ BODIES = st.dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(BODIES, st.none() | st.dictionaries(st.sampled_from(["include_usage", "x"]), st.booleans()))
 def test_asking_adds_one_field_and_changes_no_other(
     fields: dict[str, Any], options: dict[str, bool] | None

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.core import decisions as do
@@ -17,6 +17,7 @@ from agentserve.core.policies.literature.continuum import Durations, Turns, best
 TOOL = (ev.PendingTool(id="c", name="bash"),)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 50.0), min_size=1, max_size=30), st.floats(0.0, 60.0))
 def test_the_ttl_is_the_best_of_zero_and_the_observed_durations(
     durations: list[float], worth_s: float
