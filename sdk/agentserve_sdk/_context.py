@@ -66,6 +66,27 @@ class Program:
         """The headers that tell the gateway of this program."""
         return _headers(Scope(self, step))
 
+    def env(self) -> Dict[str, str]:
+        """What a child process needs to belong to this program: `env={**os.environ, **program.env()}`.
+
+        Its SDK, or any client given these, goes on in this program and leaves its end to this process. Where no trace
+        is named yet, one is that all of the program's processes share.
+        """
+        from agentserve_sdk._client import settings
+
+        found = settings()
+        if not found.enabled:
+            return {}
+        made = {"AGENTSERVE_URL": found.url, PROGRAM_ENV: self.id}
+        if found.key:
+            made["AGENTSERVE_API_KEY"] = found.key
+        if "TRACEPARENT" not in os.environ:
+            from hashlib import sha256
+
+            digest = sha256(self.id.encode()).hexdigest()
+            made["TRACEPARENT"] = f"00-{digest[:32]}-{digest[32:48]}-01"
+        return made
+
     def expect(self, in_s: float, steps_left: Optional[float] = None) -> None:
         """Say when the next call will come, and how many calls are left."""
         said: Dict[str, object] = {"type": "hint", "in_ms": round(max(in_s, 0.0) * 1e3, 3)}

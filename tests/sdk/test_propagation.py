@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -113,6 +117,29 @@ def test_the_base_url_alone_is_enough(gateway: testing.Gateway) -> None:
     ):
         client.chat.completions.create(**BODY)
     assert ids(gateway) == ["my run"]
+
+
+def test_a_child_process_belongs_to_the_program_and_leaves_its_end_to_us(gateway: testing.Gateway) -> None:
+    child = (
+        "import agentserve_sdk as agentserve, os, urllib.request\n"
+        "agentserve.init(integrations=False)\n"
+        "asked = urllib.request.Request(os.environ['AGENTSERVE_URL'] + '/v1/chat/completions', b'{}')\n"
+        "with agentserve.tool('look', call_id='c1'):\n"
+        "    urllib.request.urlopen(asked, timeout=30).read()\n"
+        "print(os.environ['TRACEPARENT'])\n"
+    )
+    with agentserve.workflow("parent") as program:
+        env = {**os.environ, **program.env()}
+        done = subprocess.run(
+            [sys.executable, "-c", child], env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", done.stdout.strip())
+        told = gateway.only_program
+        assert (told.id, len(told.calls), told.status) == (program.id, 1, None)
+        assert [(t.call_id, t.ended) for t in told.tools] == [("c1", True)]
+    agentserve.shutdown()
+    assert program.env() == {}
 
 
 def test_explicit_headers_win(gateway: testing.Gateway) -> None:
