@@ -80,7 +80,6 @@ class Board:
             raise InvariantBroken(f"step {step.id} is {step.state} and cannot be dispatched")
         del self.waiting[step.id]
         step.state = StepState.DISPATCHED
-        step.program.waited_s += now - step.arrived_at
         self.fleet.placed(step, engine, now)
         self.out.append(
             Dispatch(

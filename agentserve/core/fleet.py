@@ -51,12 +51,6 @@ class Engine:
     written: int = 0  # the clock: new KV tokens written since the start
     prefixes: Prefixes = field(default_factory=Prefixes)
 
-    # what has been seen of evictions
-    preemptions: int = 0
-    missed_tokens: int = 0  # expected to be cached, were not
-    last_miss_at: float = -1e18
-    waiting_reported: int = 0
-
     # bounds learned from hits and misses while the engine does not say its capacity
     _held_at_least: int = 0
 
@@ -102,7 +96,7 @@ class Engine:
         gain = 0.5 if seen > self.prefill_tokens_per_s else 0.05
         self.prefill_tokens_per_s += gain * (seen - self.prefill_tokens_per_s)
 
-    def learn_capacity(self, *, distance: int, hit: bool, now: float, held: int = 1) -> None:
+    def learn_capacity(self, *, distance: int, hit: bool, held: int = 1) -> None:
         """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity. The step
         that found out held so many tokens at once: what is missed after fewer was not forgotten for want of room."""
         if hit:
@@ -110,7 +104,6 @@ class Engine:
             if not self.kv_known and self.kv_tokens < self._held_at_least:
                 self.kv_tokens = self._held_at_least
             return
-        self.last_miss_at = now
         if not self.kv_known and distance >= held:
             seen = max(distance, self._held_at_least, self.in_flight_tokens)
             if seen < self.kv_tokens:
@@ -186,11 +179,10 @@ class Fleet:
             distance = engine.written - program.home_clock
             hit = cached * 2 >= min(program.home_tokens, prompt)
             if own and step.expected_cached > 4 * max(cached, 256):
-                engine.missed_tokens += step.expected_cached - cached
                 held = max(prompt + output, step.prompt_tokens)
-                engine.learn_capacity(distance=distance, hit=False, now=now, held=held)
+                engine.learn_capacity(distance=distance, hit=False, held=held)
             elif own and hit and program.steps_done:
-                engine.learn_capacity(distance=distance, hit=True, now=now)
+                engine.learn_capacity(distance=distance, hit=True)
         engine.written += max(prompt - believed, 0) + output
         program.home = engine.id
         if program.told_by == engine.id and (cached is None or cached <= program.told_tokens):

@@ -83,13 +83,12 @@ class Naive:
 
     def learn(self, event: AnyEvent, program: Program | None, step: Step | None, now: float) -> None:
         kind = type(event).__name__
-        if kind == "StepFinished":
+        if kind == "StepArrived" and program is not None and program.gap_started_at is not None:
+            self.gap_mean_s += 0.02 * (now - program.gap_started_at - self.gap_mean_s)
+        elif kind == "StepFinished":
             self.output_mean += 0.01 * (event.output_tokens - self.output_mean)  # type: ignore[union-attr]
         elif kind == "ProgramEnded" and program is not None and program.steps_done:
             self.steps_mean += 0.02 * (program.steps_done - self.steps_mean)
-
-    def returned(self, gap_s: float) -> None:
-        self.gap_mean_s += 0.02 * (gap_s - self.gap_mean_s)
 
     def output_tokens(self, step: Step) -> float:
         limit = step.output_tokens_max

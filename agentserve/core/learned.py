@@ -8,6 +8,7 @@ was not seen counts as one that lasted at least so long.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentserve.core import events as ev
@@ -32,6 +33,15 @@ LOOKS_AGAIN = 6
 STEPS_UNKNOWN = 12.0  # before anything is known of any program
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapEnded:
+    """A gap that is over, and what was forecast of it."""
+
+    tools: tuple[str, ...]  # none: a person's turn
+    seconds: float
+    forecast: Survival
+
+
 class Learned:
     """Implements `foresight.Foresight`."""
 
@@ -41,6 +51,8 @@ class Learned:
         self.remaining = RemainingForecaster()
         self.gaps_calibration = SampledCalibration()
         self.outputs_calibration = SampledCalibration()
+        # that the latest step to arrive ended, where it was forecast: by the scheduler, or as one in a few to be judged
+        self.gap_ended: GapEnded | None = None
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
             ev.StepArrived: self._arrived,
             ev.StepFinished: self._finished,
@@ -96,6 +108,7 @@ class Learned:
     # -- taught
 
     def _arrived(self, event: ev.StepArrived, program: Program, step: Step | None, now: float) -> None:
+        self.gap_ended = None
         if event.relation == "auxiliary":
             return
         if program.steps_done == 0:
@@ -122,8 +135,13 @@ class Learned:
         last = None
         if took and len(took) == len(calls) > 1:
             last = max(range(len(calls)), key=lambda at: took[calls[at].id])
+        forecast = program.survival
         if not censored and self.gaps_calibration.due():
-            self.gaps_calibration.observe(self._gap(program, calls), seconds)
+            forecast = forecast or self._gap(program, calls)
+            self.gaps_calibration.observe(forecast, seconds)
+        if forecast is not None:
+            tools = tuple(dict.fromkeys(call.name for call in calls))
+            self.gap_ended = GapEnded(tools=tools, seconds=seconds, forecast=forecast)
         self.returns.observe(
             tenant=program.tenant,
             program=program.id,
@@ -133,10 +151,6 @@ class Learned:
             censored=censored,
             last=last,
         )
-        if program.returns_at is not None and not censored and now >= program.returns_at:
-            self.returns.observe_after_tool(
-                tenant=program.tenant, workflow=program.workflow, seconds=now - program.returns_at
-            )
 
     def _finished(self, event: ev.StepFinished, program: Program, step: Step | None, now: float) -> None:
         assert step is not None

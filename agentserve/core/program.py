@@ -69,10 +69,8 @@ class Program:
     # what it has done
     steps_done: int = 0
     context_tokens: int = 0  # prompt and output of its latest step
-    opening_tokens: int = 0
     output_tokens_total: int = 0
     attained_s: float = 0.0  # seconds its steps spent on engines
-    attained_token_s: float = 0.0  # KV token-seconds of those
 
     # what it does now
     open_steps: dict[StepId, Step] = field(default_factory=dict)
@@ -83,7 +81,6 @@ class Program:
     returns_at: float | None = None  # announced by the client
     last_seen_at: float = 0.0
     ended: bool = False
-    waited_s: float = 0.0
 
     # where its KV probably is
     home: EngineId | None = None

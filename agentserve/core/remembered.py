@@ -130,7 +130,7 @@ class RememberedReturns(ReturnForecaster):
     """The same forecasts; those of a turn's end, which are alike for a whole workflow, made less often."""
 
     def __init__(self, learned: ReturnForecaster) -> None:
-        self.gaps, self._turns, self._clients = learned.gaps, learned._turns, learned._clients
+        self.gaps, self._turns = learned.gaps, learned._turns
         self._out = learned._out
         self._kinds: dict[tuple[str, str | None], _Kind] = {}
 

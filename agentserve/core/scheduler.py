@@ -150,8 +150,6 @@ class Scheduler:
         program.role = event.role or program.role
         program.model = event.model
         program.tools_offered = event.tools_offered or program.tools_offered
-        if program.opening_tokens == 0:
-            program.opening_tokens = event.prompt_tokens
 
     def _program(self, event: ev.StepArrived, now: float) -> Program:
         program = self.board.programs.get(event.program)
@@ -235,9 +233,7 @@ class Scheduler:
             board.fleet.wrote(
                 step, engine, event.prompt_tokens, event.output_tokens, event.cached_tokens, now
             )
-        spent = now - (step.dispatched_at or now)
-        program.attained_s += spent
-        program.attained_token_s += spent * (event.prompt_tokens + event.output_tokens)
+        program.attained_s += now - (step.dispatched_at or now)
         program.output_tokens_total += event.output_tokens
         if step.relation != "auxiliary":
             program.steps_done += 1
@@ -410,12 +406,6 @@ class Scheduler:
             engine.prefill_known = True
         if event.decode_tokens_per_s is not None:
             engine.decode_s_per_token = 1.0 / event.decode_tokens_per_s
-        if event.preemptions is not None:
-            if event.preemptions > engine.preemptions:
-                engine.last_miss_at = now
-            engine.preemptions = event.preemptions
-        if event.waiting is not None:
-            engine.waiting_reported = event.waiting
         if event.draining is not None:
             engine.draining = event.draining
         if event.pins_natively is not None:
@@ -455,8 +445,6 @@ class Scheduler:
         engine = self.board.fleet.get(event.engine)
         if program is None or engine is None:
             return
-        if program.home == engine.id and event.tokens_left < program.home_tokens:
-            engine.last_miss_at = now
         self.board.fleet.told(program, engine, event.tokens_left)
 
     def _decision_done(self, event: ev.DecisionDone, now: float) -> None:
@@ -468,8 +456,6 @@ class Scheduler:
             engine.pin_mode = "reserved"
         if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
             program.home_clock = engine.written
-            if event.cached_tokens is not None and event.cached_tokens * 2 < program.home_tokens:
-                engine.last_miss_at = now
 
     def _timer_fired(self, event: ev.TimerFired, now: float) -> None:
         board = self.board

@@ -1,7 +1,8 @@
 """What was forecast beside what came: of gaps, when the program was back; of programs, how many steps were left.
 
-Rule: it only looks, and never asks for a forecast that the scheduler did not make: asking anew would change what is
-remembered, and a gateway that is watched must decide as one that is not. Bounded, the latest kept.
+Rule: it only looks, and never asks for a forecast: asking costs as much as deciding, and it changes what is remembered,
+while a gateway that is watched must decide as one that is not. Of gaps it knows those whose end was forecast anyway, by
+the scheduler when memory was wanted, or as one in a few to be judged. Bounded, the latest kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board
-from agentserve.core.foresight import Survival
 from agentserve.core.ids import ProgramId
 from agentserve.core.learned import Learned
 from agentserve.core.program import Program
@@ -31,7 +31,6 @@ class Foretold:
     def __init__(self, board: Board, owner: Callable[[str], str | None]) -> None:
         self._board = board
         self._owner = owner  # whose step it is
-        self._open: OrderedDict[str, tuple[float, str, Survival]] = OrderedDict()
         self._said: OrderedDict[str, _Said] = OrderedDict()
         self._gaps: OrderedDict[str, list[_Gap]] = OrderedDict()
         self._latest: deque[_Gap] = deque(maxlen=LATEST_MAX)
@@ -40,10 +39,10 @@ class Foretold:
     def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
         """The driver's listener."""
         if isinstance(event, ev.StepFinished):
-            self._finished(event, now)
+            self._finished(event)
         elif isinstance(event, ev.StepArrived):
             if event.relation != "auxiliary":
-                self._returned(event.program, event.step, now)
+                self._returned(event.program, event.step)
         elif isinstance(event, ev.ProgramEnded):
             self._ended(event.program, known=event.reason in ("told", "final"))
 
@@ -55,19 +54,13 @@ class Foretold:
         """Of programs that are over: how many steps were forecast to be left after so many, and how many there were."""
         return list(self._lengths)
 
-    def _finished(self, event: ev.StepFinished, now: float) -> None:
+    def _finished(self, event: ev.StepFinished) -> None:
         owner = self._owner(event.step)
         if owner is None:
             return
         program = self._board.programs.get(ProgramId(owner))
         if program is not None:
             self._look_ahead(program)
-            gap = self._board.gap(program) if program.idle and program.gap_started_at == now else None
-            if gap is not None:
-                tool = ", ".join(dict.fromkeys(t.name for t in event.tools))
-                self._open[owner] = (now, tool or PERSON, gap)
-                if len(self._open) > PROGRAMS_MAX:
-                    self._open.popitem(last=False)
         if event.final:
             self._ended(owner, known=True, beside=1)
 
@@ -81,22 +74,23 @@ class Foretold:
         if len(self._said) > PROGRAMS_MAX:
             self._said.popitem(last=False)
 
-    def _returned(self, owner: str, step: str, now: float) -> None:
-        known = self._open.pop(owner, None)
-        if known is None:
+    def _returned(self, owner: str, step: str) -> None:
+        learned = self._board.foresight
+        gap = learned.gap_ended if isinstance(learned, Learned) else None
+        if gap is None:
             return
-        began, tool, survival = known
-        gap = _Gap(owner, step, tool, survival.quantile(0.5), survival.quantile(0.9), now - began)
-        self._latest.append(gap)
+        tool = ", ".join(gap.tools) or PERSON
+        middle, late = gap.forecast.quantile(0.5), gap.forecast.quantile(0.9)
+        row = _Gap(owner, step, tool, middle, late, gap.seconds)
+        self._latest.append(row)
         mine = self._gaps.setdefault(owner, [])
-        mine.append(gap)
+        mine.append(row)
         del mine[:-GAPS_MAX]
         if len(self._gaps) > PROGRAMS_MAX:
             self._gaps.popitem(last=False)
 
     def _ended(self, owner: str, *, known: bool, beside: int = 0) -> None:
         """The scheduler has dropped it already, the step that ended it (`beside`) included."""
-        self._open.pop(owner, None)
         said = self._said.pop(owner, None)
         if said is None or not known:
             return

@@ -8,6 +8,7 @@ from agentserve.core import events as ev
 from agentserve.core.board import Board
 from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
+from agentserve.core.remembered import JUDGED_ALL, JUDGED_OF
 from agentserve.core.scheduler import Scheduler
 from agentserve.live.feed import Feed
 from agentserve.live.foretold import LATEST_MAX, PERSON, Foretold, calibration, steps_left
@@ -62,6 +63,18 @@ def test_a_gap_is_kept_with_its_forecast_when_the_program_is_back() -> None:
     assert (second["tool"], second["actual_s"]) == (PERSON, 59.0)
     assert stage.foretold.gaps() == [first, second]
     assert calibration(stage.board)["gaps"]["outcomes"] >= 1
+
+
+def test_looking_asks_for_no_forecast_that_nobody_made() -> None:
+    stage = Stage()
+    for i in range(JUDGED_ALL + 100):
+        stage.step("t/p", 5.0 * i)
+        assert stage.board.programs[_id("t/p")].survival is None, "nobody wants the memory"
+    stage.step("t/q", 5.0)
+    rows = len(stage.foretold.gaps("t/q"))
+    for i in range(1, 17):
+        stage.step("t/q", 10.0 * i)
+    assert len(stage.foretold.gaps("t/q")) == rows + 16 // JUDGED_OF, "one in a few is judged"
 
 
 def test_the_steps_that_were_left_are_compared_once_the_program_is_over() -> None:

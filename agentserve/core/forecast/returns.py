@@ -7,18 +7,15 @@ client did in it. It does not know why a gap was long; waits for people are a ki
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
 from agentserve.core.forecast.calls import CallShape, joined, text_hash
-from agentserve.core.forecast.grid import HUMAN_SECONDS, TOOL_SECONDS
+from agentserve.core.forecast.grid import HUMAN_SECONDS
 from agentserve.core.forecast.ladder import Ladder, Rung
 from agentserve.core.forecast.survival import Survival
 from agentserve.core.forecast.tools import KEYS_MAX, ToolForecaster
 from agentserve.core.forecast.turns import TurnsOut, doubted
-
-After = Literal["calls", "turn", "tool_end"]
 
 _KEYS_MAX = 4_096
 _VERSION = 1
@@ -28,12 +25,6 @@ _TURN_RUNGS = (
     Rung(half_life=100, strength=8),
     Rung(half_life=100, strength=8),
 )
-# Clients: the pause between the end of a tool, where it was announced, and the next request.
-_CLIENT_RUNGS = (
-    Rung(half_life=200, strength=2),
-    Rung(half_life=50, strength=4),
-    Rung(half_life=20, strength=4),
-)
 
 
 class ReturnForecaster:
@@ -42,7 +33,6 @@ class ReturnForecaster:
     def __init__(self, *, keys_max: int = KEYS_MAX) -> None:
         self.gaps = ToolForecaster(keys_max=keys_max)  # keyed by the dominant call of each gap
         self._turns = Ladder(HUMAN_SECONDS, _TURN_RUNGS, keys_max=_KEYS_MAX)
-        self._clients = Ladder(TOOL_SECONDS, _CLIENT_RUNGS, keys_max=_KEYS_MAX)
         self._out = TurnsOut()
 
     def predict(
@@ -63,12 +53,6 @@ class ReturnForecaster:
     def turn_ended(self, *, tenant: str, workflow: str | None = None) -> None:
         """A reply asked for nothing, and its program may or may not come back; `observe` follows if that is known."""
         self._out.began(_turn_keys(tenant, workflow)[-1])
-
-    def predict_after_tool(
-        self, *, tenant: str, workflow: str | None = None, elapsed_s: float = 0.0
-    ) -> Survival:
-        """When the next request comes, once the last tool was announced to have ended."""
-        return self._clients.forecast(_turn_keys(tenant, workflow), elapsed=elapsed_s)
 
     def observe(
         self,
@@ -100,17 +84,12 @@ class ReturnForecaster:
             group=(at, len(calls)),
         )
 
-    def observe_after_tool(self, *, tenant: str, workflow: str | None = None, seconds: float) -> None:
-        """The next request came `seconds` after the announced end of the last tool."""
-        self._clients.learn(_turn_keys(tenant, workflow), seconds)
-
     def forget_program(self, program: str, *, tenant: str) -> None:
         self.gaps.forget_program(program, tenant=tenant)
 
     def merge(self, other: ReturnForecaster) -> None:
         self.gaps.merge(other.gaps)
         self._turns.merge(other._turns)
-        self._clients.merge(other._clients)
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(
@@ -118,7 +97,6 @@ class ReturnForecaster:
                 version=_VERSION,
                 gaps=self.gaps.to_bytes(),
                 turns=self._turns.dump(),
-                clients=self._clients.dump(),
             )
         )
 
@@ -131,7 +109,6 @@ class ReturnForecaster:
         made = cls(keys_max=keys_max)
         made.gaps = ToolForecaster.from_bytes(dumped.gaps, keys_max=keys_max)
         made._turns.load(dumped.turns)
-        made._clients.load(dumped.clients)
         return made
 
 
@@ -139,7 +116,6 @@ class _Dumped(msgspec.Struct, kw_only=True):
     version: int
     gaps: bytes
     turns: dict[int, bytes]
-    clients: dict[int, bytes]
 
 
 def _turn_keys(tenant: str, workflow: str | None) -> tuple[int, int, int]:

@@ -87,17 +87,6 @@ class Survival:
         part = (q - self._below[place]) / mass if mass > 0.0 else 0.0
         return max(self.grid.value_at(place, start + min(max(part, 0.0), 1.0) * (1 - start)), self.elapsed_s)
 
-    def hazard(self, t: float) -> float:
-        """The rate of return at `t`, per second, for one that has not returned yet."""
-        place, part = self.grid.position(max(t, self.elapsed_s, self.grid.low))
-        start = self._start(place)
-        left_over = self._below[-1] - self._below[place]
-        alive = left_over - self.masses[place] * max(0.0, (part - start) / (1 - start))
-        if alive <= 1e-12 or place == self.grid.bins - 1:
-            return 0.0
-        span = (self.grid.log_edges[place + 1] - self.grid.log_edges[place]) * (1 - start)
-        return self.masses[place] / span / max(t, self.elapsed_s, self.grid.low) / alive
-
     def mean_remaining(self, elapsed: float, horizon: float) -> float:
         """The expected further wait at `elapsed`, no single wait counted beyond `horizon` seconds from there."""
         at = Survival(self.grid, self.masses, elapsed_s=elapsed) if elapsed > self.elapsed_s else self
@@ -107,11 +96,6 @@ class Survival:
             if mass:
                 total += mass * (min(max(mean, elapsed), end) - elapsed)
         return total
-
-    def probability_return_within(self, t: float, elapsed: float = 0.0) -> float:
-        """The probability that one still out at `elapsed` returns within the next `t` seconds."""
-        alive = self.survival(elapsed)
-        return 1.0 if alive <= 1e-12 else 1.0 - self.survival(elapsed + t) / alive
 
     def best_ttl(self, break_even_s: float, cap_s: float = math.inf) -> float:
         """How long to keep what the return needs, from now, at the least expected cost.

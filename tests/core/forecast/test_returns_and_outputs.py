@@ -69,13 +69,6 @@ def test_a_turn_that_was_given_up_is_counted_once() -> None:
     assert out.share(7) < 0.15
 
 
-def test_once_a_tool_was_announced_to_have_ended_only_the_client_is_left() -> None:
-    forecaster = ReturnForecaster()
-    for _ in range(30):
-        forecaster.observe_after_tool(tenant="t", workflow="w", seconds=0.05)
-    assert forecaster.predict_after_tool(tenant="t", workflow="w").quantile(0.9) < 0.3
-
-
 def test_returns_are_restored_as_they_were_stored_and_merge() -> None:
     forecaster = ReturnForecaster()
     for _ in range(30):
