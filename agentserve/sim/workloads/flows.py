@@ -17,6 +17,7 @@ ROLES = 10
 ROLE_KEY = 100
 ROLE_TOKENS = 6_000
 DATABASES = 20
+REPAIR_P = 0.35  # that a query fails, so that another step follows to repair it
 DATABASE_KEY = 1_000
 
 
@@ -128,7 +129,7 @@ def text2sql(index: int, seed: int, *, name: str = "text2sql", tenant: str = "de
     nodes = ["link", "generate"]
     while True:
         nodes.append("execute")
-        if len(nodes) > 20 or not draws.chance(0.35):
+        if len(nodes) > 20 or not draws.chance(REPAIR_P):
             break
         nodes.append("repair")
     nodes.append("check")
