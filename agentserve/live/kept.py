@@ -21,6 +21,7 @@ from agentserve.ports import Archive
 Json = dict[str, Any]
 BYTES_MAX = 256 * 1024 * 1024
 CONVERSATION_ITEMS_MAX = 20_000
+CONVERSATION_BYTES_MAX = 32 * 1024 * 1024
 CHAIN_MAX = 1_000  # responses before one, read back at once
 UNFINISHED = ("queued", "in_progress")
 
@@ -91,11 +92,22 @@ class Kept:
         )
         self._responses[key] = kept
         self.bytes += size
-        while len(self._responses) > self._responses_max or (
-            self.bytes > self._bytes_max and len(self._responses) > 1
-        ):
+        while len(self._responses) > self._responses_max:
             self._drop(next(iter(self._responses)))
+        self._shrink(but=key)
         return kept
+
+    def _shrink(self, *, but: tuple[str, str]) -> None:
+        """Let go of the oldest until all fits, responses before conversations, and never of what was just kept."""
+        while self.bytes > self._bytes_max:
+            oldest = next((key for key in self._responses if key != but), None)
+            if oldest is not None:
+                self._drop(oldest)
+                continue
+            idle = next((key for key in self._conversations if key != but), None)
+            if idle is None:
+                return
+            self.bytes -= self._conversations.pop(idle).size
 
     def response(self, tenant: str, response_id: str) -> KeptResponse:
         """The response of that id, or `NotFound`."""
@@ -163,10 +175,18 @@ class Kept:
             )
         added = [with_id(item) for item in items]
         size = len(msgspec.json.encode(added))
+        if conversation.size + size > CONVERSATION_BYTES_MAX:
+            raise TooLarge(
+                f"a conversation holds at most {CONVERSATION_BYTES_MAX} bytes",
+                remedy="begin a new conversation",
+            )
         conversation.items += added
         conversation.size += size
-        self.bytes += size
-        self.changed(conversation)
+        key = (conversation.tenant, conversation.id)
+        if key in self._conversations:  # else it was deleted meanwhile, and stays so
+            self.bytes += size
+            self._shrink(but=key)
+            self.changed(conversation)
         return added
 
     def changed(self, conversation: Conversation) -> None:
@@ -221,6 +241,7 @@ class Kept:
             )
             self._hold(conversation)
             self.bytes += conversation.size
+            self._shrink(but=(tenant, named))
             return
         body, items = record["body"], record["items"]
         previous = body.get("previous_response_id")

@@ -9,8 +9,9 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from agentserve.config import LimitSettings
+from agentserve.errors import NotFound, TooLarge
 from agentserve.live.auth import Caller, ListedKeys
-from agentserve.live.kept import Kept
+from agentserve.live.kept import CONVERSATION_BYTES_MAX, Kept
 from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
 
 
@@ -134,6 +135,27 @@ async def test_the_store_is_bounded(engine: ScriptedEngine, serve: Serve) -> Non
         with pytest.raises(NotFoundError):
             await client.responses.retrieve("resp_1")
         assert (await client.responses.retrieve("resp_3")).id == "resp_3"
+
+
+def test_conversations_are_bounded_in_bytes_as_responses_are() -> None:
+    kept = Kept(bytes_max=10_000)
+    kept.keep("a", {"id": "resp_1"}, [], new_at=0, size=4_000)
+    text = {"role": "user", "content": "x" * 4_000}
+    first, second = (kept.begin("a", items=[text], metadata={}, created_at=1) for _ in range(2))
+    with pytest.raises(NotFound):
+        kept.response("a", "resp_1")
+    kept.extend(second, [text])
+    with pytest.raises(NotFound):
+        kept.conversation("a", first.id)
+    kept.extend(second, [text, text])  # what is in use stays, whatever its size
+    assert kept.conversation("a", second.id).size == kept.bytes > 10_000
+    with pytest.raises(TooLarge):
+        kept.extend(second, [{"role": "user", "content": "x" * CONVERSATION_BYTES_MAX}])
+    kept.end("a", second.id)
+    kept.extend(second, [text])  # the model was still writing
+    assert kept.bytes == 0
+    with pytest.raises(NotFound):
+        kept.conversation("a", second.id)
 
 
 async def test_a_conversation_collects_what_is_said_in_it(engine: ScriptedEngine, serve: Serve) -> None:
