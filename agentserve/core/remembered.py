@@ -15,10 +15,11 @@ from agentserve.core.forecast import Calibration, CallShape, OutputForecaster, R
 from agentserve.core.forecast.outputs import Asked
 
 GROWTH = 16
+PROGRAM_GROWTH = 4  # for what is asked of one program only, whose steps are few
 ANSWERS_MAX = 16_384
 ASKED_MAX = 64  # ways in which one program asks: roles, and limits of its replies
 JUDGED_ALL = 256  # outcomes, from the start
-JUDGED_OF = 8  # after these, one in so many
+JUDGED_OF = 16  # after these, one in so many
 
 Key = TypeVar("Key")
 
@@ -35,10 +36,9 @@ class _Kind:
         self.made_at = -1
         self.answer: Survival | None = None
 
-    @property
-    def holds(self) -> bool:
+    def holds(self, growth: int = GROWTH) -> bool:
         """Is the answer still what would be foretold now?"""
-        return self.answer is not None and (self.seen - self.made_at) * GROWTH <= self.made_at
+        return self.answer is not None and (self.seen - self.made_at) * growth <= self.made_at
 
 
 _NONE: Mapping[Asked, _Kind] = {}
@@ -65,9 +65,10 @@ class RememberedOutputs(OutputForecaster):
         """As its parent; of a program that was never seen, what is foretold of its kind."""
         asked = (tenant, workflow, role, tokens_max)
         known = self._programs.get(program, _NONE).get(asked) if program is not None else None
+        growth = PROGRAM_GROWTH
         if known is None:
-            program, known = None, _entry(self._kinds, asked)
-        if known.answer is not None and known.holds and not written:
+            program, known, growth = None, _entry(self._kinds, asked), GROWTH
+        if known.answer is not None and known.holds(growth) and not written:
             return known.answer
         answer = super().predict(
             tenant=tenant,
@@ -145,7 +146,7 @@ class RememberedReturns(ReturnForecaster):
     ) -> Survival:
         """As its parent."""
         known = None if calls or elapsed_s else _entry(self._kinds, (tenant, workflow))
-        if known is not None and known.answer is not None and known.holds:
+        if known is not None and known.answer is not None and known.holds():
             return known.answer
         answer = super().predict(
             tenant=tenant, program=program, calls=calls, workflow=workflow, elapsed_s=elapsed_s

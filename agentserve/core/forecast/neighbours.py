@@ -46,11 +46,14 @@ _GROWTH = 16
 _RULER_GROWTH = 4
 
 
+Kinds = tuple[int, int, int]  # role, workflow, tenant
+
+
 class Sample(msgspec.Struct, frozen=True):
     """A finished program as it looked at a milestone, and what was still to come."""
 
     features: tuple[float, ...]
-    kinds: tuple[int, int, int]  # role, workflow, tenant
+    kinds: Kinds
     steps: int
     tokens: float
     seconds: float
@@ -133,13 +136,16 @@ class _Kept:
 class Panel:
     """The samples that a question about one milestone looks at, in the order of what was left of them."""
 
-    __slots__ = ("_codes", "_ruler", "_samples", "due", "parts")
+    __slots__ = ("_codes", "_ruler", "_samples", "beside", "due", "parts")
 
     def __init__(self, kept: Sequence[_Kept], ruler: Ruler, due: int) -> None:
         kept = sorted(kept, key=lambda k: k.sample.steps)
         self._samples = [k.sample for k in kept]
         self._ruler = ruler
         self._codes = [k.written(ruler) for k in kept]
+        self.beside: dict[
+            tuple[Kinds, str], Sequence[float]
+        ] = {}  # its asker's own, for as long as it stands
         self.due = due  # how many programs will have been learned from when it is to be made anew
         bins = [STEPS.index(sample.steps) for sample in self._samples]
         # each bin of steps that any sample is in, and where these begin and end

@@ -7,6 +7,7 @@ prompts; a step is known by its role, its limit, its program, and what the last 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -64,11 +65,11 @@ class OutputForecaster:
 
     def _of_kind(self, asked: Asked) -> Sequence[float]:
         """What steps like it write, whatever their program."""
-        return self._ladder.masses(_keys(*asked, None))
+        return self._ladder.masses(_kind_keys(*asked))
 
     def _narrowed(self, above: Sequence[float], asked: Asked, program: str) -> Sequence[float]:
         """The same, as this program's steps had it."""
-        return self._ladder.narrowed(above, _keys(*asked, program)[-1], _RUNGS[-1])
+        return self._ladder.narrowed(above, _program_key(asked, program), _RUNGS[-1])
 
     def observe(
         self,
@@ -82,15 +83,17 @@ class OutputForecaster:
         truncated: bool = False,
     ) -> None:
         """A step wrote `tokens`; `truncated` if it was stopped there by its limit or its client."""
-        self._ladder.learn(
-            _keys(tenant, workflow, role, tokens_max, program), float(max(tokens, 1)), censored=truncated
-        )
+        asked = (tenant, workflow, role, tokens_max)
+        keys: tuple[int, ...] = _kind_keys(*asked)
+        if program is not None:
+            keys = (*keys, _program_key(asked, program))
+        self._ladder.learn(keys, float(max(tokens, 1)), censored=truncated)
 
     def forget(
         self, *, tenant: str, workflow: str | None, role: int, tokens_max: int | None, program: str
     ) -> None:
         """The program is over: what its own steps wrote under these is not asked for again."""
-        self._ladder.forget(_keys(tenant, workflow, role, tokens_max, program)[-1])
+        self._ladder.forget(_program_key((tenant, workflow, role, tokens_max), program))
 
     def merge(self, other: OutputForecaster) -> None:
         self._ladder.merge(other._ladder)
@@ -109,11 +112,12 @@ class OutputForecaster:
         return made
 
 
-def _keys(
-    tenant: str, workflow: str | None, role: int, tokens_max: int | None, program: str | None
-) -> tuple[int, ...]:
+@lru_cache(maxsize=4_096)
+def _kind_keys(tenant: str, workflow: str | None, role: int, tokens_max: int | None) -> tuple[int, int, int]:
     kind = joined(role, text_hash(workflow or ""))
     limit = 0 if tokens_max is None else tokens_max.bit_length()
-    asked = joined(joined(kind, text_hash(tenant)), limit)
-    keys = (1, kind, asked)
-    return keys if program is None else (*keys, joined(joined(asked, text_hash(program)), 1))
+    return 1, kind, joined(joined(kind, text_hash(tenant)), limit)
+
+
+def _program_key(asked: Asked, program: str) -> int:
+    return joined(joined(_kind_keys(*asked)[-1], text_hash(program)), 1)

@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import msgspec
-from cachetools import LRUCache
 
 from agentserve.core.forecast.calls import joined, text_hash
 from agentserve.core.forecast.grid import STEPS, TOKENS, Grid, lognormal
 from agentserve.core.forecast.ladder import Ladder, Rung
-from agentserve.core.forecast.neighbours import MILESTONES, Neighbours, Panel, Sample
+from agentserve.core.forecast.neighbours import MILESTONES, Kinds, Neighbours, Panel, Sample
 from agentserve.core.forecast.progress import FEATURES, Progress, StepFacts
 from agentserve.core.forecast.survival import Survival
 
 PROGRAMS_MAX = 131_072
 MADE_MAX = 4_096
 _KEYS_MAX = 8_192
+_KINDS_BESIDE_MAX = 256
 _VERSION = 2
 
 QUANTITIES = ("steps", "tokens", "seconds")
@@ -79,7 +80,7 @@ class _Open:
     """A running program."""
 
     progress: Progress
-    kinds: tuple[int, int, int]
+    kinds: Kinds
     # At each milestone passed: its index, the features, and the tokens and seconds until then.
     looks: list[tuple[int, array[float], int, float]]
 
@@ -91,7 +92,7 @@ class RemainingForecaster:
         self._programs_max = programs_max
         self._open: dict[tuple[str, str], _Open] = {}
         # What was forecast at the last milestone, for the programs asked about lately.
-        self._made: LRUCache[tuple[str, str], tuple[int, Survival]] = LRUCache(maxsize=MADE_MAX)
+        self._made: OrderedDict[tuple[str, str], tuple[int, Survival]] = OrderedDict()
         self._neighbours = Neighbours(FEATURES)
         self._ladders = tuple(
             Ladder(grid, _RUNGS, keys_max=_KEYS_MAX, prior=prior) for grid, prior in _PRIORS
@@ -186,6 +187,9 @@ class RemainingForecaster:
         if made is None or made[0] != milestone:
             made = (milestone, self._forecasts(opened, ("steps",))[0])
             self._made[tenant, program] = made
+            self._made.move_to_end((tenant, program))
+            if len(self._made) > MADE_MAX:
+                self._made.popitem(last=False)
         return self._steps_left(opened, made[1], continues)
 
     def predict(self, *, tenant: str, program: str, continues: bool = False) -> Remaining | None:
@@ -213,16 +217,25 @@ class RemainingForecaster:
         weights: list[float] = []
         if len(panel) and of_neighbours >= _UNHEARD:
             weights = panel.weights(features, opened.kinds)
-        keys = _ladder_keys(opened.kinds, milestone)
         made = []
         for quantity in quantities:
             ladder = self._ladders[QUANTITIES.index(quantity)]
-            masses = ladder.masses(keys)
+            masses = self._of_kind(panel, opened.kinds, milestone, quantity)
             if weights:
                 seen = _seen(panel, weights, quantity, ladder.grid)
                 masses = [of_ladder * m + of_neighbours * x for m, x in zip(masses, seen, strict=True)]
             made.append(Survival(ladder.grid, masses))
         return made
+
+    def _of_kind(self, panel: Panel, kinds: Kinds, milestone: int, quantity: str) -> Sequence[float]:
+        """What the ladder says, asked once while the panel stands: both move with the programs that end."""
+        masses = panel.beside.get((kinds, quantity))
+        if masses is None:
+            if len(panel.beside) >= _KINDS_BESIDE_MAX:
+                panel.beside.clear()
+            ladder = self._ladders[QUANTITIES.index(quantity)]
+            masses = panel.beside[kinds, quantity] = ladder.masses(_ladder_keys(kinds, milestone))
+        return masses
 
     def _shares(self) -> tuple[float, float]:
         neighbours, ladder = self._scores
