@@ -393,6 +393,30 @@ async def test_no_usage_that_an_engine_reports_breaks_the_gateway(
     assert running.books.counts.get("fallbacks", 0) == 0
 
 
+def asks(content: str, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content}]}
+
+
+CALL: Any = {"type": "function_call", "name": "bash", "arguments": "{" * 100}
+SLOW: dict[str, tuple[str, dict[str, Any]]] = {
+    "tags that are never closed": ("chat/completions", asks("<total_tokens>" * 40_000)),
+    "thoughts without end": ("chat/completions", asks("</think><think>" * 40_000, "assistant")),
+    "billing lines": ("messages", {"system": "x-anthropic-billing-header:\n" * 20_000, "messages": []}),
+    "prompts of many lines, many times": ("embeddings", {"input": [["a\n" * 2_000] * 40] * 40}),
+    "ids in names": ("chat/completions", {"user": "user_" + "_session_" * 60_000, "messages": []}),
+    "calls without end": ("responses", {"input": [{**CALL, "call_id": f"c{i}"} for i in range(2_000)]}),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+async def test_a_body_that_is_made_to_be_slow_is_not(name: str, engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    path, said = SLOW[name]
+    reply = await running.client.post(f"/v1/{path}", json={"model": "m", **said}, timeout=60.0)
+    assert reply.status_code == 200
+    await running.quiet()
+
+
 async def test_of_a_field_that_stands_twice_gateway_and_engine_read_the_same(
     engine: ScriptedEngine, serve: Serve
 ) -> None:

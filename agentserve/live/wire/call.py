@@ -255,9 +255,16 @@ def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:
         return [
             Item(role="text", digest=digest_of(repr(run).encode()), size=4 * len(run)) for run in whole
         ], len(prompt)
-    items, total = [], 0
+    items, total, beyond = [], 0, 0
     for one in prompt[:LINES_MAX]:
-        some, exact = _bare_items(one) if isinstance(one, (str, list)) else ([], None)
+        if not isinstance(one, (str, list)):
+            continue
+        if len(items) >= LINES_MAX:  # as of a long text: what follows counts only in size
+            beyond += len(one) if isinstance(one, str) else 4 * len(one)
+            continue
+        some, exact = _bare_items(one)
         items += some
         total += exact or 0
+    if beyond:
+        items[-1] = Item(role="text", digest=items[-1].digest, size=items[-1].size + beyond)
     return items, total or None

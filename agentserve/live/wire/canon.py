@@ -49,8 +49,9 @@ _OBSERVATIONS = (
     "execution result", "<execution", "<function_results>", "call id:",
 )  # fmt: skip
 
+# What stands in the tag is short. Were it not bounded, each tag that is never closed would be read to the text's end.
 _NOISE = re.compile(
-    r"<total_tokens>.*?</total_tokens>[ \t]*\n?|^x-anthropic-billing-header:[^\n]*\n?", re.S | re.M
+    r"<total_tokens>[^<]{0,256}</total_tokens>[ \t]*\n?|^x-anthropic-billing-header:[^\n]*\n?", re.M
 )
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 _VOLATILE = re.compile(
