@@ -397,14 +397,14 @@ def asks(content: str, role: str = "user") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content}]}
 
 
-CALL: Any = {"type": "function_call", "name": "bash", "arguments": "{" * 100}
+BASH: Any = {"type": "function_call", "name": "bash", "arguments": "{" * 100}
 SLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "tags that are never closed": ("chat/completions", asks("<total_tokens>" * 40_000)),
     "thoughts without end": ("chat/completions", asks("</think><think>" * 40_000, "assistant")),
     "billing lines": ("messages", {"system": "x-anthropic-billing-header:\n" * 20_000, "messages": []}),
     "prompts of many lines, many times": ("embeddings", {"input": [["a\n" * 2_000] * 40] * 40}),
     "ids in names": ("chat/completions", {"user": "user_" + "_session_" * 60_000, "messages": []}),
-    "calls without end": ("responses", {"input": [{**CALL, "call_id": f"c{i}"} for i in range(2_000)]}),
+    "calls without end": ("responses", {"input": [{**BASH, "call_id": f"c{i}"} for i in range(2_000)]}),
 }
 
 
