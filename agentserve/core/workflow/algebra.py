@@ -20,6 +20,8 @@ STEPS_HORIZON = 10_000.0  # expected work is never said to be more than this man
 LEAK_MIN = 1e-4  # chance to leave a cycle at each visit, at the least
 DENSE_MAX = 96  # a cycle of more nodes is solved by sweeps
 SWEEPS_MAX = 400
+SWEEPS_MIN = 20
+SWEPT_MAX = 100_000  # figures looked at in all sweeps: who declares a graph must not hold up everybody else
 HOPS_MAX = 256
 PARALLEL_MIN = 1.05  # weights that sum to more than this are a fan-out's
 
@@ -109,7 +111,8 @@ def _capped(known: list[list[float]]) -> list[list[float]]:
 def _swept(inner: list[dict[int, float]], known: list[list[float]]) -> list[list[float]]:
     most = _capped(known)
     value = [list(row) for row in known]
-    for _ in range(SWEEPS_MAX):
+    looked_at = len(known[0]) * sum(len(row) + 1 for row in inner)
+    for _ in range(max(min(SWEEPS_MAX, SWEPT_MAX // looked_at), SWEEPS_MIN)):
         moved = 0.0
         for i, row in enumerate(inner):
             for k, base in enumerate(known[i]):
