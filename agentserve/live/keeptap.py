@@ -1,7 +1,7 @@
 """What listens to the reply of a request for a response, so that it can be referred to later.
 
 Rule: bytes pass as they are, but for what the engine was not told of (an earlier response, a conversation): that is put
-back into every response object that the client sees.
+back into every response object that the client sees. A reply too long to be held passes as it is and is not kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _RESPONSE_EVENT = re.compile(
 )
 _OBJECT = re.compile(rb"\A\s*\{")
 _encode = msgspec.json.encode
+HELD_BYTES_MAX = 32 * 1024 * 1024
 
 
 class KeepTap:
@@ -35,6 +36,8 @@ class KeepTap:
         self._splitter = SseSplitter()
         self._last = b""
         self._held = b""
+        self._parts: list[bytes] | None = []  # of a reply that is no stream; None: it passes as it is
+        self._parts_bytes = 0
         self._put_back: list[tuple[bytes, bytes]] = []
         if thread.previous is not None:
             self._put_back.append((b"previous_response_id", _encode(thread.previous)))
@@ -43,13 +46,15 @@ class KeepTap:
 
     def feed(self, chunk: bytes) -> bytes:
         if not self._streamed:
-            self._held += chunk
-            return b""
+            return self._hold(chunk)
         for data in self._splitter.feed(chunk):
             self._look(data)
         if not self._put_back:
             return chunk
         held = self._held + chunk
+        if len(held) > HELD_BYTES_MAX:
+            self._put_back, self._held = [], b""
+            return held
         end = max(held.rfind(b"\n\n") + 2, held.rfind(b"\n\r\n") + 3)  # of the last whole event
         end = 0 if end < 4 else end
         self._held = held[end:]
@@ -60,11 +65,22 @@ class KeepTap:
             for data in self._splitter.finish():
                 self._look(data)
         else:
-            self._last = self._held
+            self._last = self._held = b"".join(self._parts or ())
         kept = self._keep()
         return (
             self._filled(self._held, _RESPONSE_EVENT if self._streamed else _OBJECT) if kept else self._held
         )
+
+    def _hold(self, chunk: bytes) -> bytes:
+        """A piece of a reply that is no stream: it is looked at when it is whole."""
+        if self._parts is None:
+            return chunk
+        self._parts.append(chunk)
+        self._parts_bytes += len(chunk)
+        if self._parts_bytes <= HELD_BYTES_MAX:
+            return b""
+        held, self._parts = b"".join(self._parts), None
+        return held
 
     def _filled(self, text: bytes, beginning: re.Pattern[bytes]) -> bytes:
         """The fields that are put back, in every response object that begins so."""

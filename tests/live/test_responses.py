@@ -11,7 +11,9 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from agentserve.config import LimitSettings
 from agentserve.errors import NotFound, TooLarge
 from agentserve.live.auth import Caller, ListedKeys
+from agentserve.live.keeptap import HELD_BYTES_MAX
 from agentserve.live.kept import CONVERSATION_BYTES_MAX, Kept
+from agentserve.live.responses import Thread
 from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
 
 
@@ -135,6 +137,18 @@ async def test_the_store_is_bounded(engine: ScriptedEngine, serve: Serve) -> Non
         with pytest.raises(NotFoundError):
             await client.responses.retrieve("resp_1")
         assert (await client.responses.retrieve("resp_3")).id == "resp_3"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_reply_too_long_to_be_held_passes_as_it_is(streamed: bool) -> None:
+    kept = Kept()
+    kept.keep("a", {"id": "resp_1"}, [], new_at=0, size=1)
+    thread = Thread(kept, "a", {"input": "x", "previous_response_id": "resp_1"})
+    tap = thread.tap(streamed=streamed)
+    assert tap is not None
+    piece = b"x" * (HELD_BYTES_MAX // 4)
+    passed = b"".join([tap.feed(piece) for _ in range(6)]) + tap.finish()
+    assert passed == piece * 6
 
 
 def test_conversations_are_bounded_in_bytes_as_responses_are() -> None:
