@@ -135,7 +135,8 @@ class Learned:
         last = None
         if took and len(took) == len(calls) > 1:
             last = max(range(len(calls)), key=lambda at: took[calls[at].id])
-        forecast = program.survival
+        # what an oracle said in its place teaches nothing of these forecasts
+        forecast = program.survival if isinstance(program.survival, Forecast) else None
         if not censored and self.gaps_calibration.due():
             forecast = forecast or self._gap(program, calls)
             self.gaps_calibration.observe(forecast, seconds)
