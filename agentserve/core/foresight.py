@@ -30,6 +30,10 @@ class Foresight(Protocol):
         """Told of each event after the scheduler's records were changed by it."""
         ...
 
+    def settle(self) -> None:
+        """Take in what was told: before the next event at the latest, and better once the decisions are carried out."""
+        ...
+
     def output_tokens(self, step: Step) -> float:
         """How many tokens the step will write."""
         ...
@@ -89,6 +93,9 @@ class Naive:
             self.output_mean += 0.01 * (event.output_tokens - self.output_mean)  # type: ignore[union-attr]
         elif kind == "ProgramEnded" and program is not None and program.steps_done:
             self.steps_mean += 0.02 * (program.steps_done - self.steps_mean)
+
+    def settle(self) -> None:
+        """Its means are taken at once."""
 
     def output_tokens(self, step: Step) -> float:
         limit = step.output_tokens_max

@@ -2,13 +2,15 @@
 
 Rule: it only joins the forecasters of `core.forecast` to the scheduler's records. What a step teaches is taken
 when it ends, what a gap teaches when the program is back, what a program teaches when it is over; a gap whose end
-was not seen counts as one that lasted at least so long.
+was not seen counts as one that lasted at least so long. What is taught is noted at once and taken in by `settle`, so
+that no decision waits for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agentserve.core import events as ev
@@ -39,7 +41,7 @@ class GapEnded:
 
     tools: tuple[str, ...]  # none: a person's turn
     seconds: float
-    forecast: Survival
+    forecast: Forecast
 
 
 class Learned:
@@ -53,6 +55,7 @@ class Learned:
         self.outputs_calibration = SampledCalibration()
         # that the latest step to arrive ended, where it was forecast: by the scheduler, or as one in a few to be judged
         self.gap_ended: GapEnded | None = None
+        self._lessons: list[Callable[[], None]] = []  # of the last event
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
             ev.StepArrived: self._arrived,
             ev.StepFinished: self._finished,
@@ -65,6 +68,15 @@ class Learned:
         learner = self._learners.get(type(event))
         if learner is not None and program is not None:
             learner(event, program, step, now)
+
+    def settle(self) -> None:
+        """Take in what was taught, in the order in which it was."""
+        lessons, self._lessons = self._lessons, []
+        for lesson in lessons:
+            lesson()
+
+    def _later(self, teach: Callable[..., None], /, *args: Any, **facts: Any) -> None:
+        self._lessons.append(partial(teach, *args, **facts))
 
     # -- asked
 
@@ -112,7 +124,8 @@ class Learned:
         if event.relation == "auxiliary":
             return
         if program.steps_done == 0:
-            self.remaining.begin(
+            self._later(
+                self.remaining.begin,
                 tenant=program.tenant,
                 program=program.id,
                 workflow=program.workflow,
@@ -139,11 +152,12 @@ class Learned:
         forecast = program.survival if isinstance(program.survival, Forecast) else None
         if not censored and self.gaps_calibration.due():
             forecast = forecast or self._gap(program, calls)
-            self.gaps_calibration.observe(forecast, seconds)
+            self._later(self.gaps_calibration.observe, forecast, seconds)
         if forecast is not None:
             tools = tuple(dict.fromkeys(call.name for call in calls))
             self.gap_ended = GapEnded(tools=tools, seconds=seconds, forecast=forecast)
-        self.returns.observe(
+        self._later(
+            self.returns.observe,
             tenant=program.tenant,
             program=program.id,
             calls=calls,
@@ -159,9 +173,9 @@ class Learned:
             return
         limit = step.output_tokens_max
         if self.outputs_calibration.due():
-            forecast = self._output(program, limit)
-            self.outputs_calibration.observe(forecast, float(max(event.output_tokens, 1)))
-        self.outputs.observe(
+            self._later(self._judge_output, program, limit, float(max(event.output_tokens, 1)))
+        self._later(
+            self.outputs.observe,
             tenant=program.tenant,
             tokens=event.output_tokens,
             workflow=program.workflow,
@@ -180,9 +194,12 @@ class Learned:
             calls=event.tools,
             human=event.turn_done,
         )
-        self.remaining.step(tenant=program.tenant, program=program.id, facts=facts)
+        self._later(self.remaining.step, tenant=program.tenant, program=program.id, facts=facts)
         if not event.tools and not event.final:
             self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
+
+    def _judge_output(self, program: Program, limit: int | None, tokens: float) -> None:
+        self.outputs_calibration.observe(self._output(program, limit), tokens)
 
     def _tool_started(self, event: ev.ToolStarted, program: Program, step: Step | None, now: float) -> None:
         if event.expected_s is not None:
@@ -196,7 +213,8 @@ class Learned:
 
     def _declared(self, event: ev.ProgramDeclared, program: Program, step: Step | None, now: float) -> None:
         if event.steps_expected is not None:
-            self.remaining.begin(
+            self._later(
+                self.remaining.begin,
                 tenant=program.tenant,
                 program=program.id,
                 workflow=program.workflow,
@@ -208,24 +226,33 @@ class Learned:
         if event.reason not in ("final", "told") and program.gap_started_at is not None:
             self._gap_over(program, now, censored=True)
         if event.reason == "forgotten":
-            self.remaining.forget(tenant=program.tenant, program=program.id)
+            self._later(self.remaining.forget, tenant=program.tenant, program=program.id)
         else:
-            self.remaining.finish(tenant=program.tenant, program=program.id)
-        self.returns.forget_program(program.id, tenant=program.tenant)
-        self.outputs.forget_program(program.id)
+            self._later(self.remaining.finish, tenant=program.tenant, program=program.id)
+        self._later(self.returns.forget_program, program.id, tenant=program.tenant)
+        self._later(self.outputs.forget_program, program.id)
 
     # -- kept
 
     def states(self) -> Mapping[str, Callable[[], bytes]]:
         """What a store keeps, by name."""
+
+        def settled(kept: Callable[[], bytes]) -> Callable[[], bytes]:
+            def dump() -> bytes:
+                self.settle()
+                return kept()
+
+            return dump
+
         return {
-            "returns": lambda: self.returns.to_bytes(),
-            "outputs": lambda: self.outputs.to_bytes(),
-            "remaining": lambda: self.remaining.to_bytes(),
+            "returns": settled(lambda: self.returns.to_bytes()),
+            "outputs": settled(lambda: self.outputs.to_bytes()),
+            "remaining": settled(lambda: self.remaining.to_bytes()),
         }
 
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Take back what was kept; what is missing or of another version starts empty."""
+        self.settle()
         if "returns" in states:
             self.returns = RememberedReturns(ReturnForecaster.from_bytes(states["returns"]))
         if "outputs" in states:

@@ -28,7 +28,7 @@ SHED_LOOKS_MAX = (
 
 
 class Scheduler:
-    """Drive it with `handle`; call again by `next_deadline` with a `TimerFired`."""
+    """Drive it with `handle`, then `settle` at leisure; call again by `next_deadline` with a `TimerFired`."""
 
     def __init__(self, board: Board, policy: Policy) -> None:
         self.board = board
@@ -59,12 +59,17 @@ class Scheduler:
 
     def handle(self, event: ev.AnyEvent, now: float) -> list[AnyDecision]:
         """Take note of what happened and say what is to be done."""
+        self.settle()
         board = self.board
         self._sequence += 1
         board.cause = f"{type(event).__name__}#{self._sequence}"
         board.out = []
         self._handlers[type(event)](event, now)
         return board.out
+
+    def settle(self) -> None:
+        """Learn from the last event: before the next one in any case, but better between them, when nobody waits."""
+        self.board.foresight.settle()
 
     def next_deadline(self) -> float | None:
         """When to send `TimerFired` if nothing else happens before."""

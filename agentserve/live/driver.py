@@ -74,6 +74,7 @@ class Driver:
         self.healthy = True
         self._clock = clock or self.loop.time
         self._check = check
+        self._settling = False
         self._tickets: dict[StepId, Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
@@ -113,6 +114,17 @@ class Driver:
         elif isinstance(event, ev.StepFailed) and event.step not in self.scheduler.board.steps:
             self._forget(event.step)
         self._rearm(now)
+        if not self._settling:  # once who was waked by a decision has gone on
+            self._settling = True
+            self.loop.call_soon(self._settle, event)
+
+    def _settle(self, event: ev.AnyEvent) -> None:
+        self._settling = False
+        if self.healthy:
+            try:
+                self.scheduler.settle()
+            except Exception as error:
+                self._fail(error, event)
 
     def listen(
         self, listener: Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]

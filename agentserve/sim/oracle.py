@@ -51,6 +51,9 @@ class Oracle:
     def learn(self, event: AnyEvent, program: Program | None, step: Step | None, now: float) -> None:
         self._fallback.learn(event, program, step, now)
 
+    def settle(self) -> None:
+        self._fallback.settle()
+
     def output_tokens(self, step: Step) -> float:
         if self._outputs is None:
             return self._fallback.output_tokens(step)

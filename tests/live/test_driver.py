@@ -146,6 +146,17 @@ class Broken(Scheduler):
         return super().handle(event, now)
 
 
+class Unteachable(Naive):
+    """Fails to learn from the third event."""
+
+    heard = 0
+
+    def settle(self) -> None:
+        self.heard += 1
+        if self.heard == 3:
+            raise RuntimeError("a lesson")
+
+
 class Counting:
     """Telemetry that remembers counters."""
 
@@ -190,6 +201,25 @@ def test_when_the_core_fails_steps_are_placed_plainly_and_it_is_counted(
     with caplog.at_level("CRITICAL"):
         run_virtually(main())
     assert "the scheduler failed" in caplog.text
+
+
+def test_a_core_that_cannot_learn_is_left_out_as_one_that_cannot_decide() -> None:
+    async def main() -> None:
+        board = Board(foresight=Unteachable())
+        driver = Driver(Scheduler(board, make_policy("agentserve", board)))
+        driver.tell(ev.EngineBack(engine="a"))
+        await asyncio.sleep(0.01)
+        first = driver.submit(ev.StepArrived(step="1", program="p", tenant="t", prompt_tokens=5))
+        assert isinstance(await first.decision, do.Dispatch)
+        await asyncio.sleep(0.01)
+        assert not driver.healthy
+        second = driver.submit(ev.StepArrived(step="2", program="p", tenant="t", prompt_tokens=5))
+        decision = await second.decision
+        assert isinstance(decision, do.Dispatch)
+        assert decision.reason == "fallback"
+        await driver.stop()
+
+    run_virtually(main())
 
 
 def test_stopping_sends_waiting_steps_away() -> None:

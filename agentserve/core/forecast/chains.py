@@ -44,7 +44,7 @@ _SAMPLED = 4  # one outcome in this many goes to the weights of all tools togeth
 TOOLS_MAX = 4_096
 TRUNKS_MAX = 2_048
 # A trunk may be older than its own rung by one observation in this many, and than all others by a few more.
-_TRUNK_SLACK, _TRUNK_SLACK_MAX = 32.0, 4.0
+_TRUNK_SLACK, _TRUNK_SLACK_MAX = 12.0, 6.0
 _TRUNK_AGE_MAX = 64
 
 
