@@ -3,7 +3,7 @@
 Rule: it only joins the forecasters of `core.forecast` to the scheduler's records. What a step teaches is taken
 when it ends, what a gap teaches when the program is back, what a program teaches when it is over; a gap whose end
 was not seen counts as one that lasted at least so long. What is taught is noted at once and taken in by `settle`, so
-that no decision waits for it.
+that no decision waits for it; there too is foretold what will be asked when the program comes back.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ OUTPUT_QUANTILE = 0.75
 # A program's remaining length is foretold anew once it has taken one more step for so many that it had then.
 LOOKS_AGAIN = 6
 STEPS_UNKNOWN = 12.0  # before anything is known of any program
+# Remaining lengths are foretold ahead for so many finished steps after one was asked for: where nobody waits, none is.
+LENGTHS_WANTED = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Learned:
         self.outputs_calibration = SampledCalibration()
         # that the latest step to arrive ended, where it was forecast: by the scheduler, or as one in a few to be judged
         self.gap_ended: GapEnded | None = None
+        self._lengths_wanted = 0
         self._lessons: list[Callable[[], None]] = []  # of the last event
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
             ev.StepArrived: self._arrived,
@@ -103,6 +106,10 @@ class Learned:
         )
 
     def steps_left(self, program: Program) -> float:
+        self._lengths_wanted = LENGTHS_WANTED
+        return self._steps_left(program)
+
+    def _steps_left(self, program: Program) -> float:
         if program.steps_left_told is not None:
             return max(program.steps_left_told, 1.0)
         said = program.steps_left_said
@@ -195,8 +202,18 @@ class Learned:
             human=event.turn_done,
         )
         self._later(self.remaining.step, tenant=program.tenant, program=program.id, facts=facts)
+        self._later(self._foretell, program, limit)
         if not event.tools and not event.final:
             self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
+
+    def _foretell(self, program: Program, limit: int | None) -> None:
+        """What is asked when it comes back: it is remembered until then."""
+        if program.ended:
+            return
+        self._output(program, limit)
+        if self._lengths_wanted:
+            self._lengths_wanted -= 1
+            self._steps_left(program)
 
     def _judge_output(self, program: Program, limit: int | None, tokens: float) -> None:
         self.outputs_calibration.observe(self._output(program, limit), tokens)

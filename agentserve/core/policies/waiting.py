@@ -133,7 +133,8 @@ class Line:
                 head = self._settled(lane, now)
                 if head is None:
                     continue
-            service = lane.account.now(now)
+            account = lane.account  # `account.now(now)`, written out: it is most of what waiting costs
+            service = account.service + account.holding * (now - account.at) / account.weight
             if service > most:
                 most = service
             if service < least or (service == least and first is not None and lane.tenant < first.tenant):
