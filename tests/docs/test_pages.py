@@ -133,8 +133,15 @@ MOVES = {
     "_place",
     "Reject",
     "Dispatch",
+    "_refuse",
 }
-DECIDERS = ("core/scheduler.py", "core/policies/working_set.py", "core/policies/seats.py", "live/driver.py")
+DECIDERS = (
+    "core/scheduler.py",
+    "core/policies/working_set.py",
+    "core/policies/seats.py",
+    "core/policies/guests.py",
+    "live/driver.py",
+)
 
 
 def reasons(path: Path) -> set[str]:
@@ -154,7 +161,7 @@ def reasons(path: Path) -> set[str]:
 def test_every_reason_of_a_decision_is_explained() -> None:
     text = (ROOT / "agentserve" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
     told = set().union(*(reasons(ROOT / "agentserve" / name) for name in DECIDERS))
-    assert {"seated", "no_seat", "queue_timeout"} <= told
+    assert {"seated", "no_seat", "queue_timeout", "guest"} <= told
     assert not [word for word in sorted(told) if f"`{word}`" not in text]
 
 
