@@ -9,7 +9,7 @@ export async function forecasts() {
   byId("plots").replaceChildren(
     card("Gaps", against(found.gaps.map((g) => [g.forecast_p50_s, g.actual_s, `${g.tool}: forecast ${seconds(g.forecast_p50_s)}, was ${seconds(g.actual_s)}`]),
       { least: 0.01, unit: "s", label: `${some(found.gaps.length, "gap")}: actual length against the forecast's median` }),
-    found.gaps.length ? `the latest ${some(found.gaps.length, "gap")}` : "no program has come back yet"),
+    found.gaps.length ? `the latest ${some(found.gaps.length, "gap")}` : "no gap was foretold yet"),
     card("Steps left", against(found.lengths.map((l) => [l.forecast, l.actual, `after ${some(l.after, "step")}: forecast ${l.forecast}, was ${l.actual}`]),
       { least: 1, unit: "steps", label: `${some(found.lengths.length, "forecast")}: steps left against what was forecast` }),
     found.lengths.length ? `${some(found.lengths.length, "forecast")} for programs that are over` : "no program has said that it is over yet"),

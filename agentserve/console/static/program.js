@@ -26,7 +26,7 @@ export async function program(key) {
   const gaps = (p && p.foretold) || [];
   byId("gaps").replaceChildren(...[...gaps].reverse().map((g) => row(
     g.tool, right(seconds(g.forecast_p50_s)), right(seconds(g.forecast_p90_s)), right(seconds(g.actual_s)), verdict(g))));
-  if (!gaps.length) byId("gaps").append(row(make("td", "It has not come back from a gap yet.", { colspan: 5, class: "why" })));
+  if (!gaps.length) byId("gaps").append(row(make("td", "None of its gaps was foretold yet: those are that others wait for, and one in a few besides.", { colspan: 5, class: "why" })));
   byId("story").replaceChildren(...[...story].reverse().map(({ at, event, decision }) => (
     event ? line(at, event.type, detail(event))
       : line(at, `${decision.type}${decision.engine ? ` on ${decision.engine}` : ""}`, reason(decision)))));
