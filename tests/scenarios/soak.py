@@ -7,8 +7,9 @@ again. With `--minutes` programs that ended are replaced until the time is over.
 gateway is told to forget them after `--idle` seconds, not half an hour, so that what it keeps is level in the run.
 
 All programs must finish without an error, and the gateway's memory must be level: once as many programs have ended and
-been forgotten as there are places, the last quarter of the run may hold hardly more than the quarter before it. A run
-that is too short to tell says so. Prints figures; exit status 1 when a promise was broken.
+been forgotten as there are places, and for as long as every place is taken, the last quarter of the time may hold hardly
+more than the one before. A run that is too short to tell says so. Prints figures; exit status 1 when a promise was
+broken.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Soak:
         self.finished = 0
         self.trouble: list[str] = []
         self.samples: list[tuple[float, float, int]] = []  # seconds, MB, files
+        self.full_until = 0.0  # since then programs that end are not replaced
         self.warm_at: float | None = None  # since when as many came and went as there are places
 
 
@@ -128,6 +130,7 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
             began = loop.time()
             watching = asyncio.create_task(watch(process, soak, began))
             until = began + args.minutes * 60.0
+            soak.full_until = until - began
             count = 0
 
             async def lane() -> None:
@@ -155,7 +158,8 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
 
 def growth(soak: Soak) -> float | None:
     """By what share the memory of the last quarter is above that of the one before; None when that is too short."""
-    judged = [mb for at, mb, _ in soak.samples if soak.warm_at is not None and at >= soak.warm_at]
+    warm_at = soak.full_until if soak.warm_at is None else soak.warm_at
+    judged = [mb for at, mb, _ in soak.samples if warm_at <= at <= soak.full_until]
     if len(judged) * SAMPLE_S < LEVEL_S:
         return None
     half, quarter = len(judged) // 2, len(judged) // 4
