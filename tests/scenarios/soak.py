@@ -6,10 +6,10 @@ Each program's steps extend its conversation by the answer before; some clients 
 again. With `--minutes` programs that ended are replaced until the time is over. Nobody says that they ended: the
 gateway is told to forget them after `--idle` seconds, not half an hour, so that what it keeps is level in the run.
 
-All programs must finish without an error, and the gateway's memory must be level: once as many programs have ended and
-been forgotten as there are places, and for as long as every place is taken, the last quarter of the time may hold hardly
-more than the one before. A run that is too short to tell says so. Prints figures; exit status 1 when a promise was
-broken.
+All programs must finish without an error, and the gateway's memory must be level: once as many programs have ended
+and been forgotten as there are places, and for as long as every place is taken, the last quarter of the time may hold
+hardly more than the one before. A run that is too short to tell says so. Prints figures; exit status 1 when a promise
+was broken.
 """
 
 from __future__ import annotations
