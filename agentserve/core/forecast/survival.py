@@ -16,6 +16,7 @@ from agentserve.core.forecast.grid import Grid
 
 # Keeping for longer than this many break-even times has never paid on the workloads measured.
 CAP_BREAK_EVENS = 2.0
+QUANTILES_KEPT_MAX = 4
 
 
 class Survival:
@@ -25,7 +26,7 @@ class Survival:
     waiting, `quantile(0.5)` is above 10.
     """
 
-    __slots__ = ("_cumulated", "elapsed_s", "grid", "masses")
+    __slots__ = ("_asked", "_cumulated", "elapsed_s", "grid", "masses")
 
     def __init__(self, grid: Grid, masses: Sequence[float], *, elapsed_s: float = 0.0) -> None:
         self.grid = grid
@@ -41,6 +42,7 @@ class Survival:
         # arrays, since every program in a gap keeps one
         self.masses: array[float] = masses if isinstance(masses, array) else array("d", masses)
         self._cumulated: array[float] | None = None
+        self._asked: tuple[tuple[float, float], ...] = ()  # quantiles, for a forecast that many steps share
 
     @property
     def _below(self) -> array[float]:
@@ -78,6 +80,15 @@ class Survival:
 
     def quantile(self, q: float) -> float:
         """The time by which it has returned with probability `q`; the horizon where that is never."""
+        for asked, answer in self._asked:
+            if asked == q:
+                return answer
+        answer = self._quantile(q)
+        if len(self._asked) < QUANTILES_KEPT_MAX:
+            self._asked = (*self._asked, (q, answer))
+        return answer
+
+    def _quantile(self, q: float) -> float:
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
         place = min(max(bisect_left(self._below, q, 1) - 1, 0), self.grid.bins - 1)
