@@ -27,7 +27,6 @@ RECENT_MAX = 1_000  # entries that a watcher who comes later is told
 TOOLS_MAX = 200  # the tools asked for lately
 
 Entry = dict[str, Any]
-_Told = tuple[float, float, str | None, ev.AnyEvent, list[do.AnyDecision]]
 
 
 class Feed:
@@ -36,7 +35,7 @@ class Feed:
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._watchers: set[Watcher] = set()
-        self._stories: OrderedDict[str, deque[_Told]] = OrderedDict()
+        self._stories: OrderedDict[str, deque[Heard]] = OrderedDict()
         self._of_step: OrderedDict[str, str] = OrderedDict()
         self._tools: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._recent: deque[Heard] = deque(maxlen=RECENT_MAX)
@@ -47,16 +46,20 @@ class Feed:
         """The driver's listener."""
         at = self._clock()
         program = self._program_of(event)
-        if program is not None:
-            self._remember(program, (at, now, program, event, decisions))
-            if isinstance(event, ev.StepFinished) and event.tools:
-                self._count_tools(program, event)
-        for decision in decisions:
-            other = getattr(decision, "program", None) or self._of_step.get(getattr(decision, "step", ""))
-            if other is not None and other != program:
-                self._remember(other, (at, now, program, event, [decision]))
         self._serial += 1
         heard = Heard(self._serial, at, now, program, event, decisions)
+        if program is not None:
+            self._remember(program, heard)
+            if isinstance(event, ev.StepFinished) and event.tools:
+                self._count_tools(program, event)
+        step = getattr(event, "step", None)
+        for decision in decisions:
+            of = getattr(decision, "step", None)
+            if of is not None and of == step:
+                continue  # as nearly always: of the step that the event is about
+            other = getattr(decision, "program", None) or self._of_step.get(of or "")
+            if other is not None and other != program:
+                self._remember(other, heard._replace(decisions=[decision]))
         if program is not None or decisions:  # the engines' figures come every second and would fill it
             self._recent.append(heard)
         if self._watchers:
@@ -66,16 +69,10 @@ class Feed:
 
     def story(self, program: str) -> list[Entry]:
         """How the program came to be where it is: what happened and what was decided, oldest first."""
-        return [
-            {
-                "at": at,
-                "now": now,
-                "program": owner,
-                "event": told(event),
-                "decisions": [told(d) for d in decisions],
-            }
-            for at, now, owner, event, decisions in self._stories.get(program, ())
-        ]
+        entries = [heard.entry() for heard in self._stories.get(program, ())]
+        for entry in entries:
+            del entry["serial"]
+        return entries
 
     def owner(self, step: str) -> str | None:
         """Whose step it is, if that is remembered."""
@@ -134,7 +131,7 @@ class Feed:
         while len(self._tools) > TOOLS_MAX:
             self._tools.popitem(last=False)
 
-    def _remember(self, program: str, entry: _Told) -> None:
+    def _remember(self, program: str, entry: Heard) -> None:
         story = self._stories.get(program)
         if story is None:
             story = self._stories[program] = deque(maxlen=STORY_MAX)
