@@ -226,8 +226,8 @@ def _restore_forecasts(foresight: Learned, kept: Mapping[str, bytes]) -> None:
 def epoch_clock() -> Any:
     """Epoch seconds that never go back: the loop's clock, set once by the wall's."""
     loop = asyncio.get_running_loop()
-    base = time.time() - loop.time()
-    return lambda: base + loop.time()
+    base, read = time.time() - loop.time(), loop.time
+    return lambda: base + read()
 
 
 def policy_params(settings: Settings) -> dict[str, Any]:

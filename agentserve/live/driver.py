@@ -2,7 +2,8 @@
 
 Rule: nothing here decides. A step's fate reaches the relay through its `Ticket`. When the core raises, the driver
 goes on without it: steps are placed on the engine with the fewest in flight, loudly and counted, for as long as
-the process lives. Requests flow whatever happens here.
+the process lives. Requests flow whatever happens here. Whoever only listens hears of each event before the next one
+changes the scheduler's records, but of a step's arrival only once the step is on its way.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Driver:
         self.journal = journal
         self.telemetry = telemetry
         self.healthy = True
-        self._clock = clock or self.loop.time
+        self.now: Callable[[], float] = clock or self.loop.time
         self._check = check
         self._settling = False
         self._tickets: dict[StepId, Ticket] = {}
@@ -81,18 +82,26 @@ class Driver:
         self._errands: set[asyncio.Task[None]] = set()
         self._placed: dict[StepId, EngineId] = {}  # only once the core has failed
         self._listeners: list[Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]] = []
+        self._untold: tuple[ev.AnyEvent, float, list[do.AnyDecision]] | None = (
+            None  # what they have yet to hear
+        )
 
     # -- what the relay calls
 
     def submit(self, event: ev.StepArrived) -> Ticket:
         """A step arrived. The ticket may already be resolved when this returns."""
         ticket = self._tickets[event.step] = Ticket(self, event.step)
-        self.tell(event)
+        self._handle(event, arrival=True)
         return ticket
 
     def tell(self, event: ev.AnyEvent) -> None:
         """Anything else that happened."""
-        now = self._clock()
+        self._handle(event)
+
+    def _handle(self, event: ev.AnyEvent, *, arrival: bool = False) -> None:
+        if self._untold is not None:
+            self.catch_up()
+        now = self.now()
         if not self.healthy:
             self._plainly(event)
             return
@@ -103,10 +112,11 @@ class Driver:
         except Exception as error:
             self._fail(error, event)
             return
-        if self.journal is not None:
-            self.journal.event(event, now, decided)
-        for listener in self._listeners:
-            listener(event, now, decided)
+        self._untold = event, now, decided
+        if arrival:  # the engine works meanwhile: the loop comes to this when the step was sent
+            self.loop.call_soon(self.catch_up)
+        else:
+            self.catch_up()
         for decision in decided:
             self._carry_out(decision)
         if isinstance(event, (ev.StepFinished, ev.ClientGone)):
@@ -126,6 +136,17 @@ class Driver:
             except Exception as error:
                 self._fail(error, event)
 
+    def catch_up(self) -> None:
+        """Let the listeners hear of the latest event, if they have not."""
+        if self._untold is None:
+            return
+        event, now, decided = self._untold
+        self._untold = None
+        if self.journal is not None:
+            self.journal.event(event, now, decided)
+        for listener in self._listeners:
+            listener(event, now, decided)
+
     def listen(
         self, listener: Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]
     ) -> Callable[[], None]:
@@ -133,11 +154,9 @@ class Driver:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def now(self) -> float:
-        return self._clock()
-
     async def stop(self) -> None:
         """End the timer and the errands under way; waiting steps are told to go elsewhere."""
+        self.catch_up()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -22,7 +22,7 @@ from agentserve.live.exchange import Receive, Scope, Send
 from agentserve.live.headers import content_length, forwarded, returned
 from agentserve.live.passage import header_name, header_value, is_stream
 from agentserve.live.relay import parse_body
-from agentserve.live.serve import BACKLOG, settle_heap
+from agentserve.live.serve import BACKLOG, settle_interpreter
 from agentserve.live.server import limited
 from agentserve.live.upstream import Deadlines
 from agentserve.live.upstream.lean import LeanUpstream
@@ -79,7 +79,7 @@ async def serve(port: int, url: str, *, reads: bool) -> None:
         Bare(url, reads=reads), port=port, http=speaks, ws="none", lifespan="off", log_config=None, backlog=BACKLOG,
         access_log=False, server_header=False, proxy_headers=False,
     )  # fmt: skip
-    settle_heap()
+    settle_interpreter()
     await uvicorn.Server(config).serve()
 
 
