@@ -114,7 +114,8 @@ class Gateway:
         self.pins = Pins()
         self.direct = Direct(driver.scheduler.board)
         self.foretold = Foretold(driver.scheduler.board, self.feed.owner)
-        for listener in (self.feed, self.pins, self.direct, self.foretold):
+        # the feed last: it knows whose step it is until the step is over
+        for listener in (self.pins, self.direct, self.foretold, self.feed):
             driver.listen(listener.heard)
         for tenant in settings.tenants:
             self.set_tenant(tenant)

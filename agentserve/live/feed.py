@@ -25,6 +25,7 @@ STEPS_MAX = 20_000  # open ones whose program is known
 STORY_MAX = 24  # entries a program
 RECENT_MAX = 1_000  # entries that a watcher who comes later is told
 TOOLS_MAX = 200  # the tools asked for lately
+_LAST = (ev.StepFinished, ev.ClientGone)  # of a step
 
 Entry = dict[str, Any]
 
@@ -75,7 +76,7 @@ class Feed:
         return entries
 
     def owner(self, step: str) -> str | None:
-        """Whose step it is, if that is remembered."""
+        """Whose step it is while it is open; whoever listens to its end asks before the feed hears of it."""
         return self._of_step.get(step)
 
     def tools(self) -> list[tuple[tuple[str, str], int]]:
@@ -122,7 +123,11 @@ class Feed:
                 if len(self._of_step) > STEPS_MAX:
                     self._of_step.popitem(last=False)
             return program
-        return None if step is None else self._of_step.get(step)
+        if step is None:
+            return None
+        if isinstance(event, _LAST) or (isinstance(event, ev.StepFailed) and not event.retryable):
+            return self._of_step.pop(step, None)
+        return self._of_step.get(step)
 
     def _count_tools(self, program: str, event: ev.StepFinished) -> None:
         tenant = unscoped(program)[0]

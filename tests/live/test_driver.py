@@ -273,3 +273,24 @@ def test_the_outcome_of_a_warm_comes_back_to_the_core() -> None:
         await driver.stop()
 
     run_virtually(main())
+
+
+async def test_who_listens_hears_of_an_arrival_after_the_decision_and_before_anything_else_happens() -> None:
+    def arrival(step: str) -> ev.StepArrived:
+        return ev.StepArrived(step=step, program="p", tenant="t", prompt_tokens=10)  # type: ignore[arg-type]
+
+    driver = Driver(fresh("fifo"))
+    heard: list[tuple[str, int]] = []
+    steps = driver.scheduler.board.steps
+    driver.listen(lambda event, now, decided: heard.append((type(event).__name__, len(steps))))
+    driver.tell(ev.EngineBack(engine="e0"))
+    ticket = driver.submit(arrival("s1"))
+    assert ticket.decision.done()
+    assert heard == [("EngineBack", 0)]
+    driver.submit(arrival("s2"))
+    assert heard[1:] == [("StepArrived", 1)]
+    await asyncio.sleep(0)
+    assert heard[2:] == [("StepArrived", 2)]
+    driver.submit(arrival("s3"))
+    await driver.stop()
+    assert heard[3:] == [("StepArrived", 3)]

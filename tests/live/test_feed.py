@@ -101,3 +101,17 @@ async def test_what_is_remembered_is_bounded() -> None:
     watching = feed.watch(after=0)
     assert (await anext(watching))["event"]["step"] == "s50"
     await watching.aclose()
+
+
+def test_a_step_is_remembered_until_it_is_over() -> None:
+    feed = Feed(clock=lambda: 1.0)
+    feed.heard(arrived("a/x", "s1"), 0.0, [])
+    feed.heard(ev.StepFailed(step="s1", reason="lost", retryable=True), 0.0, [])  # type: ignore[arg-type]
+    assert feed.owner("s1") == "a/x"
+    feed.heard(ev.StepFinished(step="s1", prompt_tokens=1, output_tokens=1), 0.0, [])  # type: ignore[arg-type]
+    assert feed.owner("s1") is None
+    assert [entry["event"]["type"] for entry in feed.story("a/x")] == [
+        "StepArrived",
+        "StepFailed",
+        "StepFinished",
+    ]

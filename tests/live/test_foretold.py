@@ -30,8 +30,8 @@ class Stage:
 
     def tell(self, event: ev.AnyEvent, now: float) -> None:
         decided = list(self.scheduler.handle(event, now))
-        self.feed.heard(event, now, decided)
         self.foretold.heard(event, now, decided)
+        self.feed.heard(event, now, decided)  # last, as in the gateway: it forgets a step that is over
 
     def step(self, program: str, now: float, tool: str = "bash", *, final: bool = False) -> None:
         step = f"{program}-{now}"
