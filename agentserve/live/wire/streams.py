@@ -335,15 +335,23 @@ class ReplyReader:
                 self._body.append(rest)
                 self._bytes = len(rest)
                 held = held[:whole]
+            if self._alike is None and len(held) > READ_FIRST_BYTES:
+                first = held.find(b"\n\n", READ_FIRST_BYTES - 2) + 2
+                self._decode(held[:first])
+                held = held[first:]
             if self._alike is not None:
                 read, text = self._alike.text(held)
                 if read:
                     self._draft.text(text)
                     held = held[read:]
         if held:
-            events = self._splitter.feed(held)
-            self._told(events)
-            self._alike = _likeness(events)
+            self._decode(held)
+
+    def _decode(self, held: bytes) -> None:
+        """Events one by one; what the latest of them are like is how the next ones are sought."""
+        events = self._splitter.feed(held)
+        self._told(events)
+        self._alike = _likeness(events)
 
     def _told(self, events: list[bytes]) -> None:
         if self._protocol == "chat":
