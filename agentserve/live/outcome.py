@@ -56,11 +56,11 @@ class Ledger:
 
     # -- estimates
 
-    def prompt_tokens(self, call: Call) -> int:
+    def prompt_tokens(self, call: Call, segments: tuple[ev.Segment, ...] | None = None) -> int:
         """About how long the prompt is, by what this model's prompts turned out to be."""
         if call.prompt_tokens_exact:
             return call.prompt_tokens_exact
-        leading = sum([segment_tokens(part.chars) for part in call.prefix])
+        leading = sum([part.tokens for part in (self.segments(call) if segments is None else segments)])
         return max(leading, round(call.prompt_chars / self._scale(call.model)), 1)
 
     def segments(self, call: Call) -> tuple[ev.Segment, ...]:

@@ -217,7 +217,8 @@ class Relay:
         self._steps += 1
         x.step = f"{self._boot}-{self._steps:x}"
         resolved = x.resolved = self._resolve(x, call, tenant.tenant, now)
-        prompt_tokens = self._ledger.prompt_tokens(call)
+        segments = self._ledger.segments(call)
+        prompt_tokens = self._ledger.prompt_tokens(call, segments)
         if x.thread is not None:
             prompt_tokens += x.thread.tokens
         try:
@@ -227,7 +228,7 @@ class Relay:
             raise
         x.tokens_counted = True
         now = self._driver.now()
-        ticket = self._driver.submit(self._arrival(x, prompt_tokens))
+        ticket = self._driver.submit(self._arrival(x, prompt_tokens, segments))
         x.reasons = ticket.reasons
         told = False
         try:
@@ -266,7 +267,7 @@ class Relay:
                 relation="new",
             )
 
-    def _arrival(self, x: Exchange, prompt_tokens: int) -> ev.StepArrived:
+    def _arrival(self, x: Exchange, prompt_tokens: int, segments: tuple[ev.Segment, ...]) -> ev.StepArrived:
         call, resolved = x.call, x.resolved
         assert call is not None
         assert resolved is not None
@@ -278,7 +279,7 @@ class Relay:
             model=call.model,
             prompt_tokens=prompt_tokens,
             output_tokens_max=call.output_tokens_max,
-            prefix=self._ledger.segments(call),
+            prefix=segments,
             workflow=WorkflowId(asked.workflow) if asked.workflow else None,
             role=resolved.role_fingerprint,
             parent=resolved.parent_id,
