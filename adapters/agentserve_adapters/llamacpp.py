@@ -123,7 +123,7 @@ class LlamaCppAdapter(ServedEngine):
             native["pin"] = (
                 f"native: {self.book.slots - 1} of {self.book.slots} slots may be kept for programs"
             )
-            native["unpin"] = "native: the slot is given back, and erased when the program is over"
+            native["unpin"] = "native: the slot is given back"
         if self._files:
             native["warm"] = "native: a slot's saved file is restored; else the next prompt with one token"
         if capacity:
@@ -266,32 +266,16 @@ class LlamaCppAdapter(ServedEngine):
         return whole(answer.table().get("n_saved"))
 
     async def unpin(self, program: str) -> Receipt:
-        """The slot is free for others; its content stays until somebody takes it."""
+        """The slot is free for others; its content stays until somebody takes it.
+
+        Nor is it erased when the program is over: the next one there finds the instructions that both begin with.
+        """
         slot = self.book.unpin(program)
         detail = "it had no slot" if slot is None else f"slot {slot} is given back"
         receipt = Receipt(
             outcome=Outcome.ACCEPTED, mode="native" if slot is not None else "none", detail=detail
         )
         return self.actions.note("kv.release", {"program": program}, receipt)
-
-    async def erase(self, program: str) -> Receipt:
-        """The program is over: free its slot's memory."""
-        slot = self.book.unpin(program)
-        if slot is None:
-            return Receipt(outcome=Outcome.ACCEPTED, detail="it had no slot")
-        return await self.actions.carry_out(
-            "kv.release",
-            {"program": program, "slot": slot},
-            lambda: self._erase(slot),
-            instead="none",
-            emulation="left for the next program to overwrite",
-        )
-
-    async def _erase(self, slot: int) -> Receipt:
-        answer = await self.wire.post(f"/slots/{slot}?action=erase")
-        if not answer.ok:
-            raise Refused.by_status(answer.status, answer.complaint())
-        return Receipt(outcome=Outcome.ACCEPTED, mode="native", detail=f"slot {slot} is erased")
 
     async def prefill(self, program: str, prefix: ProgramPrefix) -> Receipt:
         """Restore the program's file into a slot; without one, prefill."""

@@ -1,4 +1,4 @@
-"""LMCache beside an engine: look up, pin and prefetch in the cache tier below the GPU.
+"""LMCache beside an engine: pin and prefetch in the cache tier below the GPU.
 
 Rule: the engine is an adapter of its own, found by its kind (vllm unless the settings say otherwise); this
 one adds only what LMCache offers and says where it acts: in host memory or below, never in the GPU. A pin
@@ -41,7 +41,7 @@ from agentserve.ports import (
     ReportsHoldings,
 )
 from agentserve_adapters.actions import ActionLog, Refused
-from agentserve_adapters.readings import at, whole
+from agentserve_adapters.readings import whole
 from agentserve_adapters.served import RESERVED
 from agentserve_adapters.wire import Answer, EngineWire
 
@@ -103,7 +103,6 @@ class LMCacheAdapter:
         if reachable:
             time = "until released" if self._mode == "coordinator" else f"for {CONTROLLER_PIN_S:g} s"
             native["pin"] = f"native in host memory ({self._mode}, {time}); in the GPU {RESERVED}"
-            native["lookup"] = f"native: {self._mode}"
             if self._mode == "coordinator":
                 native["warm"] = "native: storage to host by /cache/prefetches, then the next prompt"
         return replace(
@@ -135,14 +134,6 @@ class LMCacheAdapter:
                 yield holding
 
     # -- what LMCache adds
-
-    async def lookup(self, tokens: list[int]) -> int | None:
-        """Tokens of this prompt that LMCache has for our instance; None where it does not say."""
-        if self._mode == "coordinator":
-            return None
-        answer = await self._cache.post("/lookup", {"tokens": tokens})
-        found = at(answer.table(), "layout_info", self._instance)
-        return whole(found[1]) if isinstance(found, list) and len(found) == 2 else 0
 
     async def pin(self, program: str, prefix: ProgramPrefix | None, tokens: int, ttl_s: float) -> Receipt:
         if prefix is None:

@@ -222,7 +222,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 SHAPES["lmcache"] = {
     **SHAPES["vllm"],
     "GET /": "<html></html>",
-    "POST /lookup": {"event_id": "e", "layout_info": {"i0": [["LocalCPUBackend", 2]]}},
     "POST /pin": {"event_id": "e", "num_tokens": 3},
 }
 EXTRA = {"lmcache": {"controller": "http://cache", "instance_id": "i0"}}

@@ -138,12 +138,13 @@ def start_llama_server(env: Path, model: Path, port: int) -> list[str]:
 def build_llama_server(env: Path) -> None:
     """From the sources that llama-cpp-python's source distribution carries. Ten minutes on two cores."""
     python = str(env / "bin" / "python")
-    uv("pip", "install", "-q", "--python", python, "pip", "cmake", "ninja")
+    # pip asks an archive's own build system what it is called before it hands it over
+    uv("pip", "install", "-q", "--python", python, "pip", "cmake", "ninja", "scikit-build-core")
     sources = env / "sources"
     subprocess.run(
         [python, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
          "-d", str(sources), "llama-cpp-python==0.3.36"],
-        check=False,  # pip may fail to prepare its metadata: the archive is there all the same
+        check=True,
         timeout=INSTALL_TIMEOUT_S,
     )  # fmt: skip
     archive = next(sources.glob("llama_cpp_python-*.tar.gz"))
