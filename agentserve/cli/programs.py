@@ -99,7 +99,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
     return (
         row["id"],
         row["workflow"] or "-",
-        row["end_reason"] if row["state"] == "ended" else "live",
+        f"ended: {row['end_reason']}" if row["state"] == "ended" else "live",
         row["steps"],
         row["prompt_tokens"],
         share(row["cached_tokens"], row["prompt_tokens"]),

@@ -31,6 +31,12 @@ URL_DEFAULT = "http://127.0.0.1:8400"
 ASK_S = 2.0
 WRITTEN_S = 3.0  # how long the summary waits for the journal, which is written behind
 TOOLS_SHOWN_MAX = 3
+CLAUDE_MODELS = (
+    "ANTHROPIC_MODEL",
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "ANTHROPIC_DEFAULT_SONNET_MODEL",
+    "ANTHROPIC_DEFAULT_OPUS_MODEL",
+)
 KEY_STAND_IN = "agentserve"  # where no key is asked for, clients want one all the same
 
 
@@ -39,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help=f"the gateway (default: AGENTSERVE_URL, else {URL_DEFAULT})")
     parser.add_argument("--key", help="its API key (default: AGENTSERVE_API_KEY)")
     parser.add_argument("--program", metavar="ID", help="the program's id (default: a new one)")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model that Claude Code and Codex ask for (default: the one that is served, if it is the only one)",
+    )
     parser.add_argument(
         "--workflow", metavar="NAME", help="the kind of program (default: the command's name)"
     )
@@ -63,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
     gateway = Gateway(url, args.key or os.environ.get("AGENTSERVE_API_KEY"))
     program = args.program or f"run-{secrets.token_hex(10)}"
     gateway.declare(program, args, PurePath(command[0]).name)
+    model = args.model or gateway.only_model()
     began = time.monotonic()
-    status = supervise(pointed(command, gateway, program), environment(os.environ, gateway, program))
+    status = supervise(
+        pointed(command, gateway, program, model), environment(os.environ, gateway, program, model)
+    )
     took_s = time.monotonic() - began
     steps = gateway.steps(program)
     gateway.end(program, status)
@@ -94,6 +108,12 @@ class Gateway:
             "deadline_ms": None if args.deadline is None else args.deadline * 1e3,
         }
         self._ask("POST", "/v1/programs", {k: v for k, v in said.items() if v is not None})
+
+    def only_model(self) -> str | None:
+        """The model that it serves, where there is no choice: clients ask for names of their own, which it refuses."""
+        rows = (self._ask("GET", "/v1/models") or {}).get("data") or ()
+        names = {row["id"] for row in rows}
+        return names.pop() if len(names) == 1 else None
 
     def steps(self, program: str) -> int:
         """How many steps of the program it saw; 0 when it is away."""
@@ -139,7 +159,9 @@ class Gateway:
 # -- pointing the command at the gateway
 
 
-def environment(given: Mapping[str, str], gateway: Gateway, program: str) -> dict[str, str]:
+def environment(
+    given: Mapping[str, str], gateway: Gateway, program: str, model: str | None
+) -> dict[str, str]:
     """The command's environment. The base URLs carry the program, for clients that send no header of their own."""
     root = f"{gateway.url}/p/{quote(program, safe='')}"
     key = gateway.key or KEY_STAND_IN
@@ -158,6 +180,9 @@ def environment(given: Mapping[str, str], gateway: Gateway, program: str) -> dic
         # its billing line changes with each request, and would change the prompt's first tokens
         CLAUDE_CODE_ATTRIBUTION_HEADER="0",
     )
+    if model is not None:
+        for name in CLAUDE_MODELS:  # it asks for models by several names
+            made.setdefault(name, model)
     if gateway.key:
         made["AGENTSERVE_API_KEY"] = gateway.key
     if gateway.key or "ANTHROPIC_API_KEY" not in given:
@@ -169,7 +194,7 @@ def environment(given: Mapping[str, str], gateway: Gateway, program: str) -> dic
     return made
 
 
-def pointed(command: Sequence[str], gateway: Gateway, program: str) -> list[str]:
+def pointed(command: Sequence[str], gateway: Gateway, program: str, model: str | None) -> list[str]:
     """The command, with the provider's settings added where the client takes them as arguments only."""
     if PurePath(command[0]).name != "codex":
         return list(command)
@@ -180,6 +205,8 @@ def pointed(command: Sequence[str], gateway: Gateway, program: str) -> list[str]
         "model_providers.agentserve.wire_api": "responses",
         "model_providers.agentserve.env_key": "OPENAI_API_KEY",
     }
+    if model is not None:
+        provider["model"] = model  # `-m` among its own arguments goes before this
     settings = [part for key, value in provider.items() for part in ("-c", f'{key}="{value}"')]
     return [command[0], *settings, *command[1:]]
 

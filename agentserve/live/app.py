@@ -80,7 +80,12 @@ class Gateway:
         engines.watched_by(lambda engine: journal.fact("engine", views.engine_fact(engine, clock())))
         self.monitor = Monitor(engines, driver.tell, now=driver.now, telemetry=telemetry, settings=probes)
         self.ledger = Ledger(
-            journal=journal, telemetry=telemetry, quotas=self.quotas, now=driver.now, clock=clock
+            journal=journal,
+            telemetry=telemetry,
+            quotas=self.quotas,
+            now=driver.now,
+            workflow=self._workflow_of,
+            clock=clock,
         )
         passage = Passage(
             settings=settings,
@@ -164,6 +169,10 @@ class Gateway:
         """A live program, as an operator or its owner may see it."""
         board = self.driver.scheduler.board
         return views.program(board.programs.get(program), self.driver.now(), board, self.pins)
+
+    def _workflow_of(self, program: ProgramId) -> str | None:
+        found = self.driver.scheduler.board.programs.get(program)
+        return found.workflow if found is not None else None
 
     def set_tenant(self, tenant: TenantSettings) -> None:
         """A tenant's limits and share, from now on."""

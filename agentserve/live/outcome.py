@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from agentserve.core import events as ev
 from agentserve.core.forecast import classify
 from agentserve.core.identity import Outcome
-from agentserve.core.ids import StepId
+from agentserve.core.ids import ProgramId, StepId
 from agentserve.errors import Overloaded
 from agentserve.live.exchange import Exchange
 from agentserve.live.quotas import Quotas
@@ -39,8 +39,10 @@ class Ledger:
         telemetry: Telemetry,
         quotas: Quotas,
         now: Callable[[], float],
+        workflow: Callable[[ProgramId], str | None] = lambda program: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._workflow = workflow  # of a program that was declared with one: its calls need not repeat it
         self._journal = journal
         self._telemetry = telemetry
         self._quotas = quotas
@@ -178,7 +180,7 @@ class Ledger:
             outcome=outcome,
             index=resolved.step_index,
             parent=resolved.parent_id,
-            workflow=call.extensions.workflow,
+            workflow=call.extensions.workflow or self._workflow(resolved.program_id),
             node=call.extensions.node,
             role=resolved.role_fingerprint,
             identity_source=resolved.source,

@@ -198,6 +198,7 @@ class Fold:
         row["opened_at"] = min(row["opened_at"], fact.opened_at + self._offset_s)
         row["state"] = "ended"
         row["ended_at"], row["end_reason"] = at, clean(fact.reason)
+        row["workflow"] = row["workflow"] or clean(fact.workflow)
         for field in ("seconds", "human_s", "tool_s", "slowdown"):
             row[field] = getattr(fact, field)
         if fact.workflow is not None:

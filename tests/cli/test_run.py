@@ -19,6 +19,8 @@ import httpx
 import pytest
 from agentserve_sdk import testing
 
+from agentserve.cli.run import Gateway, environment, pointed
+
 SHOWS = "import json, os; print(json.dumps(dict(os.environ)))"
 CALLS = """
 import os, urllib.request, json
@@ -127,6 +129,28 @@ def test_codex_gets_its_provider_as_arguments(gateway: testing.Gateway, tmp_path
     assert said[-2:] == ["exec", "fix it"]
     assert f'model_providers.agentserve.base_url="{gateway.url}/p/p1/v1"' in said
     assert 'model_providers.agentserve.wire_api="responses"' in said
+
+
+def test_clients_ask_for_the_only_model_that_is_served_unless_they_were_told_another() -> None:
+    def clients(model: str | None, given: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        gateway = Gateway("http://gateway", None)
+        return environment(given, gateway, "p1", model), pointed(["codex", "exec"], gateway, "p1", model)
+
+    env, codex = clients("tiny", {"ANTHROPIC_MODEL": "mine"})
+    assert (env["ANTHROPIC_MODEL"], env["ANTHROPIC_DEFAULT_HAIKU_MODEL"]) == ("mine", "tiny")
+    assert 'model="tiny"' in codex
+    env, codex = clients(None, {})
+    assert "ANTHROPIC_MODEL" not in env
+    assert not any(part.startswith("model=") for part in codex)
+
+
+@pytest.mark.parametrize(("served", "asked"), [(["tiny"], "tiny"), (["a", "b"], None), ([], None)])
+def test_a_model_is_chosen_only_where_there_is_one(
+    served: list[str], asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = {"data": [{"id": name} for name in served]}
+    monkeypatch.setattr(Gateway, "_ask", lambda self, method, path, body=None: listed)
+    assert Gateway("http://gateway", None).only_model() == asked
 
 
 def test_a_gateway_that_is_away_is_said_once_and_changes_nothing(tmp_path: Path) -> None:

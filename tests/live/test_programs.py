@@ -37,6 +37,7 @@ async def test_a_declared_program_is_the_one_that_its_calls_belong_to(
     assert reply.headers["x-agentserve-program"] == "run 1"
     shown = (await running.client.get("/v1/programs/run%201")).json()
     assert (shown["workflow"], shown["priority"], shown["steps_done"]) == ("report@3", "batch", 1)
+    assert [step["workflow"] for step in running.books.steps] == ["report@3"]
 
 
 @pytest.mark.parametrize("name", ["team/nightly run", "a/v1/b", "100%", "x/events", "tür/ü"])
