@@ -188,7 +188,9 @@ def _report(args: argparse.Namespace, arms: Sequence[Arm], concurrency: int) -> 
     direct, ours = (arm.figures for arm in arms)
     ratio = direct["jct_mean_s"] / max(ours["jct_mean_s"], 1e-9)
     where = Path(args.html or Path(tempfile.gettempdir()) / "agentserve-demo.html")
-    where.write_text(page(arms, f"Direct and through agentserve, seed {args.seed}"), encoding="utf-8")
+    title = f"Direct and through agentserve, seed {args.seed}"
+    lead = (f"{_what(direct, concurrency)}: {_gain(ratio)}", _on_what(args))
+    where.write_text(page(arms, title, lead), encoding="utf-8")
     if args.json:
         emulated = (
             None
@@ -219,9 +221,7 @@ def _table(args: argparse.Namespace, direct: Figures, ours: Figures, ratio: floa
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{direct['programs']} coding agents, {concurrency} at a time, {direct['steps']} steps"
-    )
+    table = Table(title=_what(direct, concurrency))
     table.add_column("")
     table.add_column("direct", justify="right")
     table.add_column("agentserve", justify="right")
@@ -229,10 +229,24 @@ def _table(args: argparse.Namespace, direct: Figures, ours: Figures, ratio: floa
         table.add_row(words, format(direct[name], form), format(ours[name], form))
     console = Console()
     console.print(table)
-    console.print(f"agents are done {ratio:.2f} times sooner on the same engines")
-    if not args.engine:
-        console.print(
-            f"The engines are emulated ({PROFILE}, {args.engines} x {args.kv_tokens:,} tokens of KV, "
-            f"{args.time_scale:g} times real speed); HTTP, gateway, scheduler and store are real. "
-            "On yours: agentserve demo --engine http://…"
-        )
+    console.print(_gain(ratio))
+    console.print(_on_what(args))
+
+
+def _what(direct: Figures, concurrency: int) -> str:
+    return f"{direct['programs']} coding agents, {concurrency} at a time, {direct['steps']} steps"
+
+
+def _gain(ratio: float) -> str:
+    return f"agents are done {ratio:.2f} times sooner on the same engines"
+
+
+def _on_what(args: argparse.Namespace) -> str:
+    """What was real, and how to see the same elsewhere."""
+    if args.engine:
+        return f"The engines are yours ({', '.join(args.engine)}), asked for {args.model}."
+    return (
+        f"The engines are emulated ({PROFILE}, {args.engines} x {args.kv_tokens:,} tokens of KV, "
+        f"{args.time_scale:g} times real speed); HTTP, gateway, scheduler and store are real. "
+        "On yours: agentserve demo --engine http://…"
+    )

@@ -59,12 +59,20 @@ ROWS = (
     ("engine_busy_share", "engines busy"),
     ("warm_restored_tokens", "prefilled by warms, tokens"),
     ("warm_refreshed_tokens", "refreshed by warms, tokens"),
-    ("jain_slowdown", "fairness (Jain, of slowdowns)"),
+    ("fairness", "fairness between programs (Jain, of slowdowns)"),
+    ("jain_slowdown", "fairness between tenants (Jain, of slowdowns)"),
     ("service_gap_tokens", "largest gap in service between tenants, tokens"),
     ("slo_ttft_met", "steps within the objective"),
     ("slo_slowdown_met", "programs within the objective"),
     ("deadlines_met", "deadlines met"),
 )
+SILENT = {  # a row of nothing but these says nothing: there were no warms, or one tenant
+    "preemptions": 0.0,
+    "warm_restored_tokens": 0.0,
+    "warm_refreshed_tokens": 0.0,
+    "jain_slowdown": 1.0,
+    "service_gap_tokens": 0.0,
+}
 STEPS_OF_TEN = (1.0, 2.0, 2.5, 5.0, 10.0)
 MARKS_WANTED = 5
 
@@ -79,12 +87,13 @@ class Arm:
         self.result = result
 
 
-def page(arms: Sequence[Arm], title: str) -> str:
-    """The whole page."""
+def page(arms: Sequence[Arm], title: str, lead: Sequence[str] = ()) -> str:
+    """The whole page. `lead` says what came of it and of what, a paragraph each."""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>",
         '<meta name=viewport content="width=device-width,initial-scale=1">',
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>",
+        *(f"<p>{html.escape(words)}</p>" for words in lead),
         _table(arms),
         "<h2>Completion time</h2><p>The share of programs done within a time; further left is better.</p>",
         _completion(arms),
@@ -111,11 +120,17 @@ def _table(arms: Sequence[Arm]) -> str:
     rows = []
     for name, words in ROWS:
         values = [a.figures.get(name) for a in arms]
-        if all(value is None for value in values):
-            continue  # not measured in this kind of run
-        cells = "".join(f"<td>{'–' if v is None else _short(float(v))}</td>" for v in values)
+        if all(value in (None, SILENT.get(name)) for value in values):
+            continue  # not measured in this kind of run, or without anything to say
+        cells = "".join(f"<td>{_cell(name, v)}</td>" for v in values)
         rows.append(f"<tr><td>{words}</td>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _cell(name: str, value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return f"{float(value):.1%}" if name.endswith("_share") else _short(float(value))
 
 
 def _completion(arms: Sequence[Arm]) -> str:

@@ -59,4 +59,6 @@ def test_both_arms_run_over_http_and_the_report_holds_both(
         figures["direct"]["jct_mean_s"] / figures["agentserve"]["jct_mean_s"]
     )
     html = page.read_text(encoding="utf-8")
+    assert f"{figures['jct_ratio']:.2f} times sooner" in html
+    assert "The engines are emulated" in html
     assert html.index("<h3>direct</h3>") < html.index("<h3>agentserve</h3>")

@@ -71,7 +71,7 @@ def model(install: Install) -> Path:
     where = CACHE / "models" / (install.model_name or install.name)
     python = str(install.env / "bin" / "python")
     if not (where / "config.json").is_file():
-        command = [python, HERE / "tiny_model.py", where, *install.model_shape]
+        command = [python, str(HERE / "tiny_model.py"), str(where), *install.model_shape]
         subprocess.run(command, check=True, timeout=MODEL_TIMEOUT_S)
     if not install.gguf:
         return where

@@ -22,6 +22,15 @@ def test_a_figure_that_was_not_measured_has_no_row(arm: Arm) -> None:
     assert "<td>deadlines met</td><td>–</td><td>0.5</td>" in page([arm, told], "two runs")
 
 
+def test_a_figure_that_says_nothing_of_any_arm_has_no_row_and_what_came_of_it_stands_first(arm: Arm) -> None:
+    alike = Arm("alike", {**arm.figures, "jain_slowdown": 1.0}, arm.workload, arm.result)
+    assert "between tenants (Jain" not in page([alike], "a run")
+    unlike = Arm("unlike", {**arm.figures, "jain_slowdown": 0.5}, arm.workload, arm.result)
+    shown = page([alike, unlike], "two runs", ["sooner & later"])
+    assert "between tenants (Jain, of slowdowns)</td><td>1</td><td>0.5</td>" in shown
+    assert shown.index("<p>sooner &amp; later</p>") < shown.index("<table>")
+
+
 def test_every_program_has_its_steps_and_its_gaps_on_one_line(arm: Arm) -> None:
     timeline = page([arm], "a run").split("<h2>Timelines</h2>")[1]
     at = {int(y) - 3 for y in re.findall(r'y1="(\d+)" y2="\1" stroke', timeline)}
