@@ -238,6 +238,8 @@ def _what(direct: Figures, concurrency: int) -> str:
 
 
 def _gain(ratio: float) -> str:
+    if ratio < 1:
+        return f"agents take {1 / ratio:.2f} times as long on the same engines"
     return f"agents are done {ratio:.2f} times sooner on the same engines"
 
 
