@@ -62,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is not None and verb not in VERBS:
         verb = None
     parser = build_parser(verb)
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if (
+        unknown
+    ):  # left to itself the outer parser complains, and names its own help, which knows no verb's flags
+        prog = " ".join(filter(None, ("agentserve", args.verb)))
+        Parser(prog=prog).error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.verb is None:
         parser.print_help()
         return 0

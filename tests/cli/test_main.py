@@ -36,6 +36,7 @@ def test_help_names_every_verb() -> None:
     ("arguments", "said"),
     [
         (["simulat"], "invalid choice"),
+        (["engine", "--gateway", "x"], "see `agentserve engine --help`"),
         (["simulate", "--workload", "codng"], "did you mean `coding`?"),
         (["simulate", "--policy", "afinity"], "did you mean `affinity`?"),
         (["simulate", "--policy", "agentserve:beta"], "write name:key=value"),
