@@ -12,6 +12,8 @@ from typing import Any
 from agentserve.core.events import PendingTool, PriorityClass, Relation, Segment
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 
+FOUND_SHARE = 0.1  # of a step's own prompt, found cached: more than the ends of blocks
+
 
 class StepState(StrEnum):
     """Where a step is. It only moves down this list, but for a retry, which goes back to WAITING once."""
@@ -63,6 +65,8 @@ class Program:
     role: int = 0
     prefix: tuple[Segment, ...] = ()
     shared_tokens: int = 0  # of the prefix: the leading tokens that other programs may share
+    moved: bool = False  # its present prompt begins with other segments than the one before
+    carries: bool = True  # its next prompt is believed to find what its steps have left
     tools_offered: int = 0
     model: str = ""  # of its latest step
 
@@ -108,9 +112,22 @@ class Program:
 
     def begins_with(self, prefix: tuple[Segment, ...]) -> None:
         """Its prompts have these leading segments now."""
+        self.moved = bool(self.prefix) and prefix[0] != self.prefix[0]
         if prefix != self.prefix:
             self.prefix = prefix
             self.shared_tokens = sum(s.tokens for s in prefix)
+
+    def learns_what_it_carries(self, step: Step) -> None:
+        """A step of it is done: was there anything in its prompt that only the program itself could have left?
+
+        A pipeline of fixed roles hands over no prefix. Where the prompt begins with other segments than the one before,
+        only an engine that found more than these says that it does.
+        """
+        if not self.moved:
+            self.carries = True
+            return
+        found = 0 if step.cached_tokens is None else step.cached_tokens - self.shared_tokens
+        self.carries = found > FOUND_SHARE * (step.prompt_tokens - self.shared_tokens)
 
     def compacted(self) -> None:
         """Its next prompt shares only the leading segments with what it left anywhere."""

@@ -242,6 +242,7 @@ class Scheduler:
         program.output_tokens_total += event.output_tokens
         if step.relation != "auxiliary":
             program.steps_done += 1
+            program.learns_what_it_carries(step)
             program.context_tokens = event.prompt_tokens + event.output_tokens
             program.turn_done = event.turn_done
             program.pending = program.calls = {t.id: t for t in event.tools} or None

@@ -105,6 +105,39 @@ def test_where_no_program_returns_the_engine_is_given_more_than_it_can_keep(desk
     assert admitted(loose) > admitted(strict)
 
 
+def roles(d: Any, name: str, steps: int, *, cached: int) -> None:
+    """A program whose prompts begin each with another role's 2,000 tokens; the engine finds so many cached."""
+    for k in range(steps):
+        d.arrive(name, k, tokens=4000, prefix=(ev.Segment(100 + k, 2000),))
+        d.finish(name, k, tokens=4000, cached_tokens=cached if k else 0, final=k == steps - 1)
+
+
+def test_where_prompts_each_begin_anew_no_seat_is_kept_in_a_gap_while_others_wait(desk: Any) -> None:
+    for cached, kept in ((2000, False), (3500, True)):  # only what all share, or more than that
+        d = desk(foresight=Gaps())
+        for k in range(60):
+            roles(d, f"p{k}", 5, cached=cached)
+        d.arrive("a", tokens=4000, prefix=(ev.Segment(1, 2000),))
+        d.finish("a", tokens=4000)
+        d.arrive("a", 1, tokens=4000, prefix=(ev.Segment(2, 2000),))
+        d.arrive("b", tokens=9000)
+        d.arrive("c", tokens=9000)
+        d.finish("a", 1, tokens=4000, cached_tokens=cached)
+        assert ("a" in d.scheduler.policy._books["e0"].seated) is kept
+
+
+def test_where_programs_find_nothing_of_their_own_growth_may_pass_the_ceiling_too(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    for k in range(60):
+        roles(d, f"p{k}", 5, cached=2000)
+    for name in "abc":  # 3,700 tokens each with its output, of an engine of 9,700
+        d.arrive(name, tokens=3600)
+    assert all(d.sent(name) for name in "abc")
+    d.finish("a", tokens=3600)
+    d.arrive("a", 1, tokens=3800)
+    assert d.sent("a", 1), "not held: admitted past the ceiling, it goes on past it"
+
+
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:
     d = desk(foresight=Gaps())
     d.arrive("a", tokens=3000, prefix=(ev.Segment(7, 1000),))

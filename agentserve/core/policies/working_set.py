@@ -9,7 +9,8 @@ Reads: prompt and output tokens, shared prefixes, gap survival, steps left, tena
 How it decides
 - A fresh seat is given up to `admit` of an engine's KV, early starts and small needs first; the seated may grow to
   `ceiling`. The cliff beyond is one-sided (a little too much doubles completion times, a little too few costs
-  little), so nothing adaptive ever passes the ceiling.
+  little), so nothing adaptive ever passes the ceiling, but where next to no step finds what its program left, as in
+  pipelines of fixed roles: nothing is lost by it there, the engine's own queue keeps it full, and gaps hold no seat.
 - A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
   the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
   the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
@@ -44,6 +45,8 @@ MODELS_MAX = 1_000  # whose engines are remembered
 EXPECTED_MAX = 10_000  # programs that said when they will be back
 RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
 RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
+CARRY_WEIGHT = 0.05  # of the newest of these in the share that could find what their program had left
+CARRIES_FEW = 0.3  # below this share likewise
 
 
 class WorkingSet(Policy):
@@ -57,10 +60,11 @@ class WorkingSet(Policy):
         self._books: dict[EngineId, Book] = {}
         self._deadline: float | None = None
         self._step_s = 8.0  # mean seconds from one step of a program to its next
-        self._returning = (
-            1.0  # share of steps whose program had one before; at the start all are believed to return
-        )
+        # share of steps whose program had one before, and of these, of those that could find what it left: at the start
+        # all are believed to
+        self._returning = self._carrying = 1.0
         self._admit = self.params.admit  # of capacity, for fresh seats
+        self._ceiling = self.params.ceiling  # of capacity, for growth
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._certainty = Certainty()
@@ -105,6 +109,8 @@ class WorkingSet(Policy):
 
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
+        if finished and program.steps_done > 1:
+            self._carried(program)
         seat = program.own
         book = self._books.get(engine.id) if engine is not None else None
         if book is not None and book.measured != book.engine.kv_tokens:
@@ -186,14 +192,32 @@ class WorkingSet(Policy):
     def _returned(self, program: Program) -> None:
         """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted."""
         self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
-        few = max(1.0 - self._returning / RETURNS_FEW, 0.0)
+        self._loosen()
+
+    def _carried(self, program: Program) -> None:
+        """Nor where they return to other text than they left."""
+        self._carrying += CARRY_WEIGHT * (program.carries - self._carrying)
+        self._loosen()
+
+    def _loosen(self) -> None:
+        anew = max(1.0 - self._carrying / CARRIES_FEW, 0.0)
+        few = max(1.0 - self._returning / RETURNS_FEW, anew)
         self._admit = self.params.admit * (1.0 + self.params.loose * few)
+        self._ceiling = self.params.ceiling * (1.0 + self.params.loose * anew)
+
+    def _keeps_nothing(self, program: Program) -> bool:
+        """Its prompts each begin anew, as nearly all do here: it needs a seat while a step of it runs, and no longer.
+
+        Among programs that do return, it keeps its small seat rather than stand behind them before each step.
+        """
+        return self._carrying < CARRIES_FEW and not program.carries
 
     def _key(self, program: Program) -> float:
         """Smaller goes first. Static, so that a heap holds it: start, plus how much is left, by class and deadline."""
         left_s = self.board.foresight.steps_left(program) * self._step_s
         key = program.created_at + self.params.beta * left_s
-        key += self.params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
+        if not self._keeps_nothing(program):
+            key += self.params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
         key += self.params.class_step_s * (CLASS_RANK[program.priority] - 1)
         if program.deadline_at is not None:
             key = min(key, program.deadline_at - left_s)
@@ -229,6 +253,8 @@ class WorkingSet(Policy):
         No earlier: a seat that stands empty costs more than the wait that it saves (`lead_s_max` at 30 s made programs
         take 40% longer where all gaps were known).
         """
+        if not program.carries:
+            return  # there is nothing to restore for what comes next
         returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
         if returns_at is None or returns_at + self.params.announced_s < now:
             return
@@ -401,10 +427,10 @@ class WorkingSet(Policy):
 
     def _go_or_hold(self, step: Step, seat: Seat, now: float) -> None:
         book = seat.book
-        over = book.load - self.params.ceiling * book.capacity
+        over = book.load - self._ceiling * book.capacity
         if over > 0 and len(book.seated) > 1:
             self._make_room(book, step.program, over, now)
-            over = book.load - self.params.ceiling * book.capacity
+            over = book.load - self._ceiling * book.capacity
         if over <= 0 or len(book.seated) == 1 or not book.engine.steps:
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
             return
@@ -414,7 +440,7 @@ class WorkingSet(Policy):
 
     def _release_held(self, book: Book, now: float) -> None:
         """Held steps in order of rank, while the seats fit; if nothing runs, the worst holders lose their seats."""
-        ceiling = self.params.ceiling * book.capacity
+        ceiling = self._ceiling * book.capacity
         if book.load > ceiling and not book.engine.steps:
             first = min(book.held, key=self._rank).program
             for step in sorted(book.held, key=self._rank, reverse=True):
@@ -451,7 +477,7 @@ class WorkingSet(Policy):
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
         self._sweep(book, None, now)
-        over = book.load - self.params.ceiling * book.capacity
+        over = book.load - self._ceiling * book.capacity
         if over <= 0:
             return
         mine = self._seat_key(program)
@@ -459,7 +485,7 @@ class WorkingSet(Policy):
         for key, _, other in sorted(ranked, reverse=True):
             if key <= mine:
                 break
-            if book.load <= self.params.ceiling * book.capacity:
+            if book.load <= self._ceiling * book.capacity:
                 break
             self._let_go(other, book, now, "outranked")
 
@@ -470,6 +496,9 @@ class WorkingSet(Policy):
         seat.stale = True
         if not self.params.reserve_gaps:
             self._let_go(program, seat.book, now, "no_reserve")
+            return
+        if self._line and self._keeps_nothing(program):
+            self._let_go(program, seat.book, now, "nothing_kept")
             return
         self._keeper.begin(program, seat, now)
         wanted = bool(self._line)
