@@ -19,6 +19,9 @@ from agentserve.core.events import AnyEvent
 Json = dict[str, Any]
 
 
+RUNNING = "running/"  # how names in the archive begin of what says that something runs, and nothing else
+
+
 class Archive(Protocol):
     """Where stored responses and conversations are at rest, by tenant and id."""
 

@@ -123,7 +123,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         telemetry=telemetry,
         keys=keys,
     )
-    gateway.responses.kept.archive = store.archive
+    gateway.responses.archived_in(store.archive, whole=settings.store.responses_days > 0)
     gateway.summaries = Summaries(store.database)
     graphs = StepGraphs(program_idle_s=idle_s)
     for kept in store.recovered.graphs:

@@ -191,6 +191,7 @@ class Gateway:
         if not await self.monitor.ready(READY_S):
             log.warning("not every engine has answered yet; the gateway starts without them")
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
+        self.responses.start()
 
     def leave(self) -> None:
         """On the way out: take nothing new, and end the streams that would never end."""
@@ -217,6 +218,7 @@ class Gateway:
             self._housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._housekeeping
+        await self.responses.stop()
         await self.monitor.stop()
         await self.driver.stop()
         await self.engines.stop()

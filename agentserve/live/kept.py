@@ -120,8 +120,7 @@ class Kept:
         return found
 
     def forget(self, tenant: str, response_id: str) -> None:
-        """Delete it."""
-        self.response(tenant, response_id)
+        """Delete it, wherever it is."""
         self._drop((tenant, response_id))
         if self.archive is not None:
             self.archive.forget(tenant, response_id)
@@ -222,6 +221,8 @@ class Kept:
             if body is None:
                 break
             record = msgspec.json.decode(body)
+            if "kind" not in record:
+                break  # it only says that something runs
             chain.append((wanted, record))
             wanted = record["body"].get("previous_response_id") if record["kind"] == "response" else None
         for id_, record in reversed(chain):

@@ -18,16 +18,29 @@ from starlette.routing import Route
 
 from agentserve.errors import AgentServeError, BadRequest, NotFound, Overloaded
 from agentserve.live.auth import CALL
+from agentserve.live.background import Background, response_body
 from agentserve.live.keeptap import KeepTap
-from agentserve.live.kept import Conversation, Json, Kept, KeptResponse, items_of, new_id, with_id
+from agentserve.live.kept import (
+    UNFINISHED,
+    Conversation,
+    Json,
+    Kept,
+    KeptResponse,
+    items_of,
+    new_id,
+    with_id,
+)
 from agentserve.live.programs import mapping
 from agentserve.live.replies import json_body, json_response
+from agentserve.ports import Archive
 
 if TYPE_CHECKING:
     from agentserve.live.exchange import Exchange
     from agentserve.live.services import Services
 
 BACKGROUND_MAX = 1_000
+STOP_S = 5.0
+CUT_SHORT = "the gateway stopped before the response was finished; send the request again"
 PAGE_MAX = 100
 _encode = msgspec.json.encode
 
@@ -105,8 +118,27 @@ class Responses:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
+        self.background = Background()
         self._services: Services | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def archived_in(self, archive: Archive | None, *, whole: bool) -> None:
+        """Where things are at rest: that background responses run, and whole responses where they may be."""
+        self.background.archive = archive
+        self.kept.archive = archive if whole else None
+
+    def start(self) -> None:
+        """From now on."""
+        self.background.start()
+
+    async def stop(self) -> None:
+        """What still runs in the background is cut short, and that is said of it."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=STOP_S)
+        await self.background.stop()
 
     def thread(self, tenant: str, body: Json) -> Thread:
         """What a request hangs on."""
@@ -121,9 +153,16 @@ class Responses:
                 await self.kept.recall(tenant, wanted)
 
     async def _response(self, request: Request) -> KeptResponse:
+        """The response that a path names; of one that another gateway ran there may be no more than its state."""
         tenant, named = self._tenant(request), request.path_params["response"]
         await self.kept.recall(tenant, named)
-        return self.kept.response(tenant, named)
+        try:
+            return self.kept.response(tenant, named)
+        except NotFound:
+            told = await self.background.told(tenant, named)
+            if told is None:
+                raise
+            return KeptResponse(body=told, items=[], new_at=0, size=0)
 
     async def _conversation(self, request: Request) -> Conversation:
         tenant, named = self._tenant(request), request.path_params["conversation"]
@@ -132,7 +171,7 @@ class Responses:
 
     def in_background(self, x: Exchange, tenant: str, run: RunBackground) -> Json:
         """Begin a response whose client does not wait, and say how it can be asked for."""
-        if len(self._background) >= BACKGROUND_MAX:
+        if len(self._running) >= BACKGROUND_MAX:
             raise Overloaded("too many responses run in the background", retry_after_s=5.0)
         if x.body.get("store") is False:
             raise BadRequest("a background response has to be stored", field="store")
@@ -143,22 +182,16 @@ class Responses:
         thread = self.thread(tenant, x.body)
         body: Json = {
             "id": new_id("resp"),
-            "object": "response",
             "created_at": int(time.time()),
-            "status": "queued",
-            "background": True,
-            "error": None,
-            "incomplete_details": None,
             "instructions": x.body.get("instructions"),
             "metadata": x.body.get("metadata") or {},
             "model": x.body.get("model"),
-            "output": [],
             "parallel_tool_calls": x.body.get("parallel_tool_calls") is not False,
             "previous_response_id": thread.previous,
             "tool_choice": x.body.get("tool_choice") or "auto",
             "tools": x.body.get("tools") or [],
-            "usage": None,
         }
+        body = response_body(body, "queued")
         kept = self.kept.keep(tenant, body, thread.items, new_at=thread.new_at, size=len(x.raw))
         inner = {k: v for k, v in x.body.items() if k not in ("background", "stream")}
         inner["store"] = False
@@ -167,13 +200,15 @@ class Responses:
             self._ended(tenant, thread, kept.body, status, raw)
 
         kept.running = run(x, _encode(inner), ended)
-        self._background.add(kept.running)
-        kept.running.add_done_callback(self._background.discard)
+        self._running.add(kept.running)
+        kept.running.add_done_callback(self._running.discard)
+        self.background.began(tenant, body)
         kept.body["status"] = "in_progress"
         return {**body, "status": "queued"}
 
     def _ended(self, tenant: str, thread: Thread, body: Json, status: int, raw: bytes) -> None:
-        if body.get("status") == "cancelled":
+        if body["status"] == "cancelled":
+            self._keep_end(tenant, thread, body)
             return
         try:
             said = msgspec.json.decode(raw)
@@ -183,11 +218,23 @@ class Responses:
         if status == 200 and said.get("object") == "response":
             said["id"], said["background"] = body["id"], True
             thread.keep(said, len(raw))
+            self.background.over(tenant, body["id"], "completed")
             return
         error = said.get("error")
-        message = error.get("message") if isinstance(error, dict) else "the response was not finished"
+        message = error.get("message") if isinstance(error, dict) else CUT_SHORT
         body["status"] = "failed"
         body["error"] = {"code": "server_error", "message": message}
+        self._keep_end(tenant, thread, body)
+
+    def _keep_end(self, tenant: str, thread: Thread, body: Json) -> None:
+        """It has no reply; that it ended, and why, is kept like one."""
+        try:
+            size = self.kept.response(tenant, body["id"]).size
+        except NotFound:  # deleted meanwhile
+            self.background.forget(tenant, body["id"])
+            return
+        self.kept.keep(tenant, body, thread.items, new_at=thread.new_at, size=size)
+        self.background.over(tenant, body["id"], body["status"])
 
     # -- the API
 
@@ -222,9 +269,12 @@ class Responses:
 
     async def delete(self, request: Request) -> Response:
         """Forget a response."""
-        response_id = request.path_params["response"]
-        await self._response(request)
-        self.kept.forget(self._tenant(request), response_id)
+        tenant, response_id = self._tenant(request), request.path_params["response"]
+        found = await self._response(request)
+        if found.body["status"] in UNFINISHED:
+            _cut(found)
+        self.kept.forget(tenant, response_id)
+        self.background.forget(tenant, response_id)
         return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
@@ -234,9 +284,8 @@ class Responses:
             raise BadRequest(
                 "only background responses can be cancelled", remedy="close the connection instead"
             )
-        if kept.body["status"] in ("queued", "in_progress") and kept.running is not None:
-            kept.body["status"] = "cancelled"
-            kept.running.cancel()
+        if kept.body["status"] in UNFINISHED:
+            _cut(kept)
         return json_response(kept.body)
 
     async def input_items(self, request: Request) -> Response:
@@ -309,6 +358,13 @@ class Responses:
         conversation.items = left
         self.kept.changed(conversation)
         return json_response(conversation.view())
+
+
+def _cut(kept: KeptResponse) -> None:
+    if kept.running is None:
+        raise BadRequest("this response runs on another gateway", remedy="wait until it is finished")
+    kept.body["status"] = "cancelled"
+    kept.running.cancel()
 
 
 def _items_field(said: Any) -> list[Any]:

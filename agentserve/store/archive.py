@@ -1,8 +1,9 @@
 """Responses and conversations that clients refer to later, at rest: written behind, read when memory lacks them.
 
-Rule: off unless the operator says how long they may be kept (`store.responses_days`), since they hold prompts. Nobody
-waits for a write: what is to be written waits here, bounded in bytes, and the oldest is dropped and counted when the
-database is away for too long. A deletion is a deletion at rest too.
+Rule: they hold prompts, so the gateway hands them over only where the operator says how long they may be kept
+(`store.responses_days`), and where the operator does not say so any more they go. What only says that a background
+response runs is kept for a day all the same. Nobody waits for a write: what is to be written waits here, bounded in
+bytes, and the oldest is dropped and counted when the database is away for too long. A deletion is a deletion at rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentserve.config import StoreSettings
 from agentserve.errors import Overloaded, StoreError
+from agentserve.ports import RUNNING
 from agentserve.store import schema
 from agentserve.store.database import Database
 
@@ -35,6 +37,7 @@ STOP_S = 5.0
 SWEEP_EVERY_S = 60.0
 SWEEP_ROWS = 500
 DAY_S = 86_400.0
+RUNNING_DAYS = 1.0
 
 _table = schema.table(schema.StoredResponse)
 Key = tuple[str, str]  # tenant, id
@@ -103,7 +106,7 @@ class Archive:
         self._waiting[key] = body
 
     def _oldest(self) -> float:
-        return self._clock() - self._settings.responses_days * DAY_S
+        return self._clock() - (self._settings.responses_days or RUNNING_DAYS) * DAY_S
 
     # -- its life
 
@@ -176,6 +179,9 @@ class Archive:
         oldest = select(_table.c.tenant, _table.c.id, _table.c.size).order_by(_table.c.at).limit(SWEEP_ROWS)
         while await self._delete(oldest.where(_table.c.at < self._oldest()), None):
             pass
+        if self._settings.responses_days <= 0:  # what was kept while it was allowed
+            while await self._delete(oldest.where(_table.c.id.not_like(f"{RUNNING}%")), None):
+                pass
         limit = self._settings.responses_mb_max * 1_000_000
         while (excess := await self.used_bytes() - limit) > 0:
             await self._delete(oldest, excess)

@@ -40,7 +40,7 @@ class Store:
         self.away = (
             False  # opened without its database: that no key is known does not mean that there is none
         )
-        self.archive: Archive | None = None  # of stored responses, where they may be kept at rest
+        self.archive: Archive | None = None  # of stored responses; once it is open there is one
         self._snapshots: Snapshots | None = None
 
     @classmethod
@@ -74,9 +74,8 @@ class Store:
             log.critical("starting without the database, with no keys and nothing recovered: %s", error)
         journal.start()
         store.keys.start()
-        if settings.store.responses_days > 0:
-            store.archive = Archive(database, settings.store, clock=clock)
-            store.archive.start()
+        store.archive = Archive(database, settings.store, clock=clock)
+        store.archive.start()
         return store
 
     def snapshots(

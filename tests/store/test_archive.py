@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from agentserve.config import StoreSettings
 from agentserve.errors import NotFound, Overloaded
 from agentserve.live.kept import Kept
+from agentserve.ports import RUNNING
 from agentserve.store import archive as archive_module
 from agentserve.store import schema
 from agentserve.store.archive import RECORD_BYTES_MAX, WAITING_BYTES_MAX, Archive
@@ -171,8 +172,19 @@ async def test_a_record_that_changes_while_it_is_written_is_written_again(
     assert await Archive(database, settings(url)).load("t", "conv") == b"199"
 
 
-def test_without_leave_nothing_is_archived(sqlite_url: str) -> None:
-    assert StoreSettings(url=sqlite_url).responses_days == 0
-    kept = Kept()
-    kept.keep("t", body(1), ["a"], new_at=0, size=1)
-    assert not kept.lacks("t", "resp_9"), "nobody is asked"
+async def test_without_leave_what_was_kept_goes_and_only_what_runs_is_written(
+    database: Database, url: str
+) -> None:
+    allowed = Archive(database, settings(url))
+    allowed.keep("t", "resp_1", b"a prompt")
+    allowed.start()
+    await allowed.stop()
+    assert StoreSettings(url=url).responses_days == 0
+    archive = Archive(database, StoreSettings(url=url))
+    archive.keep("t", RUNNING + "resp_2", b"it runs")
+    archive.start()
+    await written(archive)
+    await archive.sweep()
+    await archive.stop()
+    assert await rows(database) == 1
+    assert await archive.load("t", RUNNING + "resp_2") == b"it runs"
