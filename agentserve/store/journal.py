@@ -217,6 +217,7 @@ class WriteBehind:
             while True:
                 began_at = time.monotonic()
                 told, records = self._take()
+                all_taken = not (self._detail or self._records)
                 if told or records:
                     number += 1
                     dropped, self._dropped = self._dropped, 0
@@ -231,9 +232,11 @@ class WriteBehind:
                     for record in records:
                         self.written[record.kind] += 1
                     self._taken = 0
-                if not (self._detail or self._records or self._latest):
+                if (
+                    all_taken
+                ):  # what has come meanwhile is younger, and there is no end of it while agents work
                     self._clear_at = began_at
-                    if self._stopping_at is not None:
+                    if self._stopping_at is not None and not (self._detail or self._records or self._latest):
                         return
                     await sweeper.tick()
                     self.size_bytes = sweeper.size_bytes

@@ -1,10 +1,12 @@
-"""A process that journals a thousand steps a second until it is killed; it prints what it has said so far."""
+"""A process that journals a thousand steps a second until it is killed; it prints how many of them the journal says are
+written."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
+from collections import deque
 
 from agentserve.config import StoreSettings
 from agentserve.core import events as ev
@@ -20,13 +22,18 @@ async def main(url: str) -> None:
     print("ready", flush=True)
     began = time.monotonic()
     number = 0
+    said = deque([(began, 0)])  # when how many had been said
     while True:
         while number < (time.monotonic() - began) * 1000:
             journal.event(ev.StepStarted(step=str(number)), AT + number, [])
             journal.step(step_row(str(number), "acme/p", AT + number))
             journal.fact("chain", {"program": "acme/p", "body": str(number).encode(), "at": AT})
             number += 1
-        print(number, flush=True)
+        said.append((time.monotonic(), number))
+        written_at = time.monotonic() - journal.lag_s
+        while len(said) > 1 and said[1][0] <= written_at:
+            said.popleft()
+        print(said[0][1], flush=True)
         await asyncio.sleep(0.02)
 
 

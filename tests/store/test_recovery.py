@@ -166,7 +166,7 @@ async def test_a_gateway_starts_while_its_database_is_away() -> None:
 
 
 async def run_until_killed(url: str, seconds: float) -> list[int]:
-    """A gateway's journal in a process of its own, killed without warning; the numbers that it had said."""
+    """A gateway's journal in a process of its own, killed without warning; the numbers that it said were written."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / "journalling.py"),
@@ -183,15 +183,15 @@ async def run_until_killed(url: str, seconds: float) -> list[int]:
     return [int(line) for line in said.split()[:-1] or [b"0"]]
 
 
-async def test_after_kill_9_no_acknowledged_batch_is_missing_and_at_most_a_second_is_lost(
+async def test_after_kill_9_nothing_is_missing_that_was_said_to_be_written(
     url: str, database: Database
 ) -> None:
-    said = await run_until_killed(url, 1.5)
+    written = await run_until_killed(url, 1.5)
     pieces = await journal_of(database)
     assert [piece.number for piece in pieces] == list(range(1, len(pieces) + 1))
     numbers = [int(event.step) for piece in pieces for event, _, _ in piece.told]  # type: ignore[union-attr]
     assert numbers == list(range(len(numbers)))  # nothing in between is missing
-    assert len(numbers) >= said[-1] - 1000  # a thousand a second are said
+    assert len(numbers) >= written[-1] > 0
     steps = await queries.steps(database, "acme/p", limit=10_000)
     assert len(steps) == len(numbers)
     program: Any = await queries.program(database, "acme/p")
