@@ -154,7 +154,7 @@ class StoredKeys:
         self._database = database
         self._refresh_s = refresh_s
         self._by_id: dict[str, StoredKey] = {}
-        self._stamp: tuple[int, float] | None = None
+        self._stamp: tuple[int, int] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
@@ -174,8 +174,9 @@ class StoredKeys:
     async def refresh(self) -> bool:
         """Read the keys again if any changed; whether they had."""
         async with self._database.reading() as connection:
-            row = (await connection.execute(select(func.count(), func.max(_keys.c.changed_at)))).one()
-            stamp = (int(row[0]), float(row[1] or 0.0))
+            # keys are made and revoked, nothing else; times would not do, for a clock may be put back
+            row = (await connection.execute(select(func.count(), func.count(_keys.c.revoked_at)))).one()
+            stamp = (int(row[0]), int(row[1]))
             if stamp == self._stamp:
                 return False
             rows = await connection.execute(select(_keys).limit(KEYS_MAX))
