@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def gateway_process(folder: Path, *arguments: str) -> Iterator[Gateway]:
-    port = free_port()
+    port = int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else free_port()
     command = [sys.executable, "-m", "agentserve.cli", "up", "--port", str(port), *arguments]
     env = {k: v for k, v in os.environ.items() if not k.startswith("AGENTSERVE_")}
     log = (folder / "gateway.log").open("w")

@@ -64,6 +64,20 @@ def test_a_program_s_page_shows_its_steps_its_outlook_and_the_reasons(
     expect(story).to_contain_text("Dispatch")
     expect(story).to_contain_text("seated")
     expect(page.locator("#program-lane .lane .tools").first).to_be_attached()
+    look(watched, "program")
+
+
+def test_a_program_that_ends_while_its_page_is_open_is_said_to_have_ended(
+    gateway: Gateway, watched: Watched
+) -> None:
+    gateway.step("short-lived", tool=False)
+    page = watched.open("#/program/default%2Fshort-lived")
+    expect(page.locator("#steps tr")).to_have_count(1)
+    httpx.delete(f"{gateway.url}/v1/programs/short-lived").raise_for_status()
+    expect(page.locator("#program-facts")).to_contain_text("not live any more")
+    expect(page.locator("#steps tr")).to_have_count(1)
+    expect(page.locator("#story")).to_contain_text("ProgramEnded")
+    watched.troubles.clear()  # it asked for a program that is not there any more, and the browser says so
 
 
 def test_pins_are_shown_with_their_reason(browser: Browser, tmp_path: Path) -> None:
@@ -139,6 +153,20 @@ def test_the_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(
     page.wait_for_timeout(200)
     assert page.evaluate("window.hurt") is None
     watched.troubles.clear()  # the browser says that it refused
+
+
+def test_an_open_page_comes_back_by_itself_when_its_gateway_does(browser: Browser, tmp_path: Path) -> None:
+    page = browser.new_page()
+    with gateway_process(tmp_path) as before:
+        before.step("early", tool=False)
+        page.goto(f"{before.url}/console/")
+        expect(page.get_by_role("link", name="early")).to_be_visible()
+    expect(page.locator("#live")).not_to_have_text("live")
+    with gateway_process(tmp_path, "--port", before.url.rpartition(":")[2]) as after:
+        expect(page.locator("#live")).to_have_text("live")
+        after.step("late", tool=False)
+        expect(page.get_by_role("link", name="late")).to_be_visible()
+    page.close()
 
 
 def test_names_that_clients_choose_are_text_and_never_markup(gateway: Gateway, watched: Watched) -> None:
