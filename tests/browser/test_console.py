@@ -65,6 +65,7 @@ def test_a_program_s_page_shows_its_steps_its_outlook_and_the_reasons(
     expect(story).to_contain_text("seated")
     expect(page.locator("#program-lane .lane .tools").first).to_be_attached()
     look(watched, "program")
+    assert story.get_by_text("StepArrived", exact=True).count() == 2, "each is told once"
 
 
 def test_a_program_that_ends_while_its_page_is_open_is_said_to_have_ended(

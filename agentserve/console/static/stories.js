@@ -77,11 +77,22 @@ function tell(program, entry) {
   keep(stories, program, story);
 }
 
+/** Is this told already? The stream begins with what came a while before, which a story that was recalled holds too. */
+function known({ at, event }, program) {
+  const story = stories.get(program) || [];
+  for (let i = story.length - 1; i >= 0 && story[i].at >= at; i -= 1) {
+    const old = story[i].event;
+    if (old && story[i].at === at && old.type === event.type && old.step === event.step) return true;
+  }
+  return false;
+}
+
 /** One message of the stream, or one entry of a program's story as the gateway remembers it. */
 export function note(message, each = () => {}) {
   const { at, now, event, decisions } = message;
   if (message.serial) serial = message.serial;
   const program = message.program || event.program || owners.get(event.step);
+  if (program && message.serial && known(message, program)) return;
   if (event.type === "EngineLost") engineLost(event.engine, at);
   if (event.type === "StepArrived") {
     keep(owners, event.step, program);
