@@ -24,7 +24,7 @@ from agentserve.live.passage import header_name, header_value, is_stream
 from agentserve.live.relay import parse_body
 from agentserve.live.serve import BACKLOG, settle_interpreter
 from agentserve.live.server import limited
-from agentserve.live.upstream import Deadlines
+from agentserve.live.upstream import Deadlines, Upstream
 from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.live.wire import PATHS, CallReader, ReplyReader, split_path
 
@@ -34,8 +34,8 @@ DEADLINES = Deadlines(connect_s=5.0, first_byte_s=60.0, idle_s=60.0, overall_s=6
 class Bare:
     """The application."""
 
-    def __init__(self, url: str, *, reads: bool) -> None:
-        self._upstream = LeanUpstream(url)
+    def __init__(self, upstream: Upstream, *, reads: bool) -> None:
+        self._upstream = upstream
         self._reader = CallReader() if reads else None
         self._resolver = Resolver()
 
@@ -76,8 +76,8 @@ async def serve(port: int, url: str, *, reads: bool) -> None:
     """Until a signal says to stop."""
     speaks = limited(header_bytes_max=1 << 16, body_bytes_max=1 << 25, bodies_bytes_max=1 << 30)
     config = uvicorn.Config(
-        Bare(url, reads=reads), port=port, http=speaks, ws="none", lifespan="off", log_config=None, backlog=BACKLOG,
-        access_log=False, server_header=False, proxy_headers=False,
+        Bare(LeanUpstream(url), reads=reads), port=port, http=speaks, ws="none", lifespan="off", log_config=None,
+        backlog=BACKLOG, access_log=False, server_header=False, proxy_headers=False,
     )  # fmt: skip
     settle_interpreter()
     await uvicorn.Server(config).serve()

@@ -5,7 +5,8 @@
 Everything stands as `agentserve up` wires it (identity, scheduler, journal on SQLite, metrics, traces at 1%), the
 server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
 µs of CPU of the loop's thread for each call, and of the whole process; the least of the rounds counts, since whatever
-else runs on the machine can only add to it.
+else runs on the machine can only add to it. `bare` and `reading` are the floors: the same protocols with nothing of
+ours between them, and with no more than the reading that recognition needs.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from agentserve.live.serve import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
 from agentserve.live.upstream import Deadlines
 from agentserve.live.upstream.lean import Connection, LeanUpstream
+from tests.bench.relay.bare import Bare
 
 CONNECTIONS = 32
 EVENTS = 200
@@ -278,7 +280,8 @@ def request_of(case: str, index: int) -> bytes:
     ).encode() + body
 
 
-CASES = ("named", "content", "stream")
+FLOORS = ("bare", "reading")  # the same calls as "named", through `bare`
+CASES = ("named", "content", "stream", *FLOORS)
 
 
 @contextlib.asynccontextmanager
@@ -310,13 +313,15 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="agentserve-percall-") as name:
         async with gateway(Path(name)) as served:
             speaks = limited(header_bytes_max=65536, body_bytes_max=1 << 25, bodies_bytes_max=1 << 30)
-            config = Config(served, log_config=None, proxy_headers=False)
-            config.load()
             state = ServerState()
             load = Load(loop)
             ends: dict[str, list[ClientEnd]] = {}
             for case in args.case or CASES:
                 ends[case] = []
+                upstream = MemoryUpstream("http://127.0.0.1:9")
+                app = Bare(upstream, reads=case == "reading") if case in FLOORS else served
+                config = Config(app, log_config=None, proxy_headers=False)
+                config.load()
                 for index in range(CONNECTIONS):
                     end = ClientEnd(index, request_of(case, index), load)
                     end.protocol = speaks(config, state, {}, loop)
@@ -326,7 +331,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             settle_interpreter()
             for _ in range(args.rounds):
                 for case, clients in ends.items():
-                    calls = args.calls // 10 if case == "stream" else args.calls
+                    calls = max(args.calls // 10 if case == "stream" else args.calls, CONNECTIONS)
                     thread_s, process_s = time.thread_time(), time.process_time()
                     await load.run(clients, calls)
                     us = (time.thread_time() - thread_s) / calls * 1e6
