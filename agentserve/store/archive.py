@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, bindparam, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentserve.config import StoreSettings
@@ -40,6 +40,8 @@ DAY_S = 86_400.0
 RUNNING_DAYS = 1.0
 
 _table = schema.table(schema.StoredResponse)
+_FORGET = delete(_table).where(_table.c.tenant == bindparam("its_tenant"), _table.c.id == bindparam("its_id"))
+_SWEEP = _FORGET.where(_table.c.at == bindparam("its_at"))  # and not when it was written anew meanwhile
 Key = tuple[str, str]  # tenant, id
 
 
@@ -157,7 +159,7 @@ class Archive:
             for key, body in batch
             if body is not None
         ]
-        gone = [key for key, body in batch if body is None]
+        gone = [{"its_tenant": key[0], "its_id": key[1]} for key, body in batch if body is None]
         insert = self._database.insert(_table)
         new = {name: insert.excluded[name] for name in ("at", "size", "body")}
         async with self._database.begin() as connection:
@@ -165,10 +167,8 @@ class Archive:
                 await connection.execute(
                     insert.on_conflict_do_update(index_elements=["tenant", "id"], set_=new), rows
                 )
-            for tenant, record in gone:
-                await connection.execute(
-                    delete(_table).where(_table.c.tenant == tenant, _table.c.id == record)
-                )
+            if gone:
+                await connection.execute(_FORGET, gone)
         for key, body in batch:
             if key in self._waiting and self._waiting[key] is body:  # else it changed meanwhile
                 del self._waiting[key]
@@ -176,7 +176,8 @@ class Archive:
 
     async def sweep(self) -> None:
         """Let go of what is too old, then of the oldest while all of it is too much; a short transaction at a time."""
-        oldest = select(_table.c.tenant, _table.c.id, _table.c.size).order_by(_table.c.at).limit(SWEEP_ROWS)
+        columns = (_table.c.tenant, _table.c.id, _table.c.at, _table.c.size)
+        oldest = select(*columns).order_by(_table.c.at).limit(SWEEP_ROWS)
         while await self._delete(oldest.where(_table.c.at < self._oldest()), None):
             pass
         if self._settings.responses_days <= 0:  # what was kept while it was allowed
@@ -193,15 +194,20 @@ class Archive:
             return int(await connection.scalar(select(func.sum(_table.c.size))) or 0)
 
     async def _delete(self, chosen: Select[Any], size: int | None) -> int:
-        """The chosen rows, or the first of them until so many bytes are gone; how many."""
-        async with self._database.begin() as connection:
-            gone = 0
-            for tenant, record, bytes_ in (await connection.execute(chosen)).all():
-                if size is not None and size <= 0:
-                    break
-                size = None if size is None else size - bytes_
-                gone += 1
-                await connection.execute(
-                    delete(_table).where(_table.c.tenant == tenant, _table.c.id == record)
-                )
-        return gone
+        """The chosen rows, or the first of them until so many bytes are gone; how many.
+
+        They are looked for before the lock is taken, which the journal may be waiting for: each step of a transaction
+        is a turn of a loop that may be busy.
+        """
+        async with self._database.reading() as connection:
+            found = (await connection.execute(chosen)).all()
+        gone = []
+        for tenant, record, at, bytes_ in found:
+            if size is not None and size <= 0:
+                break
+            size = None if size is None else size - bytes_
+            gone.append({"its_tenant": tenant, "its_id": record, "its_at": at})
+        if gone:
+            async with self._database.begin() as connection:
+                await connection.execute(_SWEEP, gone)
+        return len(gone)

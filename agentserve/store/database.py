@@ -141,7 +141,7 @@ def normalised(url: str) -> URL:
 
 # What a driver says, and what to do about it; the first that is found in the message counts.
 _REMEDIES = (
-    ("database is locked", "another process keeps the file locked: end it, or give each gateway its own file"),
+    ("database is locked", "somebody keeps the file locked: another process? give each gateway its own file"),
     ("database or disk is full", "make room on the disk"),
     ("No space left", "make room on the database's disk"),
     ("readonly database", "make the file and its folder writable for the gateway's user"),

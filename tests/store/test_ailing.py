@@ -72,7 +72,7 @@ async def test_a_file_that_somebody_locks_makes_the_batch_wait_and_not_its_rows_
     with pytest.raises(DBAPIError) as caught:
         await Writer(database, "w").write_apart(three_steps(), 1, 0, AT)
     assert not blames_rows(caught.value)
-    assert "another process keeps the file locked" in str(store_error(caught.value, "x"))
+    assert "somebody keeps the file locked" in str(store_error(caught.value, "x"))
     other.execute("ROLLBACK")
     other.close()
     assert await Writer(database, "w").write_apart(three_steps(), 1, 0, AT) == {}

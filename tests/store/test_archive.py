@@ -141,6 +141,13 @@ async def test_the_old_and_then_the_oldest_of_too_many_go(database: Database, ur
     await archive.stop()
 
 
+async def test_a_sweep_that_finds_nothing_asks_for_no_lock(database: Database, url: str) -> None:
+    archive, other = Archive(database, settings(url)), Database(url)
+    async with other.writing(), asyncio.timeout(PATIENCE_S):  # as the journal does when it is at work
+        await archive.sweep()
+    await other.close()
+
+
 async def test_nobody_waits_for_a_database_that_is_away_and_what_waits_is_bounded() -> None:
     nowhere = "postgresql://nobody@127.0.0.1:1/none"
     database = Database(nowhere)
