@@ -8,7 +8,8 @@ seconds of the engine's time. Both are proportional to the tokens, so the size c
 
     return_rate(elapsed) x (time to fill the whole KV anew) >= price
 
-and the pin's end is where that fails first. The price is zero while nobody waits, so a TTL is asked for only then.
+but for attention: the KV is filled more slowly by few long contexts than by many short ones, so long ones are kept
+longer. The pin's end is where that fails first. The price is zero while nobody waits, so a TTL is asked for only then.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class WorkingSetParams:
     gamma: float = (
         50.0  # seconds of rank per thousand tokens of a seat: small ones first fill the memory better
     )
-    mu: float = 0.5  # price of memory, as a share of the engine's own fill rate
+    mu: float = 0.7  # price of memory, as a share of the engine's own fill rate
     sweep_s: float = 0.5
     touch_s: float = 2.0  # 0: never
     touch_from: float = 0.8  # of capacity seated
@@ -138,7 +138,7 @@ class Keeper:
             return
         found = step.expected_cached if step.cached_tokens is None else step.cached_tokens
         spared = max(min(found, seat.bet.tokens), 0)
-        saved_s = seat.book.engine.prefill_s(spared)
+        saved_s = seat.book.engine.restore_s(spared)
         self.accounts.settle(
             program.tenant, program.workflow, seat.bet, until=step.arrived_at, saved_s=saved_s
         )
@@ -204,7 +204,8 @@ class Keeper:
         gap = self.board.gap(program)
         if gap is None:
             return longest_s
-        fill_s = capacity / (engine.prefill_tokens_per_s * engine.speed)
+        context = max(program.context_tokens, 1)
+        fill_s = engine.restore_s(context) * capacity / context
         return ttl_s(gap, fill_s=fill_s, price=self.params.mu, longest_s=longest_s)
 
     def _bet(
@@ -218,7 +219,7 @@ class Keeper:
                 gap,
                 kept_s=seat.until - since,
                 elapsed=now - since,
-                spared_s=seat.book.engine.prefill_s(tokens),
+                spared_s=seat.book.engine.restore_s(tokens),
                 rent=price * tokens / capacity,
             )
         return Bet(made_at=now, tokens=tokens, price=price, capacity=capacity, expected_s=expected_s)

@@ -271,7 +271,7 @@ class WorkingSet(Policy):
     def _restore_s(self, program: Program) -> float:
         """How long an engine would take to prefill its context."""
         engines = self.board.fleet.usable(program.model)
-        return min((e.prefill_s(program.context_tokens) for e in engines), default=0.0)
+        return min((e.restore_s(program.context_tokens) for e in engines), default=0.0)
 
     def _foretold(self, program: Program) -> float | None:
         """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
