@@ -2,7 +2,7 @@
 
     python -m tests.telemetry.langgraph_trace
 
-LangGraph comes from the environment that `tests.frameworks.run` makes for it. The tree in
+LangGraph comes from an environment that `tests.frameworks` makes for it. The tree in
 `agentserve/telemetry/README.md` is what this printed.
 """
 
@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.frameworks.run import QUIET, ROOT, environment
+from tests.frameworks import environments
+from tests.frameworks.environments import QUIET, ROOT
 from tests.scenarios import stage
 from tests.telemetry.collector import Collector, Seen
 from tests.telemetry.tree import tree
@@ -42,8 +43,9 @@ async def traced(folder: Path, python: Path) -> list[Seen]:
 
 def main() -> int:
     """Print the tree."""
+    python = environments.interpreter("langgraph") or environments.own("langgraph")
     with tempfile.TemporaryDirectory() as folder:
-        spans = asyncio.run(traced(Path(folder), environment("langgraph")))
+        spans = asyncio.run(traced(Path(folder), python))
     print(tree(spans))
     return 0
 
