@@ -7,7 +7,7 @@ Queries are plain PromQL; the variables `$datasource`, `$tenant`, `$workflow` an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.cog.builder import Builder
@@ -26,9 +26,12 @@ with warnings.catch_warnings():
 
 GREEN, AMBER, RED, BLUE = "green", "orange", "red", "blue"
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
-# Of the 24 columns; half a screen, a third, a sixth
-HALF, THIRD, SIXTH = 12, 8, 4
+# Of the 24 columns; half a screen, a third, a quarter, a sixth
+HALF, THIRD, QUARTER, SIXTH = 12, 8, 6, 4
 TALL, SHORT = 8, 4
+
+# What Grafana writes after a figure, where its own list has nothing better: a factor, and seconds of every second.
+TIMES, BUSY = "suffix:×", "suffix:s/s"
 
 Panel = Builder[model.Panel]
 
@@ -69,6 +72,21 @@ class Board:
 def q(expr: str, legend: str = "", *, exemplars: bool = False) -> Query:
     """A query, its white space levelled so that it may be written over several lines."""
     return Query(expr=" ".join(expr.split()), legend=legend, exemplars=exemplars)
+
+
+def counted(noun: str) -> str:
+    """The unit of so many of them, thousands as K."""
+    return f"count:{noun}"
+
+
+def each_second(noun: str) -> str:
+    """The unit of so many of them a second."""
+    return f"count:{noun}/s"
+
+
+def or_none(expr: str, label: str) -> str:
+    """The expression, and only where it finds nothing a line at 0 that is called `none`."""
+    return f'{expr} or on() label_replace(vector(0), "{label}", "none", "", "")'
 
 
 def quantiles(
@@ -142,8 +160,9 @@ def number(
     span: int = SIXTH,
     steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
     decimals: int | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Panel:
-    """One figure over the time that is looked at. `steps` colours it from each value on."""
+    """One figure over the time that is looked at. `steps` colours it, `said` puts words for values."""
     panel = (
         stat.Panel()
         .title(title)
@@ -159,6 +178,9 @@ def number(
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(_target(query, 0).instant())
     )
+    if said is not None:
+        words = {value: model.ValueMappingResult(text=word) for value, word in said.items()}
+        panel = panel.mappings([model.ValueMap(options=words)])
     return panel if decimals is None else panel.decimals(decimals)
 
 

@@ -1,6 +1,6 @@
 """Engines: what each does, as it says itself and as the proxy sees it."""
 
-from dashboards.panels import THIRD, Board, Row, lines, q, where
+from dashboards.panels import BUSY, THIRD, Board, Row, counted, each_second, lines, or_none, q, where
 
 _OF = where("engine")
 
@@ -27,17 +27,16 @@ BOARD = Board(
                 ),
                 lines(
                     "Losses",
-                    q(f"sum by (engine) (increase(agentserve_engine_losses_total{{{_OF}}}[$__rate_interval])) "
-                      "or vector(0)", "{{engine}}"),
+                    q(or_none(f"sum by (engine) (increase(agentserve_engine_losses_total{{{_OF}}}[$__rate_interval]))",
+                              "engine"), "{{engine}}"),
                     what="Each time its KV and the steps under way there are gone.",
                     span=THIRD,
                 ),
                 lines(
                     "Steps sent again elsewhere",
-                    q(f"sum by (engine) (rate(agentserve_retries_total{{{_OF}}}[$__rate_interval])) or vector(0)",
-                      "{{engine}}"),
+                    q(or_none(_rate("agentserve_retries_total"), "engine"), "{{engine}}"),
                     what="By the engine that failed them, before their first byte.",
-                    unit="ops",
+                    unit=each_second("steps"),
                     span=THIRD,
                 ),
             ],
@@ -60,19 +59,22 @@ BOARD = Board(
                     "Prompt tokens computed",
                     q(f"{_rate('agentserve_prompt_tokens_total')} - ({_rate('agentserve_cached_tokens_total')} "
                       f"or 0 * {_rate('agentserve_prompt_tokens_total')})", "{{engine}}"),
-                    what="Tokens a second that were not in its cache.",
+                    what="Prompt tokens that were not in its cache: its prefill work.",
+                    unit=each_second("tokens"),
                     span=THIRD,
                 ),
                 lines(
                     "Prompt tokens from cache",
                     q(_rate("agentserve_cached_tokens_total"), "{{engine}}"),
-                    what="Tokens a second.",
+                    what="Prompt tokens that it did not have to compute.",
+                    unit=each_second("tokens"),
                     span=THIRD,
                 ),
                 lines(
                     "Output tokens",
                     q(_rate("agentserve_output_tokens_total"), "{{engine}}"),
-                    what="Tokens a second.",
+                    what="What it decoded; falls when steps interrupt each other's decoding, or none run.",
+                    unit=each_second("tokens"),
                     span=THIRD,
                 ),
             ],
@@ -92,14 +94,15 @@ BOARD = Board(
                     "KV seated",
                     q(f"max by (engine) (agentserve_seated_tokens{{{_OF}}})", "{{engine}} seated"),
                     q(f"max by (engine) (agentserve_engine_kv_tokens{{{_OF}}})", "{{engine}} capacity"),
-                    what="Tokens: the whole contexts of programs that have a seat here, against what fits.",
+                    what="The whole contexts of programs that have a seat here, against what fits.",
+                    unit=counted("tokens"),
                     span=THIRD,
                 ),
                 lines(
                     "Prefill spared by its cache",
-                    q(f"{_rate('agentserve_saved_prefill_seconds_total')} or vector(0)", "{{engine}}"),
+                    q(or_none(_rate("agentserve_saved_prefill_seconds_total"), "engine"), "{{engine}}"),
                     what="Seconds for each second, at its measured prefill speed.",
-                    unit="s",
+                    unit=BUSY,
                     span=THIRD,
                 ),
             ],

@@ -1,6 +1,6 @@
 """Fairness and tenants: who got what, who waited, and how far apart that is from what they are owed."""
 
-from dashboards.panels import THIRD, Board, Row, bars, lines, q, quantiles, where
+from dashboards.panels import THIRD, Board, Row, bars, counted, each_second, lines, q, quantiles, where
 
 _OF = where("tenant")
 
@@ -17,33 +17,37 @@ BOARD = Board(
                     "Weighted service, by tenant",
                     q(f"sum by (tenant) (deriv(agentserve_tenant_service_token_seconds{{{_OF}}}[$__rate_interval]))",
                       "{{tenant}}"),
-                    what="KV token-seconds over weight, for each second. Among tenants that wait these lines "
-                         "should meet; one that does not wait may be anywhere below.",
+                    what="KV tokens held over weight (token-seconds for each second). Among tenants that wait "
+                         "these lines should meet; one that does not wait may be anywhere below.",
+                    unit=counted("tokens"),
                 ),
                 lines(
                     "Largest gap between tenants that waited together",
                     q("max(agentserve_fairness_gap_token_seconds)", "gap"),
                     what="In weighted KV token-seconds, the largest since the gateway started. It may step up; it "
                          "must not climb.",
+                    unit=counted("token-seconds"),
                 ),
                 bars(
                     "Weighted service so far",
                     q(f"sum by (tenant) (agentserve_tenant_service_token_seconds{{{_OF}}})", "{{tenant}}"),
                     what="The accounts. A tenant that was away is lifted to the least of those that waited.",
+                    unit=counted("token-seconds"),
                     span=THIRD,
                 ),
                 lines(
                     "Memory held in gaps",
                     q(f"sum by (tenant) (rate(agentserve_pin_token_seconds_total{{{_OF}}}[$__rate_interval]))",
                       "{{tenant}}"),
-                    what="Token-seconds of kept gaps for each second, charged to the tenant when they end.",
+                    what="KV tokens of kept gaps (token-seconds for each second), charged to the tenant when they end.",
+                    unit=counted("tokens"),
                     span=THIRD,
                 ),
                 lines(
                     "Steps",
                     q(f"sum by (tenant) (rate(agentserve_steps_total{{{_OF}}}[$__rate_interval]))", "{{tenant}}"),
-                    what="LLM calls a second.",
-                    unit="reqps",
+                    what="LLM calls, by the tenant that made them.",
+                    unit=each_second("steps"),
                     span=THIRD,
                 ),
             ],
@@ -69,8 +73,8 @@ BOARD = Board(
                     "Programs over",
                     q(f"sum by (tenant, reason) (rate(agentserve_programs_total{{{_OF}}}[$__rate_interval]))",
                       "{{tenant}}: {{reason}}"),
-                    what="Agent runs that ended, a second.",
-                    unit="ops",
+                    what="Agent runs that ended, and how.",
+                    unit=each_second("programs"),
                     span=THIRD,
                 ),
             ],
@@ -84,14 +88,16 @@ BOARD = Board(
                       f"- (sum by (tenant) (rate(agentserve_cached_tokens_total{{{_OF}}}[$__rate_interval])) "
                       f"or 0 * sum by (tenant) (rate(agentserve_prompt_tokens_total{{{_OF}}}[$__rate_interval])))",
                       "{{tenant}}"),
-                    what="Tokens a second that were not in a cache: what a tenant's prompts cost the engines.",
+                    what="Prompt tokens that were not in a cache: what a tenant's prompts cost the engines.",
+                    unit=each_second("tokens"),
                     span=THIRD,
                 ),
                 lines(
                     "Output tokens",
                     q(f"sum by (tenant) (rate(agentserve_output_tokens_total{{{_OF}}}[$__rate_interval]))",
                       "{{tenant}}"),
-                    what="Tokens a second.",
+                    what="What engines decoded for each tenant.",
+                    unit=each_second("tokens"),
                     span=THIRD,
                 ),
                 lines(

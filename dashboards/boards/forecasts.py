@@ -1,6 +1,6 @@
 """Forecasts: can the scheduler's expectations be believed, and were they acted on well?"""
 
-from dashboards.panels import THIRD, Board, Row, heat, lines, q, quantiles
+from dashboards.panels import THIRD, TIMES, Board, Row, counted, heat, lines, q, quantiles
 
 BOARD = Board(
     uid="agentserve-forecasts",
@@ -31,6 +31,7 @@ BOARD = Board(
                     "Error of the median",
                     q("avg by (forecast) (exp(agentserve_forecast_ln_error))", "{{forecast}}"),
                     what="By which factor the median is off, up or down, on average.",
+                    unit=TIMES,
                     span=THIRD,
                 ),
                 lines(
@@ -50,6 +51,7 @@ BOARD = Board(
                     q("sum(rate(agentserve_output_tokens_total[$__rate_interval])) "
                       '/ sum(rate(agentserve_steps_total{outcome="finished"}[$__rate_interval]))', "tokens"),
                     what="What the output forecast has to foresee.",
+                    unit=counted("tokens"),
                     span=THIRD,
                 ),
             ],

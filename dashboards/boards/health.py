@@ -1,6 +1,22 @@
 """Gateway health: does the proxy itself hold, and is anything lost?"""
 
-from dashboards.panels import AMBER, GREEN, RED, SIXTH, THIRD, Board, Row, heat, lines, number, q, quantiles
+from dashboards.panels import (
+    AMBER,
+    GREEN,
+    RED,
+    SIXTH,
+    THIRD,
+    Board,
+    Row,
+    counted,
+    each_second,
+    heat,
+    lines,
+    number,
+    or_none,
+    q,
+    quantiles,
+)
 
 _BAD_FROM_1 = ((None, GREEN), (1, RED))
 
@@ -15,13 +31,15 @@ BOARD = Board(
                 number(
                     "Scheduler",
                     q("min(agentserve_scheduler_healthy)"),
-                    what="0 once it failed: steps are placed plainly from then on, and requests flow.",
+                    what="Once it failed, steps are placed plainly from then on, and requests flow.",
+                    said={"0": "failed", "1": "well"},
                     steps=((None, RED), (1, GREEN)),
                 ),
                 number(
                     "Store",
                     q("min(agentserve_store_up)"),
-                    what="0 while the database does not answer: rows wait in memory, requests flow.",
+                    what="While the database does not answer, rows wait in memory, and requests flow.",
+                    said={"0": "away", "1": "well"},
                     steps=((None, AMBER), (1, GREEN)),
                 ),
                 number(
@@ -67,24 +85,24 @@ BOARD = Board(
                 ),
                 lines(
                     "Answers with an error of ours",
-                    q("sum by (status, reason) (rate(agentserve_refusals_total[$__rate_interval])) or vector(0)",
+                    q(or_none("sum by (status, reason) (rate(agentserve_refusals_total[$__rate_interval]))", "status"),
                       "{{status}} {{reason}}"),
                     what="429 and 503 are back-pressure; 5xx beside them are engines that failed a step.",
-                    unit="reqps",
+                    unit=each_second("answers"),
                     span=THIRD,
                 ),
                 lines(
                     "Fallbacks",
                     q("sum by (reason) (rate(agentserve_fallbacks_total[$__rate_interval]))", "{{reason}}"),
                     what="A part of ours failed, and requests went on without it.",
-                    unit="ops",
+                    unit=each_second("times"),
                     span=THIRD,
                 ),
                 lines(
                     "Decisions",
                     q("sum by (decision) (rate(agentserve_decisions_total[$__rate_interval]))", "{{decision}}"),
-                    what="Of the scheduler, a second. The reasons are in the same metric.",
-                    unit="ops",
+                    what="Of the scheduler. The reasons are in the same metric.",
+                    unit=each_second("decisions"),
                     span=THIRD,
                 ),
             ],
@@ -96,6 +114,7 @@ BOARD = Board(
                     "Waiting to be written",
                     q("max(agentserve_store_queue_rows)", "rows"),
                     what="Written behind the requests; it grows while the database is away and drains after.",
+                    unit=counted("rows"),
                     span=THIRD,
                 ),
                 lines(
@@ -110,14 +129,14 @@ BOARD = Board(
                     q("sum by (kind, why) (rate(agentserve_store_lost_rows_total[$__rate_interval]))",
                       "{{kind}}, {{why}}"),
                     what="`event` is the oldest detail, dropped first.",
-                    unit="ops",
+                    unit=each_second("rows"),
                     span=THIRD,
                 ),
                 lines(
                     "Rows written",
                     q("sum by (kind) (rate(agentserve_store_rows_total[$__rate_interval]))", "{{kind}}"),
-                    what="By table.",
-                    unit="wps",
+                    what="Rows of the journal, by table.",
+                    unit=each_second("rows"),
                     stacked=True,
                 ),
                 lines(
@@ -135,13 +154,13 @@ BOARD = Board(
                     "Spans lost",
                     q("sum(rate(agentserve_spans_lost_total[$__rate_interval]))", "spans"),
                     what="The exporter could not keep up.",
-                    unit="ops",
+                    unit=each_second("spans"),
                 ),
                 lines(
                     "Figures that could not be had",
                     q("sum by (where) (rate(agentserve_telemetry_errors_total[$__rate_interval]))", "{{where}}"),
                     what="A fault of ours: the log names it once.",
-                    unit="ops",
+                    unit=each_second("times"),
                 ),
             ],
         ),
@@ -151,13 +170,14 @@ BOARD = Board(
                 lines(
                     "Processor",
                     q('rate(process_cpu_seconds_total{job="agentserve"}[$__rate_interval])', "{{instance}}"),
-                    what="Cores. The gateway is one thread: near 1 it is full, start another.",
+                    what="The gateway is one thread: near 1 it is full, start another.",
+                    unit=counted("cores"),
                     span=THIRD,
                 ),
                 lines(
                     "Memory",
                     q('process_resident_memory_bytes{job="agentserve"}', "{{instance}}"),
-                    what="Resident.",
+                    what="Resident memory of the process; it should be flat once traffic is.",
                     unit="bytes",
                     span=THIRD,
                 ),

@@ -1,6 +1,22 @@
 """KV and pins: who holds the engines' memory, and whether keeping it through tool calls pays."""
 
-from dashboards.panels import AMBER, GREEN, RED, THIRD, Board, Row, bars, lines, number, q, quantiles, where
+from dashboards.panels import (
+    AMBER,
+    GREEN,
+    RED,
+    THIRD,
+    Board,
+    Row,
+    bars,
+    counted,
+    each_second,
+    lines,
+    number,
+    or_none,
+    q,
+    quantiles,
+    where,
+)
 
 _OF = where("engine")
 
@@ -35,8 +51,8 @@ BOARD = Board(
                 lines(
                     "KV tokens kept in gaps",
                     q(f"sum by (engine) (agentserve_pinned_tokens{{{_OF}}})", "{{engine}}"),
-                    q("sum(agentserve_pins_live)", "pins"),
                     what="Under announced pins that stand now.",
+                    unit=counted("tokens"),
                     span=THIRD,
                 ),
                 lines(
@@ -46,13 +62,22 @@ BOARD = Board(
                       "{{engine}}"),
                     what="Falls when more programs are on an engine than fit.",
                     unit="percentunit",
+                    span=THIRD,
                     top=1,
                 ),
                 lines(
                     "Prompt tokens computed twice",
-                    q(f"sum by (engine) (rate(agentserve_refilled_tokens_total{{{_OF}}}[$__rate_interval])) "
-                      "or vector(0)", "{{engine}}"),
-                    what="Tokens a second that had been computed before and were evicted.",
+                    q(or_none(f"sum by (engine) (rate(agentserve_refilled_tokens_total{{{_OF}}}[$__rate_interval]))",
+                              "engine"), "{{engine}}"),
+                    what="Tokens that had been computed before and were evicted: what thrash costs.",
+                    unit=each_second("tokens"),
+                    span=THIRD,
+                ),
+                lines(
+                    "Pins that stand",
+                    q("sum(agentserve_pins_live)", "pins"),
+                    what="Gaps whose KV is kept now, on all engines, because it is worth more than others' wait.",
+                    span=THIRD,
                 ),
             ],
         ),
@@ -71,7 +96,7 @@ BOARD = Board(
                     q("sum by (event) (rate(agentserve_seat_events_total[$__rate_interval]))", "{{event}}"),
                     what="`kept` and `returned` are gaps that were waited for; `released` were not worth their "
                          "memory, `outranked` had to go for others, `held` waits for seats to shrink.",
-                    unit="ops",
+                    unit=each_second("events"),
                     span=THIRD,
                 ),
                 lines(
@@ -123,7 +148,7 @@ BOARD = Board(
                     "Kept gaps, by how they ended",
                     q("sum by (end) (rate(agentserve_pins_total[$__rate_interval]))", "{{end}}"),
                     what="`expired` waited too long, `revoked` gave way to others, `ended` never came back.",
-                    unit="ops",
+                    unit=each_second("gaps"),
                     stacked=True,
                 ),
                 lines(
@@ -134,11 +159,11 @@ BOARD = Board(
                 ),
                 lines(
                     "Pins set",
-                    q("sum by (mode) (rate(agentserve_pins_made_total[$__rate_interval]) or vector(0))",
+                    q(or_none("sum by (mode) (rate(agentserve_pins_made_total[$__rate_interval]))", "mode"),
                       "{{mode}}"),
                     what="`native` where the engine can pin, `reserved` where the proxy keeps the room free, "
                          "`touched` where it refreshes the blocks.",
-                    unit="ops",
+                    unit=each_second("pins"),
                     span=THIRD,
                 ),
                 lines(
@@ -147,15 +172,16 @@ BOARD = Board(
                       "{{refresh}}: {{end}}"),
                     what="`used` came in time; `late` and `unused` were prefill for nothing. A `touch` refreshes "
                          "blocks that are still there.",
-                    unit="ops",
+                    unit=each_second("warms"),
                     span=THIRD,
                 ),
                 lines(
                     "What engines made of it",
-                    q("sum by (decision, outcome) (rate(agentserve_actions_total[$__rate_interval]) or vector(0))",
+                    q(or_none("sum by (decision, outcome) (rate(agentserve_actions_total[$__rate_interval]))",
+                              "decision"),
                       "{{decision}} {{outcome}}"),
                     what="Answers to native pins, unpins and warms; `unknown` is an engine that says nothing.",
-                    unit="ops",
+                    unit=each_second("answers"),
                     span=THIRD,
                 ),
             ],

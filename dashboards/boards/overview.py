@@ -1,6 +1,20 @@
 """Overview: are agents finishing sooner, and what did agentserve save?"""
 
-from dashboards.panels import AMBER, GREEN, RED, THIRD, Board, Row, lines, number, q, quantiles
+from dashboards.panels import (
+    AMBER,
+    BUSY,
+    GREEN,
+    QUARTER,
+    RED,
+    TIMES,
+    Board,
+    Row,
+    each_second,
+    lines,
+    number,
+    q,
+    quantiles,
+)
 
 _SOONER = Row(
     title="Are agents finishing sooner?",
@@ -22,6 +36,7 @@ _SOONER = Row(
             "Slowdown, median",
             q("histogram_quantile(0.5, sum by (le) (rate(agentserve_program_slowdown_bucket[$__range])))"),
             what="Completion over what it would have been had the program never queued. 1 is as fast as alone.",
+            unit=TIMES,
             steps=((None, GREEN), (2, AMBER), (5, RED)),
             decimals=2,
         ),
@@ -29,6 +44,7 @@ _SOONER = Row(
             "Slowdown, p95",
             q("histogram_quantile(0.95, sum by (le) (rate(agentserve_program_slowdown_bucket[$__range])))"),
             what="The unlucky twentieth. If this rises while the median does not, somebody pays for the order.",
+            unit=TIMES,
             steps=((None, GREEN), (5, AMBER), (20, RED)),
             decimals=2,
         ),
@@ -55,13 +71,14 @@ _SOONER = Row(
             "Slowdown of programs",
             *quantiles("agentserve_program_slowdown"),
             what="Against never having queued. Flat near 1 means that engines have room; admission is bypassed.",
+            unit=TIMES,
         ),
         lines(
             "Where programs spend their time",
             q("sum by (part) (rate(agentserve_program_part_seconds_total[$__rate_interval]))", "{{part}}"),
             what="Seconds of finished programs for each second: queue is ours to lessen, tools are theirs, "
                  "model is prefill and decode.",
-            unit="s",
+            unit=BUSY,
             stacked=True,
         ),
         lines(
@@ -128,6 +145,7 @@ _SAVED = Row(
               "- sum(rate(agentserve_refilled_tokens_total[$__rate_interval]) or vector(0))", "new"),
             q("sum(rate(agentserve_refilled_tokens_total[$__rate_interval]) or vector(0))", "computed twice"),
             what="Tokens a second. The last layer is waste; it should be thin.",
+            unit=each_second("tokens"),
             stacked=True,
         ),
         lines(
@@ -135,7 +153,7 @@ _SAVED = Row(
             q("sum(rate(agentserve_saved_prefill_seconds_total[$__rate_interval]) or vector(0))", "by caches"),
             q("sum(rate(agentserve_pin_saved_seconds_total[$__rate_interval]) or vector(0))", "by kept gaps"),
             what="Engine seconds spared for each second.",
-            unit="s",
+            unit=BUSY,
         ),
     ],
 )  # fmt: skip
@@ -147,23 +165,29 @@ _WELL = Row(
             "Steps",
             q("sum by (outcome) (rate(agentserve_steps_total[$__rate_interval]))", "{{outcome}}"),
             what="LLM calls a second, by what became of them.",
-            unit="reqps",
-            span=THIRD,
+            unit=each_second("steps"),
+            span=QUARTER,
             stacked=True,
         ),
         lines(
             "Waiting in the proxy",
             q("sum(agentserve_steps_waiting)", "steps"),
-            q("max(agentserve_oldest_wait_seconds)", "longest wait, s"),
             what="Steps wait here, where program order holds, and not in an engine's queue.",
-            span=THIRD,
+            span=QUARTER,
+        ),
+        lines(
+            "Longest wait so far",
+            q("max(agentserve_oldest_wait_seconds)", "of those that still wait"),
+            what="The age of the oldest step that waits now. If it climbs without end, somebody is starved.",
+            unit="s",
+            span=QUARTER,
         ),
         lines(
             "Engines",
             q("sum(agentserve_engine_up)", "up"),
             q("count(agentserve_engine_up)", "known"),
             what="Engines that answer, of those that are configured.",
-            span=THIRD,
+            span=QUARTER,
         ),
     ],
 )

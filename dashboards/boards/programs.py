@@ -1,6 +1,20 @@
 """Programs: how whole agent runs go, by workflow, and what their tools take."""
 
-from dashboards.panels import HALF, THIRD, Board, Row, heat, lines, q, quantiles, where
+from dashboards.panels import (
+    BUSY,
+    HALF,
+    THIRD,
+    TIMES,
+    Board,
+    Row,
+    counted,
+    each_second,
+    heat,
+    lines,
+    q,
+    quantiles,
+    where,
+)
 
 _OF = where("workflow")
 
@@ -20,7 +34,7 @@ BOARD = Board(
                       "over: {{reason}}"),
                     what="`idle` are programs that were not heard of for `scheduler.program_idle_s`: nobody said "
                          "that they were over.",
-                    unit="ops",
+                    unit=each_second("programs"),
                 ),
                 lines(
                     "Live programs",
@@ -31,7 +45,7 @@ BOARD = Board(
                 ),
                 heat("Completion time", "agentserve_program_seconds", where=_OF,
                      what="Darker is more programs. Two bands are usually two kinds of work."),
-                heat("Slowdown", "agentserve_program_slowdown", where=_OF, unit="short",
+                heat("Slowdown", "agentserve_program_slowdown", where=_OF, unit=TIMES,
                      what="Completion over what it would have been without queueing."),
                 lines(
                     "Completion by workflow, p95",
@@ -44,13 +58,14 @@ BOARD = Board(
                     q(f"sum by (part) (rate(agentserve_program_part_seconds_total{{{_OF}}}[$__rate_interval]))",
                       "{{part}}"),
                     what="Seconds of finished programs for each second.",
-                    unit="s",
+                    unit=BUSY,
                     stacked=True,
                 ),
                 lines(
                     "Steps of a program",
                     *quantiles("agentserve_program_steps", where=_OF, of=(0.5, 0.9, 0.99)),
                     what="Programs that loop without end show as a p99 that climbs.",
+                    unit=counted("steps"),
                     span=THIRD,
                 ),
                 lines(
@@ -76,7 +91,7 @@ BOARD = Board(
                     "Tool calls",
                     q("topk(10, sum by (tool) (rate(agentserve_tool_calls_total[$__rate_interval])))", "{{tool}}"),
                     what="The ten most called.",
-                    unit="ops",
+                    unit=each_second("calls"),
                     span=THIRD,
                 ),
                 lines(
@@ -92,7 +107,7 @@ BOARD = Board(
                     q("sum by (outcome, timing) (rate(agentserve_tool_calls_total[$__rate_interval]))",
                       "{{outcome}}, {{timing}}"),
                     what="`open`: the program went on without the result. `inferred`: seen as a gap, not told.",
-                    unit="ops",
+                    unit=each_second("calls"),
                     span=THIRD,
                     stacked=True,
                 ),
@@ -105,7 +120,7 @@ BOARD = Board(
                     "Steps by how their program was recognised",
                     q("sum by (source) (rate(agentserve_steps_identified_total[$__rate_interval]))", "{{source}}"),
                     what="Headers are certain; content is the chain of message hashes.",
-                    unit="reqps",
+                    unit=each_second("steps"),
                     span=HALF,
                     stacked=True,
                 ),
@@ -114,7 +129,7 @@ BOARD = Board(
                     q("sum by (relation) (rate(agentserve_steps_identified_total[$__rate_interval]))",
                       "{{relation}}"),
                     what="Many `new` where agents make many steps: clients drop what would identify them.",
-                    unit="reqps",
+                    unit=each_second("steps"),
                     span=HALF,
                     stacked=True,
                 ),

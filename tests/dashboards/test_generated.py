@@ -84,6 +84,41 @@ def test_a_dashboard_is_laid_out_explained_and_complete(name: str) -> None:
     assert declared <= used | {"datasource"}
 
 
+# What a panel's figures are in, told by what is asked for; the first that fits. A ratio may be any share or factor.
+UNITS = (
+    (r"/ ?\(?sum|/ ?avg|exp\(", ("percentunit", "suffix:×", "s", "short", "count:tokens")),
+    (r"(rate|deriv)\(\w+_token_seconds", ("count:tokens",)),
+    (r"rate\(\w+_tokens_total", ("count:tokens/s",)),
+    (r"rate\(process_cpu_seconds_total", ("count:cores",)),
+    (r"quantile\(.*_slowdown_bucket", ("suffix:×",)),
+    (r"quantile\(.*_steps_bucket", ("count:steps",)),
+    (r"quantile\(.*_seconds_bucket", ("s",)),
+    (r"rate\(\w+_seconds_total", ("suffix:s/s",)),
+    (r"rate\(\w+_total\W.*\* 3600", ("short",)),
+    (r"rate\(\w+_total", ("count:\\w+/s",)),
+    (r"increase\(\w+_seconds_total", ("s",)),
+    (r"_token_seconds\W", ("count:token-seconds",)),
+    (r"_tokens\W", ("count:tokens",)),
+    (r"_rows\W", ("count:rows",)),
+    (r"_seconds\W", ("s",)),
+    (r"_bytes\W", ("bytes",)),
+    (r"_(share|coverage)\W", ("percentunit",)),
+    (r"", ("short",)),
+)
+
+
+@pytest.mark.parametrize("name", boards())
+def test_every_panel_s_unit_is_that_of_what_it_asks_for(name: str) -> None:
+    for panel in panels(boards()[name]):
+        if panel["type"] == "heatmap":
+            assert panel["options"]["yAxis"]["unit"] in ("s", "suffix:×")
+            continue
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        for target in panel["targets"]:
+            fits = next(units for asked, units in UNITS if re.search(asked, target["expr"] + " "))
+            assert any(re.fullmatch(one, unit) for one in fits), (panel["title"], unit, fits)
+
+
 @pytest.mark.parametrize("name", boards())
 def test_the_json_survives_grafanas_own_types(name: str) -> None:
     # The SDK's types are made from Grafana's schemas; a field that they do not know would not come back.
