@@ -18,7 +18,7 @@ import pytest
 from agentserve.config import StoreSettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.ports import StepRecord
+from agentserve.ports import Journal, StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database
 from agentserve.store.journal import WriteBehind
@@ -151,7 +151,7 @@ def step_row(step: str, program: str, at: float, **given: Any) -> dict[str, Any]
 class Gateway:
     """Says to a journal what a gateway would say of programs that call `bash` between their steps."""
 
-    def __init__(self, journal: WriteBehind) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.journal = journal
 
     def step(self, program: str, number: int, at: float, *, tenant: str = "acme", **given: Any) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
+from agentserve.core.decisions import AnyDecision
+from agentserve.core.events import AnyEvent
 from agentserve.errors import ConfigError, StoreError
-from agentserve.store import migrations, queries, schema
+from agentserve.store import export, keys, migrations, queries, schema
 from agentserve.store.database import Database
+from agentserve.store.folding import Fold, Record, Told
+from agentserve.store.recovery import journal_of
+from agentserve.store.writing import Writer
+from tests.store.conftest import AT, Gateway
 
 
 async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
@@ -22,6 +31,73 @@ async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Data
 
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
+
+
+class Recorded:
+    """Takes what a gateway journals, for a test to write."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.records: list[Record] = []
+
+    def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
+        self.told.append(Told(event, now, decisions))
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self.fact("step", row)
+
+    def fact(self, kind: str, row: Mapping[str, Any]) -> None:
+        self.records.append(Record(kind, row))
+
+
+async def everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of all tables that there are, in order."""
+    found = {}
+    async with database.reading() as connection:
+        for table in schema.Row.metadata.sorted_tables:
+            names = await connection.run_sync(lambda c, name=table.name: c.dialect.has_table(c, name))
+            if names:
+                rows = await connection.execute(select(table).order_by(*table.primary_key.columns))
+                found[table.name] = [tuple(row) for row in rows]
+    return found
+
+
+async def test_a_database_of_the_first_version_keeps_every_row_and_every_key_when_it_is_upgraded(
+    url: str,
+) -> None:
+    database = Database(url)
+
+    def first(connection: Connection) -> None:
+        config = migrations.configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async with database.writing() as connection:
+        await connection.run_sync(first)
+    written = Recorded()
+    Gateway(written).program("acme/p", 3, AT)
+    written.fact("account", {"tenant": "acme", "service": 1.5, "at": AT})
+    written.fact("chain", {"program": "acme/p", "body": b"\x00\xff", "at": AT})
+    folded = Fold().fold(written.told, written.records)
+    await Writer(database, "first").write(folded, 1, 0, AT)
+    key = await keys.create(database, tenant="acme", now=AT, name="Großküche ☕")
+    before = await everything(database)
+    assert before["steps"]
+    assert before["batches"]
+
+    assert await migrations.upgrade(database) == ("0001", migrations.head())
+
+    after = await everything(database)
+    assert {name: after[name] for name in before} == before
+    assert all(not after[name] for name in after.keys() - before.keys())
+    stored = keys.StoredKeys(database)
+    await stored.refresh()
+    assert stored.check(key.token, AT) is not None
+    [line] = [line async for line in export.lines(database, "programs")]
+    assert [turn["in"] for turn in line["turns"]] == [1000] * 3
+    [piece] = await journal_of(database)
+    assert len(piece.told) == len(written.told)
+    await database.close()
 
 
 async def test_upgrading_twice_changes_nothing_and_tells_the_revisions(url: str) -> None:
