@@ -129,7 +129,7 @@ def test_every_view_is_reached_by_keyboard_and_fits_a_phone(view: str, watched: 
 
 
 def look(watched: Watched, name: str) -> None:
-    """In both themes, at a desk and on a phone; it never scrolls sideways."""
+    """In both themes, at a desk and on a phone; it never scrolls sideways, and nothing is cut off."""
     page = watched.page
     for place, width in (("desktop", 1280), ("phone", 390)):
         page.set_viewport_size({"width": width, "height": 800})
@@ -137,6 +137,31 @@ def look(watched: Watched, name: str) -> None:
             page.emulate_media(color_scheme=scheme)
             watched.shot(f"{name}-{place}-{scheme}")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), place
+        assert page.evaluate(CUT_OFF) == [], place
+
+
+# What is wider than the place that it stands in, be it that the place scrolls; a long name of a program says so by its dots.
+CUT_OFF = """
+() => [...document.querySelectorAll('header *, main *')]
+  .filter(e => e.checkVisibility() && !e.closest('.unseen, .skip, thead, svg, #programs'))
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0)
+  .map(e => `${e.tagName} ${e.id || e.className} ${e.textContent.slice(0, 40)}`)
+"""
+
+
+def test_on_a_phone_a_folded_table_is_still_a_table_and_names_each_figure(
+    gateway: Gateway, watched: Watched
+) -> None:
+    watched.page.set_viewport_size({"width": 390, "height": 800})
+    page = watched.open("#/program/default%2Fsurvey-1")
+    row = page.locator("#steps tr").first
+    expect(row.locator("td")).to_have_count(9)
+    for cell in row.locator("td").all():
+        expect(cell).to_be_in_viewport(ratio=0.95)
+    named = row.locator("td").evaluate_all("cells => cells.map(c => getComputedStyle(c, '::before').content)")
+    assert named[0] == '"Arrived"'
+    assert named[-1] == '"Asked for"'
+    assert "- cell" in page.get_by_role("region", name="Steps").aria_snapshot()
 
 
 def test_the_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(

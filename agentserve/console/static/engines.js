@@ -32,6 +32,8 @@ function box(e) {
   return made;
 }
 
+const models = (e) => (e.models.length ? `${e.models.length === 1 ? "model" : "models"} ${e.models.join(", ")}` : "any model");
+
 function renew(made, e) {
   const [title, bar, parts, more, trouble] = made.children;
   const badge = title.querySelector("span");
@@ -55,7 +57,7 @@ function renew(made, e) {
   bar.replaceChildren(...pieces);
   const said = [...KINDS.map(([, kind]) => [kind, whole(e.kv[kind])]),
     ["free", e.kv_tokens ? whole(Math.max(e.kv_tokens - sum, 0)) : "–"],
-    ["of", e.kv_tokens ? whole(e.kv_tokens) : "unknown"]];
+    ["of", e.kv_tokens ? some(e.kv_tokens, "token") : "unknown"]];
   bar.setAttribute("aria-label", `KV tokens: ${said.map(([kind, tokens]) => `${tokens} ${kind}`).join(", ")}`);
   parts.replaceChildren(...said.map(([kind, tokens]) => {
     const pair = make("div");
@@ -63,7 +65,7 @@ function renew(made, e) {
     return pair;
   }));
   const used = e.kv_used_share === null ? "" : ` · it says that ${percent(e.kv_used_share)} of its KV is in use`;
-  say(more, `${e.kind} ${e.version || ""} · ${e.models.join(", ") || "any model"} · ${some(e.steps_open, "step")} open, `
+  say(more, `${e.kind} ${e.version || ""} · ${models(e)} · ${some(e.steps_open, "step")} open, `
     + `${e.waiting ?? "?"} in its own queue · ${some(e.steps, "step")} so far, ${some(e.failures, "failure")}${used}`);
   say(trouble, e.trouble || "");
   trouble.hidden = !e.trouble;

@@ -19,6 +19,6 @@ export function line(at, what, why, owner = "") {
 export function decisionMade(at, decision, owner) {
   const list = byId("feed");
   if (!list.querySelector("time")) list.replaceChildren();
-  list.prepend(line(at, `${decision.type}${decision.engine ? ` → ${decision.engine}` : ""}`, reason(decision), owner));
+  list.prepend(line(at, `${decision.type}${decision.engine ? ` on ${decision.engine}` : ""}`, reason(decision), owner));
   while (list.children.length > FEED_MAX) list.lastChild.remove();
 }

@@ -67,6 +67,15 @@ export function row(...cells) {
   return made;
 }
 
+/** The rows of a table; each cell knows its column's heading, beside which it stands where the table is folded. */
+export function fill(body, rows) {
+  const names = [...body.closest("table").tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const made of rows) {
+    for (const [i, cell] of [...made.cells].entries()) if (cell.colSpan === 1) cell.dataset.label = names[i];
+  }
+  body.replaceChildren(...rows);
+}
+
 export const right = (text) => make("td", text, { class: "num" });
 export const number = (value) => right(whole(value));
 

@@ -2,7 +2,7 @@
 
 import { line } from "./feed.js";
 import { laneOf } from "./lane.js";
-import { ask, byId, clock, facts, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole, WORDS } from "./page.js";
+import { ask, byId, clock, facts, fill, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole, WORDS } from "./page.js";
 import { remember } from "./programs.js";
 import { detail, reason, stepsOf, stories } from "./stories.js";
 
@@ -19,14 +19,14 @@ export async function program(key) {
   showActions(key, Boolean(p));
   byId("program-lane").replaceChildren(laneOf(key, outlook));
   const story = stories.get(key) || [];
-  byId("steps").replaceChildren(...stepsOf(story).map((s) => row(
+  fill(byId("steps"), stepsOf(story).map((s) => row(
     s.arrived ? clock(s.arrived) : "–", s.engine || "–", right(seconds(s.dispatched - s.arrived)), firstByte(s),
     right(seconds(s.ended - s.dispatched)), number(s.prompt), number(s.cached), number(s.output), s.tools || "",
   )));
   const gaps = (p && p.foretold) || [];
-  byId("gaps").replaceChildren(...[...gaps].reverse().map((g) => row(
-    g.tool, right(seconds(g.forecast_p50_s)), right(seconds(g.forecast_p90_s)), right(seconds(g.actual_s)), verdict(g))));
-  if (!gaps.length) byId("gaps").append(row(make("td", "None of its gaps was foretold yet: those are that others wait for, and one in a few besides.", { colspan: 5, class: "why" })));
+  const none = row(make("td", "None of its gaps was foretold yet: those are that others wait for, and one in a few besides.", { colspan: 5, class: "why" }));
+  fill(byId("gaps"), gaps.length ? [...gaps].reverse().map((g) => row(
+    g.tool, right(seconds(g.forecast_p50_s)), right(seconds(g.forecast_p90_s)), right(seconds(g.actual_s)), verdict(g))) : [none]);
   byId("story").replaceChildren(...[...story].reverse().map(({ at, event, decision }) => (
     event ? line(at, event.type, detail(event))
       : line(at, `${decision.type}${decision.engine ? ` on ${decision.engine}` : ""}`, reason(decision)))));

@@ -83,7 +83,7 @@ function showGlance(glance) {
   facts(byId("glance"), [
     ["steps running", whole(glance.steps_running), `${whole(glance.steps_waiting)} waiting`],
     ["engines up", `${glance.engines_up} of ${glance.engines}`, glance.draining ? "draining: nothing new is taken" : ""],
-    ["contexts over the engines' KV", over === undefined ? "–" : `${over.toFixed(2)} ×`,
+    ["contexts over the engines' KV", over === undefined ? "–" : over > 0 && over < 0.01 ? "under 0.01 ×" : `${over.toFixed(2)} ×`,
       over === undefined ? "no engine's size is known" : over > 1 ? "direct, engines would thrash" : "everything fits"],
     ["spared against going direct", direct.steps ? `${direct.spared_s > 0 ? "at least " : ""}${seconds(direct.spared_s)}` : "–",
       direct.steps ? cached(direct) : "no step has returned yet"],

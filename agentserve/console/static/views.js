@@ -3,7 +3,7 @@
 import { decisionMade } from "./feed.js";
 import { engines } from "./engines.js";
 import { forecasts } from "./forecasts.js";
-import { ask, byId, json, make, number, percent, right, row, say, some } from "./page.js";
+import { ask, byId, fill, json, make, number, percent, right, row, say, some } from "./page.js";
 import { program } from "./program.js";
 import { programs } from "./programs.js";
 
@@ -11,10 +11,10 @@ async function tenants() {
   const found = await json("/shares");
   say(byId("gap"), found.gap_max_token_s === null ? ""
     : `Largest gap in weighted service so far between tenants that waited at the same time: ${some(found.gap_max_token_s, "token-second")}.`);
-  byId("tenants").replaceChildren(...found.data.map((t) => row(
+  const none = row(make("td", "No tenant has had a program yet.", { colspan: 6, class: "why" }));
+  fill(byId("tenants"), found.data.length ? found.data.map((t) => row(
     make("th", t.tenant, { scope: "row" }), right(String(t.weight)), right(percent(t.service_share)),
-    number(t.programs), number(t.steps_open), number(t.context_tokens))));
-  if (!found.data.length) byId("tenants").append(row(make("td", "No tenant has had a program yet.", { colspan: 6, class: "why" })));
+    number(t.programs), number(t.steps_open), number(t.context_tokens))) : [none]);
 }
 
 let shownGraph = "";
