@@ -8,6 +8,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Share
 from agentserve.core.foresight import Known, Naive
+from agentserve.core.ids import EngineId, ProgramId
 
 # capacity 10,000 with the default margin of 3% is 9,700: fresh seats up to 8,730, growth up to 9,700
 
@@ -68,7 +69,7 @@ def test_an_announced_return_keeps_the_seat(desk: Any) -> None:
     d = desk(foresight=Gaps({"a": 100.0}))
     d.arrive("a", tokens=4000)
     d.finish("a", tokens=4000, tools=(ev.PendingTool(id="c", name="bash"),))
-    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=3.0), after=3.0)
+    d.tell(ev.ToolEnded(program=ProgramId("a"), tool_id="c", duration_s=3.0), after=3.0)
     d.arrive("b", tokens=5000)
     assert d.sent("b") is None
 
@@ -274,7 +275,7 @@ def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: An
     for i in range(4):
         d.arrive(f"p{i}", tokens=3000, after=0.1)
     on_e0 = [p for p in ("p0", "p1", "p2", "p3") if d.sent(p) == "e0"]
-    d.tell(ev.EngineLost(engine="e0"))
+    d.tell(ev.EngineLost(engine=EngineId("e0")))
     assert d.scheduler.policy._books["e0"].load == 0
     for _ in range(8):
         step = next((s for s in d.board.steps.values() if s.in_flight), None)
@@ -300,12 +301,12 @@ def test_memory_that_others_want_is_pinned_with_an_end_and_let_go_after_it(desk:
 
 def test_an_engine_that_keeps_kv_itself_is_told_to_until_it_refuses(desk: Any) -> None:
     d = desk(foresight=Gaps({"a": 3.0}))
-    d.tell(ev.EngineReported(engine="e0", pins_natively=True))
+    d.tell(ev.EngineReported(engine=EngineId("e0"), pins_natively=True))
     d.arrive("a", tokens=4000)
     d.finish("a", tokens=4000)
     (pin,) = d.of(do.Pin)
     assert pin.mode == "native"
-    d.tell(ev.DecisionDone(decision="Pin", program="a", engine="e0", outcome="refused"))
+    d.tell(ev.DecisionDone(decision="Pin", program=ProgramId("a"), engine=EngineId("e0"), outcome="refused"))
     d.arrive("a", 1, tokens=4100)
     d.finish("a", 1, tokens=4100)
     assert len(d.of(do.Pin)) == 1, "it refused once and is not asked again"
@@ -327,7 +328,7 @@ def test_a_program_that_lost_its_seat_and_is_expected_gets_another_before_it_com
         d.arrive(other, tokens=6000)
         assert d.sent(other) == "e0", "a's long gap gave up its seat"
         d.finish(other, tokens=6000, final=True)
-    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=50.0), after=50.0)
+    d.tell(ev.ToolEnded(program=ProgramId("a"), tool_id="c", duration_s=50.0), after=50.0)
     assert "a" in d.scheduler.policy._books["e0"].seated
     (warm,) = [w for w in d.of(do.Warm) if not w.refresh]
     assert (warm.program, warm.reason) == ("a", "announced")
@@ -340,7 +341,7 @@ def test_a_program_that_is_expected_and_does_not_come_holds_nobody_up(desk: Any)
     d.arrive("a", tokens=8000)
     d.finish("a", tokens=8000, tools=(ev.PendingTool(id="c", name="bash"),))
     d.arrive("b", tokens=8000)
-    d.tell(ev.ToolEnded(program="a", tool_id="c", duration_s=5.0), after=5.0)
+    d.tell(ev.ToolEnded(program=ProgramId("a"), tool_id="c", duration_s=5.0), after=5.0)
     d.finish("b", tokens=8000, final=True)
     assert "a" in d.scheduler.policy._books["e0"].seated
     d.arrive("c", tokens=8000)
