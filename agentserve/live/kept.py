@@ -1,9 +1,10 @@
 """Responses and conversations that clients refer to later: our own store, since engines keep none.
 
-Rule: in memory, bounded in number and bytes, the oldest out first; a tenant's own, by id. A kept response holds the
-whole chain of items that led to it, sharing the items with the one before, so that a chain costs what is new in it.
-Where there is an archive, what is kept is written there too, and `recall` brings back what memory has let go of or
-what an earlier gateway kept; nothing else waits for it.
+Rule: in memory, bounded in number and bytes; a tenant's own, by id. When there is too much, the tenant that keeps most
+lets go of its oldest, so that nobody loses what is theirs to another's flood. A kept response holds the whole chain of
+items that led to it, sharing the items with the one before, so that a chain costs what is new in it. Where there is an
+archive, what is kept is written there too, and `recall` brings back what memory has let go of or what an earlier
+gateway kept; nothing else waits for it.
 """
 
 from __future__ import annotations
@@ -59,14 +60,37 @@ class Conversation:
         }
 
 
+class Shelf:
+    """One tenant's, by id, the oldest first; what it takes up is counted with everybody's."""
+
+    __slots__ = ("bytes", "conversations", "responses")
+
+    def __init__(self) -> None:
+        self.responses: OrderedDict[str, KeptResponse] = OrderedDict()
+        self.conversations: OrderedDict[str, Conversation] = OrderedDict()
+        self.bytes = 0
+
+    def drop(self, named: str) -> int:
+        """Let go of it, if it is here; how many bytes that is."""
+        gone = self.responses.pop(named, None) or self.conversations.pop(named, None)
+        size = gone.size if gone is not None else 0
+        self.bytes -= size
+        return size
+
+    def oldest(self, *, but: str) -> str | None:
+        """What goes first, responses before conversations."""
+        named = next((name for name in self.responses if name != but), None)
+        return named or next((name for name in self.conversations if name != but), None)
+
+
 class Kept:
     """Everybody's, by tenant and id."""
 
     def __init__(self, *, responses_max: int = 10_000, bytes_max: int = BYTES_MAX) -> None:
-        self._responses: OrderedDict[tuple[str, str], KeptResponse] = OrderedDict()
-        self._conversations: OrderedDict[tuple[str, str], Conversation] = OrderedDict()
+        self._shelves: dict[str, Shelf] = {}
         self._responses_max = responses_max
         self._bytes_max = bytes_max
+        self._responses = self._conversations = 0
         self.bytes = 0
         self.archive: Archive | None = None
 
@@ -83,36 +107,48 @@ class Kept:
         return kept
 
     def _put(self, tenant: str, body: Json, items: list[Any], *, new_at: int, size: int) -> KeptResponse:
-        key = (tenant, str(body.get("id")))
-        self._drop(key)
+        named = str(body.get("id"))
+        self._drop(tenant, named)
         usage = body.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
         kept = KeptResponse(
             body=body, items=items, new_at=new_at, size=size, tokens=tokens if isinstance(tokens, int) else 0
         )
-        self._responses[key] = kept
-        self.bytes += size
-        while len(self._responses) > self._responses_max:
-            self._drop(next(iter(self._responses)))
-        self._shrink(but=key)
+        shelf = self._shelf(tenant)
+        shelf.responses[named] = kept
+        self._responses += 1
+        self._grown(shelf, size)
+        while self._responses > self._responses_max:
+            fullest = max(self._shelves, key=lambda name: len(self._shelves[name].responses))
+            self._drop(fullest, next(iter(self._shelves[fullest].responses)))
+        self._shrink(tenant, named)
         return kept
 
-    def _shrink(self, *, but: tuple[str, str]) -> None:
-        """Let go of the oldest until all fits, responses before conversations, and never of what was just kept."""
+    def _shelf(self, tenant: str) -> Shelf:
+        shelf = self._shelves.get(tenant)
+        if shelf is None:
+            shelf = self._shelves[tenant] = Shelf()
+        return shelf
+
+    def _grown(self, shelf: Shelf, size: int) -> None:
+        shelf.bytes += size
+        self.bytes += size
+
+    def _shrink(self, tenant: str, but: str) -> None:
+        """Until all fits the tenant that keeps most lets go of its oldest, and nobody of what was just kept."""
         while self.bytes > self._bytes_max:
-            oldest = next((key for key in self._responses if key != but), None)
-            if oldest is not None:
-                self._drop(oldest)
-                continue
-            idle = next((key for key in self._conversations if key != but), None)
-            if idle is None:
+            for name in sorted(self._shelves, key=lambda name: -self._shelves[name].bytes):
+                oldest = self._shelves[name].oldest(but=but if name == tenant else "")
+                if oldest is not None:
+                    self._drop(name, oldest)
+                    break
+            else:
                 return
-            self.bytes -= self._conversations.pop(idle).size
 
     def response(self, tenant: str, response_id: str) -> KeptResponse:
         """The response of that id, or `NotFound`."""
-        found = self._responses.get((tenant, response_id))
-        if found is None:
+        found = self._find(tenant, response_id)
+        if not isinstance(found, KeptResponse):
             raise NotFound(
                 f"there is no response {response_id!r}",
                 remedy="it was never stored, or is too old; send the whole conversation instead",
@@ -121,14 +157,27 @@ class Kept:
 
     def forget(self, tenant: str, response_id: str) -> None:
         """Delete it, wherever it is."""
-        self._drop((tenant, response_id))
+        self._drop(tenant, response_id)
         if self.archive is not None:
             self.archive.forget(tenant, response_id)
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        old = self._responses.pop(key, None)
-        if old is not None:
-            self.bytes -= old.size
+    def _find(self, tenant: str, named: str) -> KeptResponse | Conversation | None:
+        shelf = self._shelves.get(tenant)
+        if shelf is None:
+            return None
+        return shelf.responses.get(named) or shelf.conversations.get(named)
+
+    def _drop(self, tenant: str, named: str) -> None:
+        shelf = self._shelves.get(tenant)
+        if shelf is None:
+            return
+        if named in shelf.responses:
+            self._responses -= 1
+        elif named in shelf.conversations:
+            self._conversations -= 1
+        self.bytes -= shelf.drop(named)
+        if not shelf.responses and not shelf.conversations:
+            del self._shelves[tenant]
 
     # -- conversations
 
@@ -142,26 +191,27 @@ class Kept:
         return conversation
 
     def _hold(self, conversation: Conversation) -> None:
-        self._conversations[conversation.tenant, conversation.id] = conversation
-        if len(self._conversations) > self._responses_max:
-            _, old = self._conversations.popitem(last=False)
-            self.bytes -= old.size
+        shelf = self._shelf(conversation.tenant)
+        shelf.conversations[conversation.id] = conversation
+        self._conversations += 1
+        if self._conversations > self._responses_max:
+            fullest = max(self._shelves, key=lambda name: len(self._shelves[name].conversations))
+            self._drop(fullest, next(iter(self._shelves[fullest].conversations)))
 
     def conversation(self, tenant: str, conversation_id: str) -> Conversation:
         """The conversation of that id, or `NotFound`."""
-        found = self._conversations.get((tenant, conversation_id))
-        if found is None:
+        found = self._find(tenant, conversation_id)
+        if not isinstance(found, Conversation):
             raise NotFound(
                 f"there is no conversation {conversation_id!r}", remedy="POST /v1/conversations begins one"
             )
-        self._conversations.move_to_end((tenant, conversation_id))
+        self._shelves[tenant].conversations.move_to_end(conversation_id)
         return found
 
     def end(self, tenant: str, conversation_id: str) -> None:
         """Delete it."""
-        gone = self.conversation(tenant, conversation_id)
-        del self._conversations[tenant, conversation_id]
-        self.bytes -= gone.size
+        self.conversation(tenant, conversation_id)
+        self._drop(tenant, conversation_id)
         if self.archive is not None:
             self.archive.forget(tenant, conversation_id)
 
@@ -181,10 +231,10 @@ class Kept:
             )
         conversation.items += added
         conversation.size += size
-        key = (conversation.tenant, conversation.id)
-        if key in self._conversations:  # else it was deleted meanwhile, and stays so
-            self.bytes += size
-            self._shrink(but=key)
+        tenant, named = conversation.tenant, conversation.id
+        if self._find(tenant, named) is conversation:  # else it was deleted meanwhile, and stays so
+            self._grown(self._shelves[tenant], size)
+            self._shrink(tenant, named)
             self.changed(conversation)
         return added
 
@@ -204,8 +254,7 @@ class Kept:
 
     def lacks(self, tenant: str, named: str) -> bool:
         """Is there something of that id to be recalled?"""
-        key = (tenant, named)
-        return self.archive is not None and key not in self._responses and key not in self._conversations
+        return self.archive is not None and self._find(tenant, named) is None
 
     async def recall(self, tenant: str, named: str) -> None:
         """Bring it back from the archive, with the responses before it; nothing happens where it is not there."""
@@ -241,14 +290,14 @@ class Kept:
                 tenant=tenant,
             )
             self._hold(conversation)
-            self.bytes += conversation.size
-            self._shrink(but=(tenant, named))
+            self._grown(self._shelf(tenant), conversation.size)
+            self._shrink(tenant, named)
             return
         body, items = record["body"], record["items"]
         previous = body.get("previous_response_id")
         if isinstance(previous, str):
-            before = self._responses.get((tenant, previous))
-            if before is None:
+            before = self._find(tenant, previous)
+            if not isinstance(before, KeptResponse):
                 return  # a part of the chain is gone, and half a conversation would mislead
             items = [*before.items, *items]
         self._put(tenant, body, items, new_at=record["new_at"], size=record["size"])

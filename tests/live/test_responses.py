@@ -172,6 +172,29 @@ def test_conversations_are_bounded_in_bytes_as_responses_are() -> None:
         kept.conversation("a", second.id)
 
 
+def test_a_tenant_that_floods_the_store_pushes_out_its_own_and_nobody_else_s() -> None:
+    kept = Kept(responses_max=10, bytes_max=10_000)
+    kept.keep("quiet", {"id": "resp_q"}, [], new_at=0, size=1_000)
+    talk = kept.begin("quiet", items=[], metadata={}, created_at=1)
+    for number in range(50):
+        kept.keep("loud", {"id": f"resp_{number}"}, [], new_at=0, size=1)
+        kept.begin("loud", items=[], metadata={}, created_at=1)
+    assert kept.response("quiet", "resp_q").size == 1_000
+    assert kept.conversation("quiet", talk.id) is talk
+    assert kept.response("loud", "resp_49")
+    with pytest.raises(NotFound):
+        kept.response("loud", "resp_40")
+    for number in range(50):
+        kept.keep("loud", {"id": f"resp_{number}"}, [], new_at=0, size=3_000)
+    assert kept.response("quiet", "resp_q").size == 1_000
+    assert kept.bytes <= 10_000
+    for number in range(20):  # and it may keep as much itself, as soon as it needs it
+        kept.keep("quiet", {"id": f"resp_{number}"}, [], new_at=0, size=1_500)
+    assert kept.response("quiet", "resp_19")
+    assert kept.response("loud", "resp_49")
+    assert kept.bytes <= 10_000
+
+
 async def test_a_conversation_collects_what_is_said_in_it(engine: ScriptedEngine, serve: Serve) -> None:
     running = await serve(engine)
     async with openai(running) as client:
