@@ -140,11 +140,12 @@ def look(watched: Watched, name: str) -> None:
         assert page.evaluate(CUT_OFF) == [], place
 
 
-# What is wider than the place that it stands in, be it that the place scrolls; a long name of a program says so by its dots.
+# What is wider than the place that it stands in, even where that scrolls; a program's long name ends in dots.
 CUT_OFF = """
 () => [...document.querySelectorAll('header *, main *')]
   .filter(e => e.checkVisibility() && !e.closest('.unseen, .skip, thead, svg, #programs'))
-  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0)
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1
+    || e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0)
   .map(e => `${e.tagName} ${e.id || e.className} ${e.textContent.slice(0, 40)}`)
 """
 
