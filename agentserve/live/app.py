@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from agentserve.live.feed import Feed
 from agentserve.live.foretold import Foretold
 from agentserve.live.holdings import Pins
 from agentserve.live.kept import Kept
+from agentserve.live.lengths import Lengths
 from agentserve.live.monitor import Monitor, ProbeSettings
 from agentserve.live.outcome import Ledger
 from agentserve.live.passage import Passage
@@ -84,6 +86,7 @@ class Gateway:
             telemetry=telemetry,
             quotas=self.quotas,
             now=driver.now,
+            lengths=Lengths(partial(engines.count_tokens, own=True)),
             workflow=self._workflow_of,
             clock=clock,
         )
@@ -219,6 +222,7 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._housekeeping
         await self.responses.stop()
+        await self.ledger.lengths.close()
         await self.monitor.stop()
         await self.driver.stop()
         await self.engines.stop()

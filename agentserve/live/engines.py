@@ -18,7 +18,7 @@ from agentserve.config import EngineSettings, LimitSettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.ids import EngineId
-from agentserve.errors import BadRequest, ConfigError, NotFound
+from agentserve.errors import AgentServeError, BadRequest, ConfigError, NotFound
 from agentserve.live.breaker import Breaker
 from agentserve.live.upstream import Upstream
 from agentserve.live.upstream.hosted import HostedUpstream
@@ -37,6 +37,7 @@ from agentserve.ports import (
 PREFIX_BYTES_MAX = 128 * 1024 * 1024  # of programs' last prompts, kept for warming
 ENGINES_MAX = 1024
 STOP_S = 5.0
+COUNT_S = 5.0  # for an engine's tokeniser
 
 MakeAdapter = Callable[[EngineOptions], EngineAdapter]
 Detect = Callable[[EngineSettings], Awaitable[EngineSettings]]
@@ -276,6 +277,25 @@ class Engines:
             if engine.up and not engine.draining and engine.serves(model):
                 return True
         return False
+
+    async def count_tokens(
+        self, model: str, protocol: str, body: dict[str, Any], *, own: bool = False
+    ) -> int | None:
+        """How long a prompt is to the first engine that can tell; with `own`, to one whose memory we account for."""
+        for engine in self:
+            known = engine.capabilities
+            if not (engine.up and engine.serves(model)) or (
+                own and (known is None or known.kv_tokens is None)
+            ):
+                continue
+            try:
+                async with asyncio.timeout(COUNT_S):
+                    counted = await engine.adapter.count_tokens(protocol, dict(body))
+            except (AgentServeError, OSError, TimeoutError):
+                continue
+            if counted is not None:
+                return counted
+        return None
 
     # -- the scheduler's hands
 

@@ -1,7 +1,7 @@
 """What became of a step, for everybody who wants to know: the scheduler's event, the journal's row, the metrics.
 
 Rule: called once at the end of each step, after the client has its bytes or instead of them. It waits for nothing and
-keeps little: each program's last end, and how many tokens a character is worth to each model.
+keeps little: each program's last end.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from agentserve.core.identity import Outcome
 from agentserve.core.ids import ProgramId, StepId
 from agentserve.errors import Overloaded
 from agentserve.live.exchange import Exchange
+from agentserve.live.lengths import Lengths
 from agentserve.live.quotas import Quotas
 from agentserve.live.wire import Call, Reply
 from agentserve.live.wire.call import CHARS_PER_TOKEN
 from agentserve.ports import Journal, StepRecord, Telemetry
 
 PROGRAMS_REMEMBERED_MAX = 100_000
-MODELS_SCALED_MAX = 1_000
-SCALE_GAIN = 0.1
-SCALE_RANGE = (1.0, 16.0)  # characters a token
 
 
 class Ledger:
@@ -39,9 +37,11 @@ class Ledger:
         telemetry: Telemetry,
         quotas: Quotas,
         now: Callable[[], float],
+        lengths: Lengths | None = None,
         workflow: Callable[[ProgramId], str | None] = lambda program: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.lengths = lengths or Lengths()
         self._workflow = workflow  # of a program that was declared with one: its calls need not repeat it
         self._journal = journal
         self._telemetry = telemetry
@@ -50,7 +50,6 @@ class Ledger:
         self._clock = clock
         self._traceparent = getattr(telemetry, "traceparent", None)  # of a telemetry that makes traces
         self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
-        self._chars_per_token: dict[str, float] = {}
 
     def forget(self, program: str) -> None:
         """It is over: when its last step ended does not matter any more."""
@@ -60,24 +59,11 @@ class Ledger:
 
     def prompt_tokens(self, call: Call, segments: tuple[ev.Segment, ...] | None = None) -> int:
         """About how long the prompt is, by what this model's prompts turned out to be."""
-        if call.prompt_tokens_exact:
-            return call.prompt_tokens_exact
-        leading = sum([part.tokens for part in (self.segments(call) if segments is None else segments)])
-        return max(leading, round(call.prompt_chars / self._scale(call.model)), 1)
+        return self.lengths.estimate(call, self.segments(call) if segments is None else segments)
 
     def segments(self, call: Call) -> tuple[ev.Segment, ...]:
         """The prompt's leading pieces, in tokens."""
         return tuple([ev.Segment(part.hash, segment_tokens(part.chars)) for part in call.prefix])
-
-    def _scale(self, model: str) -> float:
-        return self._chars_per_token.get(model, CHARS_PER_TOKEN)
-
-    def _learn_scale(self, call: Call, prompt_tokens: int) -> None:
-        if prompt_tokens < 16 or call.prompt_chars < 64 or len(self._chars_per_token) >= MODELS_SCALED_MAX:
-            return
-        seen = min(max(call.prompt_chars / prompt_tokens, SCALE_RANGE[0]), SCALE_RANGE[1])
-        old = self._scale(call.model)
-        self._chars_per_token[call.model] = old + SCALE_GAIN * (seen - old)
 
     def traceparent(self, x: Exchange) -> str | None:
         """What the engine is told of the trace that this step is in."""
@@ -101,7 +87,7 @@ class Ledger:
                 usage.output_tokens,
                 usage.cached_tokens,
             )
-            self._learn_scale(call, prompt_tokens)
+            self.lengths.learn(call, prompt_tokens)
         else:
             prompt_tokens, output_tokens, cached = (
                 self.prompt_tokens(call),

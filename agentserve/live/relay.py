@@ -217,6 +217,7 @@ class Relay:
         self._steps += 1
         x.step = f"{self._boot}-{self._steps:x}"
         resolved = x.resolved = self._resolve(x, call, tenant.tenant, now)
+        self._ledger.lengths.first(call, x.protocol, x.body)
         segments = self._ledger.segments(call)
         prompt_tokens = self._ledger.prompt_tokens(call, segments)
         if x.thread is not None:

@@ -5,7 +5,6 @@ Rule: small handlers over the gateway's own objects; errors take the shape of th
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ from agentserve.live.replies import json_body, json_response
 if TYPE_CHECKING:
     from agentserve.live.app import Gateway
 
-COUNT_S = 5.0
 CONSOLE = Path(agentserve.__file__).parent / "console" / "static"  # the console's page, where it is installed
 
 
@@ -159,16 +157,10 @@ class Services:
             raise BadRequest("a model is needed", field="model")
         if not self._gateway.engines.known_model(model):
             raise NotFound(f"the model {model!r} is not served here", remedy="GET /v1/models lists what is")
-        for engine in self._gateway.engines:
-            if engine.up and engine.serves(model):
-                try:
-                    async with asyncio.timeout(COUNT_S):
-                        counted = await engine.adapter.count_tokens("messages", dict(body))
-                except (AgentServeError, OSError, TimeoutError):
-                    continue
-                if counted is not None:
-                    return json_response({"input_tokens": counted})
-        return json_response({"input_tokens": self._gateway.relay.estimate_tokens("/v1/messages", body)})
+        counted = await self._gateway.engines.count_tokens(model, "messages", dict(body))
+        if counted is None:
+            counted = self._gateway.relay.estimate_tokens("/v1/messages", body)
+        return json_response({"input_tokens": counted})
 
     def _models(self) -> dict[str, dict[str, Any]]:
         created = int(self._gateway.started_at)

@@ -227,7 +227,13 @@ class PlainAdapter:
     async def stop(self) -> None: ...
 
     async def probe(self) -> Capabilities:
-        return Capabilities(kind="plain", models=self.options.models, protocols=self.protocols)
+        kv_tokens = self.options.extra.get("kv_tokens")
+        return Capabilities(
+            kind="plain",
+            models=self.options.models,
+            protocols=self.protocols,
+            kv_tokens=kv_tokens if isinstance(kv_tokens, int) else None,
+        )
 
     async def load(self) -> EngineLoad:
         if self.app is None:
@@ -244,7 +250,8 @@ class PlainAdapter:
             outgoing.changed = True
 
     async def count_tokens(self, protocol: str, body: Any) -> int | None:
-        return None
+        counts = self.options.extra.get("counts")
+        return counts if isinstance(counts, int) else None
 
     async def pin(self, *args: Any) -> Receipt:
         return Receipt(outcome=Outcome.REFUSED)
