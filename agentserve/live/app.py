@@ -115,6 +115,7 @@ class Gateway:
         )
         self.clock = clock
         self.started_at = clock()
+        self._aged_at = driver.now()  # when what nobody said any more was last forgotten
         self.workflows = Workflows(journal)
         self.summaries: Summaries | None = None  # of programs, where a store keeps them
         self.graphs: StepGraphs | None = None  # what is learned of workflows, where someone learns it
@@ -241,12 +242,19 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _keep_house(self) -> None:
-        """Now and then: forget programs that have been idle for too long."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             with contextlib.suppress(Exception):
-                for program in self.resolver.expire(self.driver.now()):
-                    self._forget(program)
+                self.keep_house(self.driver.now())
+
+    def keep_house(self, now: float) -> None:
+        """Now and then: forget programs that have been idle for too long, and what they said."""
+        for program in self.resolver.expire(now):
+            self._forget(program)
+        # a message outlives one such period and not two: it is remembered for about as long as its program
+        if now - self._aged_at >= self.settings.scheduler.program_idle_s:
+            self._aged_at = now
+            self.relay.reader.canon.age()
 
 
 def build_app(

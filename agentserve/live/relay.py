@@ -73,7 +73,7 @@ class Relay:
         self._quotas = quotas
         self._responses = responses
         self._clock = clock
-        self._reader = CallReader()
+        self.reader = CallReader()
         self._steps = 0
         self._boot = f"{int(clock() * 1000):x}"
         self.open: set[Exchange] = set()  # under way
@@ -114,7 +114,7 @@ class Relay:
 
     def estimate_tokens(self, path: str, body: Mapping[str, Any]) -> int:
         """About how long a prompt is, by what the model's prompts turned out to be."""
-        call = self._reader.read(path, {}, body)
+        call = self.reader.read(path, {}, body)
         return 0 if call is None else self._ledger.prompt_tokens(call)
 
     async def _refuse(self, x: Exchange, error: Exception) -> None:
@@ -148,7 +148,7 @@ class Relay:
         self._quotas.request(x.principal.tenant, now)
         x.raw = await x.read_body(self._limits.body_bytes_max)
         x.body = parse_body(x.raw, x.headers)
-        call = x.call = self._reader.read_as(x.protocol, x.named, x.headers, x.body)
+        call = x.call = self.reader.read_as(x.protocol, x.named, x.headers, x.body)
         if not self._engines.known_model(call.model):
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"

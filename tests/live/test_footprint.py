@@ -56,3 +56,27 @@ async def test_a_step_whose_client_left_is_freed_without_the_collector(
     await asyncio.wait([asking])
     await running.quiet()
     await until(lambda: not left_behind())
+
+
+async def test_what_clients_said_is_forgotten_about_when_their_programs_are(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    gateway, canon = running.gateway, running.gateway.relay.reader.canon
+    engine.otherwise = answers(200, chat_reply("hello"))
+    await running.chat()
+    await running.chat()
+    said = canon.canonicalised
+    assert said == 1
+    now, period_s = gateway.driver.now(), gateway.settings.scheduler.program_idle_s
+    gateway.keep_house(now)
+    await running.chat()
+    assert canon.canonicalised == said
+    gateway.keep_house(now + period_s)
+    gateway.keep_house(now + period_s + 1.0)  # within the period: what was said in it stays
+    await running.chat()
+    assert canon.canonicalised == said
+    gateway.keep_house(now + 2.5 * period_s)
+    gateway.keep_house(now + 4.0 * period_s)
+    await running.chat()
+    assert canon.canonicalised == 2 * said

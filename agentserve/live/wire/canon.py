@@ -91,8 +91,12 @@ class Remembered(Generic[T]):
     def put(self, key: Any, value: T) -> None:
         """Remember the value."""
         if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
+            self.age()
         self._young[key] = value
+
+    def age(self) -> None:
+        """Let a generation begin: what is not asked for before the next one begins is forgotten then."""
+        self._old, self._young = self._young, {}
 
 
 def utf8(text: str) -> bytes:
@@ -332,6 +336,10 @@ class Canon:
         except (TypeError, ValueError, UnicodeError, RecursionError):
             return repr(message)[: 1 << 16]
         return hash(raw), len(raw)
+
+    def age(self) -> None:
+        """Forget the messages that nobody sent since the last time: their conversations are over."""
+        self._items.age()
 
     def items(self, messages: Iterable[Any]) -> list[Item]:
         """All items that count, in order."""

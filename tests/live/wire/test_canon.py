@@ -150,6 +150,18 @@ def test_a_known_message_is_not_canonicalised_again() -> None:
         assert reader.canon.canonicalised == len(history)
 
 
+def test_a_message_that_nobody_sent_for_a_generation_is_forgotten_and_one_that_was_is_not() -> None:
+    canon = Canon()
+    sent, silent = {"role": "user", "content": "go on"}, {"role": "user", "content": "stop"}
+    canon.items([sent, silent])
+    for _ in range(3):
+        canon.age()
+        canon.item(sent)
+    assert canon.canonicalised == 2
+    canon.items([sent, silent])
+    assert canon.canonicalised == 3
+
+
 def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
     known: Remembered[int] = Remembered(100)
     known.put("kept", 1)
