@@ -50,6 +50,7 @@ class LimitSettings:
     bodies_bytes_max: int = 1024 * 1024 * 1024  # of requests that are still arriving
     header_bytes_max: int = 64 * 1024
     waiting_steps_max: int = 10_000
+    waiting_bytes_max: int = 1024 * 1024 * 1024  # of the requests of steps that wait
     live_programs_max: int = 200_000
     queue_timeout_s: float = 600.0
     connect_timeout_s: float = 5.0

@@ -75,6 +75,7 @@ class Relay:
         self._clock = clock
         self.reader = CallReader()
         self._steps = 0
+        self._waiting_bytes = 0  # of the requests that wait for a place
         self._boot = f"{int(clock() * 1000):x}"
         self.open: set[Exchange] = set()  # under way
         self.draining = False
@@ -233,7 +234,7 @@ class Relay:
         x.reasons = ticket.reasons
         told = False
         try:
-            decision = ticket.decision.result() if ticket.decision.done() else await ticket.decision
+            decision = ticket.decision.result() if ticket.decision.done() else await self._place(x, ticket)
             while True:
                 if isinstance(decision, do.Reject):
                     raise rejection(decision)
@@ -251,6 +252,23 @@ class Relay:
             if not told:
                 self._over(x, ticket, error)
             raise
+
+    async def _place(self, x: Exchange, ticket: Ticket) -> do.Dispatch | do.Reject:
+        """What is decided of a step that waits. Its request is held meanwhile; what is held is bounded."""
+        size = len(x.raw)
+        if self._waiting_bytes + size > self._limits.waiting_bytes_max:
+            ticket.cancel()
+            raise Overloaded(
+                "the steps that wait hold too many bytes",
+                remedy="send it again in a while",
+                retry_after_s=NO_ENGINE_RETRY_S,
+                status=503,
+            )
+        self._waiting_bytes += size
+        try:
+            return await ticket.decision
+        finally:
+            self._waiting_bytes -= size
 
     def _resolve(self, x: Exchange, call: Call, tenant: str, now: float) -> Resolved:
         """Which program this is of. A failure of ours costs the program its history, never the request."""

@@ -36,6 +36,7 @@ SETTINGS = {
     "limits.bodies_bytes_max": "of all requests that are not whole yet, together; more is answered with 503",
     "limits.header_bytes_max": "of a request; more is answered with 431",
     "limits.waiting_steps_max": "more waiting steps are answered with 429, batch first",
+    "limits.waiting_bytes_max": "of the requests of waiting steps, together; more is answered with 503",
     "limits.live_programs_max": "beyond it the program unheard of for longest is over",
     "limits.queue_timeout_s": "a step that waited so long is answered with 503",
     "limits.connect_timeout_s": "to an engine",

@@ -1,0 +1,59 @@
+"""Steps that wait for a place hold their requests, and what they hold together is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from agentserve.config import EngineSettings, LimitSettings, Settings
+from tests.live.conftest import Asked, Behaviour, Running, ScriptedEngine, Serve, answers, chat_reply, until
+
+WORDS = 1_200  # a prompt of about so many tokens fills the engine
+HELD = 30_000  # bytes: of one such prompt that waits, and not of two
+
+
+async def ask(running: Running, program: str) -> httpx.Response:
+    """One long step of a program of its own."""
+    body = {"model": "m", "messages": [{"role": "user", "content": f"{program} " * WORDS + "x" * 15_000}]}
+    headers = {"x-agentserve-program-id": program}
+    return await running.client.post("/v1/chat/completions", json=body, headers=headers, timeout=60.0)
+
+
+def held_until(opened: asyncio.Event) -> Behaviour:
+    """An engine that answers when it may."""
+    reply = answers(200, chat_reply("hello"))
+
+    async def behave(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await opened.wait()
+        await reply(asked, reader, writer)
+
+    return behave
+
+
+async def test_requests_that_wait_are_bounded_in_bytes_and_those_that_need_not_wait_are_served(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    settings = Settings(
+        limits=LimitSettings(waiting_bytes_max=HELD),
+        engines=(EngineSettings(id="e1", url=engine.url, kv_tokens=8_000),),
+    )
+    running = await serve(settings=settings)
+    opened = asyncio.Event()
+    engine.otherwise = held_until(opened)
+    board = running.gateway.driver.scheduler.board
+    first = asyncio.create_task(ask(running, "a"))
+    await until(lambda: any(asked.method == "POST" for asked in engine.asked))
+    second = asyncio.create_task(ask(running, "b"))
+    await until(lambda: len(board.waiting) == 1)
+
+    refused = await ask(running, "c")
+    assert refused.status_code == 503
+    assert "hold too many bytes" in refused.text
+    assert refused.headers["retry-after"] == "5"
+    assert len(board.waiting) == 1
+
+    opened.set()
+    assert [(await first).status_code, (await second).status_code] == [200, 200]
+    await running.quiet()
+    assert (await ask(running, "c")).status_code == 200, "what had waited is not counted any more"
