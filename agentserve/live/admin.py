@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agentserve.config import EngineSettings, TenantSettings
-from agentserve.errors import BadRequest, NotFound, Overloaded
+from agentserve.errors import BadRequest, NotAuthorised, NotFound, Overloaded
 from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ
 from agentserve.live.engines import Engine
@@ -197,12 +197,13 @@ class Admin:
             raise Overloaded("too many watch already", remedy="close another stream", retry_after_s=10.0)
         after = rows.whole(request.query_params, "after", most=rows.SERIAL_MAX)
         return StreamingResponse(
-            self._stream(request.query_params.get("tenant"), after),
+            self._stream(request, request.query_params.get("tenant"), after),
             media_type="text/event-stream",
             headers={"cache-control": "no-store"},
         )
 
-    async def _stream(self, tenant: str | None, after: int | None) -> AsyncIterator[bytes]:
+    async def _stream(self, request: Request, tenant: str | None, after: int | None) -> AsyncIterator[bytes]:
+        """Who watches is asked for the key again with each message: one that is revoked sees no more."""
         yield b": watching\n\n"
         watching = self._gateway.feed.watch(tenant=tenant, after=after)
         waiting: asyncio.Task[Any] | None = None
@@ -215,8 +216,9 @@ class Admin:
                     continue
                 ended, waiting = waiting, None
                 try:
+                    self._may(request)
                     entry = ended.result()
-                except StopAsyncIteration:
+                except (StopAsyncIteration, NotAuthorised):
                     return
                 yield b"event: %b\ndata: %b\n\n" % (
                     entry["event"]["type"].encode(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentserve.live.auth import ADMIN, READ, Caller, ListedKeys
+from agentserve.live.auth import ADMIN, READ, SCOPES, Caller, ListedKeys
 from tests.live.conftest import ScriptedEngine, Serve, raw, until
 
 
@@ -135,6 +135,35 @@ async def test_live_events_are_streamed_as_they_happen(engine: ScriptedEngine, s
             if seen and seen[-1] == "StepFinished":
                 break
     assert seen[0] == "StepArrived"
+
+
+class RevocableKeys:
+    """One key that may do everything until it is revoked, and one that may call."""
+
+    def __init__(self) -> None:
+        self.revoked = False
+
+    def check(self, token: str, now: float) -> Caller | None:
+        if token == "watcher":
+            return None if self.revoked else Caller(tenant="ops", scopes=SCOPES)
+        return Caller(tenant="acme") if token == "caller" else None
+
+
+async def test_who_watches_with_a_key_that_is_revoked_sees_no_more(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    keys = RevocableKeys()
+    running = await serve(engine, keys=keys)
+    caller, watcher = ({"authorization": f"Bearer {key}"} for key in ("caller", "watcher"))
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    async with running.client.stream("GET", "/admin/v1/events", headers=watcher) as stream:
+        lines = stream.aiter_lines()
+        assert (await anext(lines)).startswith(":")
+        keys.revoked = True
+        asked = await running.client.post("/v1/chat/completions", json=body, headers=caller)
+        assert asked.status_code == 200
+        assert [line async for line in lines if line.startswith("data: ")] == []
+    assert (await running.client.get("/admin/v1/events", headers=watcher)).status_code == 401
 
 
 async def test_a_list_is_bounded_by_what_was_asked_and_by_a_limit(
