@@ -155,17 +155,13 @@ class Outgoing(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramPrefix:
-    """Enough to render a program's prompt again: the last request it sent and the reply to it.
+    """Enough to render a program's prompt again: the last request it sent, which is how its next one begins.
 
     Held in memory only, bounded, for warming; absent when the operator forbids keeping prompts in memory.
     """
 
     protocol: str
     body: Json
-    reply_text: str | None = None
-    # the reply's message as the client sends it back (tool calls included), where it is known: it makes the
-    # prompt exact where `reply_text` alone would lack the calls
-    reply: Json | None = None
 
 
 Asgi = Callable[

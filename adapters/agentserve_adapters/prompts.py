@@ -1,4 +1,4 @@
-"""Requests that adapters send of their own: the next prompt of a program, with one token of output.
+"""Requests that adapters send of their own: how the next prompt of a program begins, with one token of output.
 
 Rule: whatever decides the prompt's tokens stays as the client sent it (messages, tools, template
 arguments); whatever decides only the output is dropped, so that nothing but the prefill is paid for.
@@ -30,7 +30,7 @@ OUTPUT_FIELDS = frozenset(
 
 
 def warm_request(prefix: ProgramPrefix) -> tuple[str, Json] | None:
-    """Path and body of a request whose prompt is the program's next one as far as it is known.
+    """Path and body of a request whose prompt is the program's last one: its next one begins with it.
 
     None for protocols that keep no KV.
     """
@@ -42,27 +42,7 @@ def warm_request(prefix: ProgramPrefix) -> tuple[str, Json] | None:
     body["stream"] = False
     if prefix.protocol == "responses":
         body["store"] = False
-    _append_reply(body, prefix)
     return PATHS[prefix.protocol], body
-
-
-def _append_reply(body: Json, prefix: ProgramPrefix) -> None:
-    """The reply becomes part of the prompt, as it will when the program comes back."""
-    if prefix.protocol == "completions":
-        if isinstance(body.get("prompt"), str) and prefix.reply_text:
-            body["prompt"] += prefix.reply_text
-        return
-    reply = prefix.reply
-    if reply is None and prefix.reply_text:
-        reply = {"role": "assistant", "content": prefix.reply_text}
-    if reply is None:
-        return
-    if prefix.protocol == "responses":
-        said = body.get("input", [])
-        items = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
-        body["input"] = [*items, *reply.get("output", [reply])]
-    else:
-        body["messages"] = [*body.get("messages", []), reply]
 
 
 def cached_tokens(protocol: str, reply: Json) -> int | None:

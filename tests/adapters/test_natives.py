@@ -33,7 +33,7 @@ async def prepared(adapter: Any, body: dict[str, Any], protocol: str = "chat", *
 
 
 def chat(body: dict[str, Any]) -> ProgramPrefix:
-    return ProgramPrefix(protocol="chat", body=body, reply_text="hi")
+    return ProgramPrefix(protocol="chat", body=body)
 
 
 # -- vllm
@@ -453,27 +453,23 @@ def test_a_warm_keeps_what_makes_the_prompt_and_drops_what_makes_the_output() ->
         "stop": ["y"],
         "n": 3,
     }
-    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}
-    request = warm_request(ProgramPrefix(protocol="chat", body=body, reply_text="no", reply=called))
+    request = warm_request(ProgramPrefix(protocol="chat", body=body))
     assert request is not None
     path, sent = request
     assert path == "/v1/chat/completions"
     assert sent["tools"] == body["tools"]
     assert sent["chat_template_kwargs"] == {"thinking": True}
-    assert sent["messages"][-1] is called
+    assert sent["messages"] == body["messages"]
     assert not {"stop", "n", "stream_options"} & set(sent)
     assert warm_request(ProgramPrefix(protocol="embeddings", body={"input": "x"})) is None
 
 
-def test_warms_of_the_other_protocols_append_the_reply_where_it_belongs() -> None:
-    text = warm_request(ProgramPrefix(protocol="completions", body={"prompt": "ab"}, reply_text="cd"))
-    assert text is not None
-    assert text[1]["prompt"] == "abcd"
-    items = {"output": [{"type": "function_call", "call_id": "c1"}]}
-    reply = warm_request(ProgramPrefix(protocol="responses", body={"input": "x"}, reply=items))
+def test_warms_of_the_other_protocols_ask_for_one_token_in_their_own_words() -> None:
+    text = warm_request(ProgramPrefix(protocol="completions", body={"prompt": "ab", "max_tokens": 9}))
+    assert text == ("/v1/completions", {"prompt": "ab", "max_tokens": 1, "stream": False})
+    reply = warm_request(ProgramPrefix(protocol="responses", body={"input": "x", "store": True}))
     assert reply is not None
-    assert [i.get("type", "message") for i in reply[1]["input"]] == ["message", "function_call"]
-    assert reply[1]["store"] is False
+    assert (reply[1]["max_output_tokens"], reply[1]["store"]) == (1, False)
 
 
 def test_addresses_are_taken_with_and_without_their_version_path() -> None:
