@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ import pytest
 from agentserve.config import StoreSettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.decisions import AnyDecision
+from agentserve.core.events import AnyEvent
 from agentserve.ports import Journal, StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database
+from agentserve.store.folding import Record, Told
 from agentserve.store.journal import WriteBehind
 
 STEP_FIELDS = StepRecord.__struct_fields__
@@ -146,6 +149,23 @@ def step_row(step: str, program: str, at: float, **given: Any) -> dict[str, Any]
         },
     )
     return {name: getattr(record, name) for name in STEP_FIELDS}
+
+
+class Collected:
+    """A journal that only collects, for a test to write as it likes."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.records: list[Record] = []
+
+    def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
+        self.told.append(Told(event, now, decisions))
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self.fact("step", row)
+
+    def fact(self, kind: str, row: Mapping[str, Any]) -> None:
+        self.records.append(Record(kind, row))
 
 
 class Gateway:

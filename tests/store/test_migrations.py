@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from alembic import command
@@ -13,15 +11,13 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
-from agentserve.core.decisions import AnyDecision
-from agentserve.core.events import AnyEvent
 from agentserve.errors import ConfigError, StoreError
 from agentserve.store import export, keys, migrations, queries, schema
 from agentserve.store.database import Database
-from agentserve.store.folding import Fold, Record, Told
+from agentserve.store.folding import Fold
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Gateway
+from tests.store.conftest import AT, Collected, Gateway
 
 
 async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
@@ -31,23 +27,6 @@ async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Data
 
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
-
-
-class Recorded:
-    """Takes what a gateway journals, for a test to write."""
-
-    def __init__(self) -> None:
-        self.told: list[Told] = []
-        self.records: list[Record] = []
-
-    def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
-        self.told.append(Told(event, now, decisions))
-
-    def step(self, row: Mapping[str, Any]) -> None:
-        self.fact("step", row)
-
-    def fact(self, kind: str, row: Mapping[str, Any]) -> None:
-        self.records.append(Record(kind, row))
 
 
 async def everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
@@ -74,7 +53,7 @@ async def test_a_database_of_the_first_version_keeps_every_row_and_every_key_whe
 
     async with database.writing() as connection:
         await connection.run_sync(first)
-    written = Recorded()
+    written = Collected()
     Gateway(written).program("acme/p", 3, AT)
     written.fact("account", {"tenant": "acme", "service": 1.5, "at": AT})
     written.fact("chain", {"program": "acme/p", "body": b"\x00\xff", "at": AT})

@@ -6,28 +6,14 @@ import os
 from collections.abc import Callable
 
 from agentserve.config import StoreSettings
-from agentserve.store import queries
+from agentserve.store import export, queries
 from agentserve.store.database import Database
-from agentserve.store.folding import Fold, Record, Told
+from agentserve.store.folding import Fold, Record
 from agentserve.store.retention import CHUNK_ROWS, Sweeper
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Gateway, step_row
+from tests.store.conftest import AT, Collected, Gateway, step_row
 
 DAY = 86_400.0
-
-
-class Collected:
-    """A journal that only collects, to be written as one batch."""
-
-    def __init__(self) -> None:
-        self.told: list[Told] = []
-        self.records: list[Record] = []
-
-    def event(self, *given: object) -> None:
-        self.told.append(Told(*given))  # type: ignore[arg-type]
-
-    def step(self, row: dict[str, object]) -> None:
-        self.records.append(Record("step", row))
 
 
 async def fill(database: Database, programs: int, at: Callable[[int], float]) -> None:
@@ -36,7 +22,7 @@ async def fill(database: Database, programs: int, at: Callable[[int], float]) ->
     fold = Fold()
     for number in range(programs):
         collected = Collected()
-        Gateway(collected).program(f"acme/{number}", 2, at(number))  # type: ignore[arg-type]
+        Gateway(collected).program(f"acme/{number}", 2, at(number))
         await writer.write(fold.fold(collected.told, collected.records), number + 1, 0, at(number))
 
 
@@ -61,6 +47,23 @@ async def test_what_is_older_than_the_limit_goes_and_nothing_else(database: Data
     )
     assert counted["batches"] == 5
     assert counted["tenants"] == counted["workflows"] == 1  # never swept
+
+
+async def test_an_export_while_old_rows_are_swept_tells_all_that_stays_and_nothing_that_is_half_gone(
+    database: Database,
+) -> None:
+    programs = export.PAGE + 60
+    await fill(database, programs, lambda n: AT + n * 60.0)
+    found = export.lines(database, "programs")
+    told = [await anext(found) for _ in range(10)]
+    kept = programs - 100
+    now = AT + 100 * 60.0 + 5 * DAY - 1.0
+    while await sweeper(database, now, retention_days=5).sweep():
+        pass
+    told += [line async for line in found]
+    assert [line["id"] for line in told] == [f"acme/{n}" for n in (*range(10), *range(100, programs))]
+    assert all(line["n"] == 2 for line in told)
+    assert (await queries.counts(database, ["programs"]))["programs"] == kept
 
 
 async def test_one_tick_deletes_no_more_than_its_chunks(database: Database) -> None:
