@@ -150,7 +150,8 @@ _REMEDIES = (
     ("file is not a database", "store.url names a file that is no SQLite database: name another"),
     ("disk image is malformed", "the file is damaged: restore a backup, or move it away and start anew"),
     ("disk I/O error", "check the disk, its free room and the process's limit on file sizes"),
-    ("authentication failed", "put the password that the database knows into store.url, and restart"),
+    ("authentication failed", "put the password that the database knows into store.url and restart; or leave it out "
+     "there and keep it in the file that PGPASSFILE names, which is read at each connection"),
     ("too many connections", "let the database take more connections, or end those that nobody uses"),
     ("remaining connection slots", "let the database take more connections, or end those that nobody uses"),
     ("permission denied", "grant store.url's user its tables"),

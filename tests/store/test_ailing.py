@@ -143,6 +143,44 @@ async def test_a_wrong_password_is_said_to_be_one(cluster: Cluster) -> None:
         await stale.close()
 
 
+async def test_a_password_that_changes_in_its_file_is_known_without_a_restart(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = Database(cluster.url())
+    file = tmp_path / "pgpass"
+    monkeypatch.setenv("PGPASSFILE", str(file))
+
+    async def changed(password: str) -> None:
+        async with admin.begin() as connection:
+            await connection.execute(text(f"ALTER ROLE rotated PASSWORD '{password}'"))
+            await connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotated'")
+            )
+
+    def known(password: str) -> None:
+        file.write_text(f"*:*:*:rotated:{password}\n")
+        file.chmod(0o600)
+
+    async with admin.begin() as connection:
+        await connection.execute(text("DROP ROLE IF EXISTS rotated"))
+        await connection.execute(text("CREATE ROLE rotated LOGIN"))
+    with cluster.guarding("rotated"):
+        running = Database(f"postgresql://rotated@127.0.0.1:{cluster.port}/postgres")
+        known("one")
+        await changed("one")
+        async with asyncio.timeout(60):
+            while not await running.answers():
+                await asyncio.sleep(0.02)
+            await changed("two")
+            while await running.answers():
+                await asyncio.sleep(0.02)
+            known("two")
+            while not await running.answers():
+                await asyncio.sleep(0.02)
+        await running.close()
+    await admin.close()
+
+
 def test_what_cannot_even_be_handed_to_a_driver_is_the_rows_fault() -> None:
     assert blames_rows(OverflowError("too large"))
     assert not blames_rows(ConnectionRefusedError())
