@@ -139,6 +139,31 @@ def test_where_programs_find_nothing_of_their_own_growth_may_pass_the_ceiling_to
     assert d.sent("a", 1), "not held: admitted past the ceiling, it goes on past it"
 
 
+def test_a_dozen_returns_show_what_fresh_programs_will_find(desk: Any) -> None:
+    for cached, kept in ((2000, False), (3500, True)):
+        d = desk(foresight=Gaps())
+        for k in range(3):
+            roles(d, f"p{k}", 5, cached=cached)
+        d.arrive("a", tokens=4000, prefix=(ev.Segment(1, 2000),))
+        d.arrive("b", tokens=9000)
+        d.arrive("c", tokens=9000)
+        d.finish("a", tokens=4000)
+        assert ("a" in d.scheduler.policy._books["e0"].seated) is kept
+
+
+def test_of_programs_that_begin_anew_those_with_less_work_left_go_first(desk: Any) -> None:
+    left = {"large": 4.0, "small": 4.0, "small, long": 20.0}
+    d = desk(foresight=Gaps(left=left))
+    for k in range(60):
+        roles(d, f"p{k}", 5, cached=2000)
+    d.arrive("first", tokens=15_000)
+    for name, tokens in (("large", 8000), ("small, long", 2500), ("small", 2500)):
+        d.arrive(name, tokens=tokens)
+    d.finish("first", tokens=15_000, final=True)
+    assert [name for name in ("small", "large", "small, long") if d.sent(name)] == ["small", "large"]
+    assert list(d.dispatched)[-2:] == ["small/0", "large/0"]
+
+
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:
     d = desk(foresight=Gaps())
     d.arrive("a", tokens=3000, prefix=(ev.Segment(7, 1000),))

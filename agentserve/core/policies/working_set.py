@@ -33,6 +33,7 @@ from agentserve.core.board import CLASS_RANK
 from agentserve.core.fairness import Accounts
 from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
 from agentserve.core.ids import EngineId, ProgramId
+from agentserve.core.policies.anew import Anew
 from agentserve.core.policies.certainty import Certainty
 from agentserve.core.policies.guests import Guests
 from agentserve.core.policies.policy import Policy
@@ -45,8 +46,6 @@ MODELS_MAX = 1_000  # whose engines are remembered
 EXPECTED_MAX = 10_000  # programs that said when they will be back
 RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
 RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
-CARRY_WEIGHT = 0.05  # of the newest of these in the share that could find what their program had left
-CARRIES_FEW = 0.3  # below this share likewise
 
 
 class WorkingSet(Policy):
@@ -60,9 +59,8 @@ class WorkingSet(Policy):
         self._books: dict[EngineId, Book] = {}
         self._deadline: float | None = None
         self._step_s = 8.0  # mean seconds from one step of a program to its next
-        # share of steps whose program had one before, and of these, of those that could find what it left: at the start
-        # all are believed to
-        self._returning = self._carrying = 1.0
+        self._returning = 1.0  # share of steps whose program had one before: at the start all are believed to
+        self._anew = Anew()
         self._admit = self.params.admit  # of capacity, for fresh seats
         self._ceiling = self.params.ceiling  # of capacity, for growth
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
@@ -110,7 +108,8 @@ class WorkingSet(Policy):
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
         if finished and program.steps_done > 1:
-            self._carried(program)
+            self._anew.returned(program)
+            self._loosen()
         seat = program.own
         book = self._books.get(engine.id) if engine is not None else None
         if book is not None and book.measured != book.engine.kv_tokens:
@@ -194,29 +193,20 @@ class WorkingSet(Policy):
         self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
         self._loosen()
 
-    def _carried(self, program: Program) -> None:
-        """Nor where they return to other text than they left."""
-        self._carrying += CARRY_WEIGHT * (program.carries - self._carrying)
-        self._loosen()
-
     def _loosen(self) -> None:
-        anew = max(1.0 - self._carrying / CARRIES_FEW, 0.0)
+        """Nor where they return to other text than they left; there the seated may grow past the ceiling too."""
+        anew = self._anew.most
         few = max(1.0 - self._returning / RETURNS_FEW, anew)
         self._admit = self.params.admit * (1.0 + self.params.loose * few)
         self._ceiling = self.params.ceiling * (1.0 + self.params.loose * anew)
 
-    def _keeps_nothing(self, program: Program) -> bool:
-        """Its prompts each begin anew, as nearly all do here: it needs a seat while a step of it runs, and no longer.
-
-        Among programs that do return, it keeps its small seat rather than stand behind them before each step.
-        """
-        return self._carrying < CARRIES_FEW and not program.carries
-
     def _key(self, program: Program) -> float:
         """Smaller goes first. Static, so that a heap holds it: start, plus how much is left, by class and deadline."""
         left_s = self.board.foresight.steps_left(program) * self._step_s
-        key = program.created_at + self.params.beta * left_s
-        if not self._keeps_nothing(program):
+        if self._anew.keeps_nothing(program):
+            key = program.created_at + self.params.beta * left_s * self._anew.work(program)
+        else:
+            key = program.created_at + self.params.beta * left_s
             key += self.params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
         key += self.params.class_step_s * (CLASS_RANK[program.priority] - 1)
         if program.deadline_at is not None:
@@ -253,7 +243,7 @@ class WorkingSet(Policy):
         No earlier: a seat that stands empty costs more than the wait that it saves (`lead_s_max` at 30 s made programs
         take 40% longer where all gaps were known).
         """
-        if not program.carries:
+        if not program.carries or self._anew.keeps_nothing(program):
             return  # there is nothing to restore for what comes next
         returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
         if returns_at is None or returns_at + self.params.announced_s < now:
@@ -497,7 +487,9 @@ class WorkingSet(Policy):
         if not self.params.reserve_gaps:
             self._let_go(program, seat.book, now, "no_reserve")
             return
-        if self._line and self._keeps_nothing(program):
+        if self._line and self._anew.keeps_nothing(program):
+            # a seat while a step of it runs, and no longer; among programs that do find what they left, it keeps its
+            # small seat rather than stand behind them before each step
             self._let_go(program, seat.book, now, "nothing_kept")
             return
         self._keeper.begin(program, seat, now)

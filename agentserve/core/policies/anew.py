@@ -1,0 +1,52 @@
+"""Programs whose prompts each begin anew, as in pipelines of fixed roles: how many of them there are, and how large.
+
+Rule: it is told of each step that a program came back with and only counts; what is admitted, kept or put in front
+because of it is the policy's. It knows no engine and no clock.
+
+What such a program leaves behind is never read again, so it is not its context that makes it dear, but what each of its
+steps holds while it runs: half the size, and the same steps left are half the work.
+"""
+
+from __future__ import annotations
+
+from agentserve.core.program import Program
+
+CARRY_WEIGHT = 0.05  # of the newest step in the share of those that could find what their program had left
+CARRIES_ASSUMED = 3  # that did, before any was seen: so few, since a pipeline's programs all start at once
+CARRIES_FEW = 0.3  # below this share, the less is found, the more are admitted
+SIZE_WEIGHT = 0.05  # of the newest step in their mean size
+SIZE_SHARE = 0.5  # of its work that goes by its size: all of it would make the largest wait for everyone
+
+
+class Anew:
+    """What steps find of what their programs left."""
+
+    __slots__ = ("_carrying", "_mean_tokens", "_seen")
+
+    def __init__(self) -> None:
+        self._carrying = 1.0  # at the start, all are believed to find it
+        self._seen = CARRIES_ASSUMED
+        self._mean_tokens = 0.0  # that a step of those that find nothing holds of its own
+
+    def returned(self, program: Program) -> None:
+        """A step of a program that had one before is over."""
+        self._seen += 1
+        weight = max(CARRY_WEIGHT, 1.0 / self._seen)  # a plain mean at first, then one that forgets
+        self._carrying += weight * (program.carries - self._carrying)
+        if not program.carries:
+            tokens = program.context_tokens - program.shared_tokens
+            self._mean_tokens += (SIZE_WEIGHT if self._mean_tokens else 1.0) * (tokens - self._mean_tokens)
+
+    @property
+    def most(self) -> float:
+        """How nearly all that return begin anew: 0 while a fair share does not, 1 when all do."""
+        return max(1.0 - self._carrying / CARRIES_FEW, 0.0)
+
+    def keeps_nothing(self, program: Program) -> bool:
+        """Nearly all here begin anew, and it does, or has not yet come back to show that it is another kind."""
+        return self._carrying < CARRIES_FEW and (not program.carries or program.steps_done < 2)
+
+    def work(self, program: Program) -> float:
+        """How much work a step of it is, over the mean of those that begin anew."""
+        own = program.footprint(0) - program.shared_tokens
+        return 1.0 - SIZE_SHARE + SIZE_SHARE * max(own, 0) / max(self._mean_tokens, 1.0)
