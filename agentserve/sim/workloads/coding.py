@@ -73,13 +73,18 @@ class Tooling:
         return tuple(self.call() for _ in range(calls))
 
 
+def steps_of(draws: Draws) -> int:
+    """How many steps an autonomous program takes: drawn independently of all else."""
+    return draws.count(31, 78, most=125, least=3)
+
+
 def autonomous(
     index: int, seed: int, *, name: str, seconds: Seconds = plain, tenant: str = "default"
 ) -> ProgramPlan:
     """One SWE-style program: reads, edits and runs tests until it submits."""
     draws = Draws(name, seed, index)
     tooling = Tooling(draws, seconds)
-    length = draws.count(31, 78, most=125, least=3)
+    length = steps_of(draws)
     steps = []
     for k in range(length):
         growth = draws.by_p90(447, 1700, most=12_000)
