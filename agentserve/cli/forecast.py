@@ -335,6 +335,8 @@ def _show_programs(reports: Mapping[str, ProgramsReport]) -> None:
         )
         for k, at in report.at.items():
             n = at.numbers()
+            if not n["programs"]:
+                continue  # none was so long
             covered = "/".join(f"{n[f'coverage_p{q}']:.2f}" for q in (10, 25, 50, 75, 90, 99))
             table.add_row(
                 str(k),

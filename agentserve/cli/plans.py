@@ -205,6 +205,7 @@ def _savings(answers: Sequence[Answer]) -> list[str]:
         first, last = here[0], here[-1]
         if len(here) > 1 and first.engines and last.engines:
             out.append(
-                f"{name}: {last.engines} engines with {last.policy}, {first.engines} with {first.policy}"
+                f"{name}: {last.engines} {'engine' if last.engines == 1 else 'engines'} with {last.policy}, "
+                f"{first.engines} with {first.policy}"
             )
     return out

@@ -15,6 +15,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -133,6 +134,13 @@ def main() -> int:
                 asyncio.run(upgraded(url))
             out = asyncio.run(kill(args, url, folder))
     print(json.dumps(out, indent=2))
+    for phase in ("there", "away", "catching_up") if args.what == "away" else ():
+        ratio, spread = out[phase]["p99_ratio"]
+        low, high = spread or (float("nan"), float("nan"))
+        print(
+            f"{phase}: p99 is {ratio:.3f} times the other gateway's of the same seconds ({low:.3f} to {high:.3f})",
+            file=sys.stderr,
+        )
     return 0 if out["ok"] else 1
 
 
