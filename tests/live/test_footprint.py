@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agentserve.core.identity.known import Program
 from agentserve.live.exchange import Exchange
 from agentserve.live.request import Request
 from tests.live.conftest import ScriptedEngine, Serve, answers, chat_reply, delta, raw, sse, streams, until
@@ -23,6 +24,10 @@ def uncollected() -> Iterator[None]:
 
 def left_behind() -> list[object]:
     return [one for one in gc.get_objects() if isinstance(one, (Exchange, Request))]
+
+
+def known() -> int:
+    return sum(isinstance(one, Program) for one in gc.get_objects())
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -56,6 +61,24 @@ async def test_a_step_whose_client_left_is_freed_without_the_collector(
     await asyncio.wait([asking])
     await running.quiet()
     await until(lambda: not left_behind())
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_program_that_is_forgotten_is_freed_without_the_collector(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    gateway = running.gateway
+    engine.otherwise = answers(200, chat_reply("hello"))
+    for name in ("lead", "other"):
+        for _ in range(2):
+            body = {"model": "m", "messages": [{"role": "user", "content": f"I am {name}"}]}
+            await running.client.post(f"/p/{name}/v1/chat/completions", json=body)
+    await running.quiet()
+    before = known()
+    assert before >= 2
+    gateway.keep_house(gateway.driver.now() + 1e6)
+    await until(lambda: known() <= before - 2)
 
 
 async def test_what_clients_said_is_forgotten_about_when_their_programs_are(

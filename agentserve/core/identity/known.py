@@ -74,15 +74,15 @@ class Program:
 
     __slots__ = (
         "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "openers",
-        "parent", "person", "responses", "rewrites", "roles", "root", "source", "started_at", "steps", "summarising",
-        "tenant", "text_tools", "tips", "traced", "turn", "turn_done", "turn_name", "window",
+        "parent", "person", "responses", "rewrites", "roles", "source", "started_at", "steps", "summarising",
+        "tenant", "text_tools", "tips", "top", "traced", "turn", "turn_done", "turn_name", "window",
     )  # fmt: skip
 
     def __init__(self, tenant: Tenant, name: str, *, parent: str | None, source: str, now: float) -> None:
         self.tenant = tenant
         self.name = name
         self.parent = parent
-        self.root: Program = self
+        self.top: Program | None = None  # of all that stand above it
         self.source = source
         self.person = 0
         self.started_at = now
@@ -107,6 +107,11 @@ class Program:
         self.responses: dict[str, int] = {}
         self.openers: dict[int, None] = {}
         self.roles: dict[int, None] = {}
+
+    @property
+    def root(self) -> Program:
+        """The program that it serves in the end: itself, where none stands above it."""
+        return self.top or self
 
     @property
     def busy(self) -> bool:
@@ -156,7 +161,7 @@ class Tenant:
         while top.parent is not None and top.parent not in seen and top.parent in self.programs:
             seen.add(top.parent)
             top = self.programs[top.parent]
-        program.root = top
+        program.top = top if top is not program else None
 
     def remove(self, program: Program) -> None:
         """Forget the program and all that leads to it."""
@@ -171,6 +176,8 @@ class Tenant:
         for response_id in program.responses:
             if self.responses.get(response_id) is program:
                 del self.responses[response_id]
+        # nothing may lead round in a circle: the collector looks at what is old so seldom that it would stay for good
+        program.main = program.top = None
         program.tips.clear()
         program.marks.clear()
         program.calls.clear()
