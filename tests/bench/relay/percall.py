@@ -23,10 +23,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from uvicorn.config import Config
@@ -38,7 +38,6 @@ from agentserve.core.ids import EngineId
 from agentserve.live.app import Gateway
 from agentserve.live.serve import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
-from agentserve.live.upstream import Deadlines
 from agentserve.live.upstream.lean import Connection, LeanUpstream
 from tests.bench.relay.bare import Bare
 
@@ -122,16 +121,27 @@ class EngineEnd(asyncio.Transport):
         return None
 
 
-class MemoryUpstream(LeanUpstream):
-    """The lean client, dialling memory."""
+class MemoryLoop:
+    """The loop, dialling memory."""
 
-    async def _connect(self, deadlines: Deadlines) -> Connection:
-        connection = Connection(self)
-        end = EngineEnd(self.loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.time, self.call_at, self.create_future = loop.time, loop.call_at, loop.create_future
+
+    async def create_connection(
+        self, protocol: Callable[[], Connection], _host: str, _port: int
+    ) -> tuple[EngineEnd, Connection]:
+        end, connection = EngineEnd(self._loop), protocol()
         end.connection = connection
         connection.connection_made(end)
-        self._open.add(connection)
-        return connection
+        return end, connection
+
+
+def memory_upstream() -> LeanUpstream:
+    """The lean client, to an engine made of memory."""
+    upstream = LeanUpstream("http://127.0.0.1:9")
+    upstream.loop = cast(asyncio.AbstractEventLoop, MemoryLoop(upstream.loop))
+    return upstream
 
 
 class ClientEnd(asyncio.Transport):
@@ -300,7 +310,7 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
             await gateway.engines.add(engine)
         await gateway.monitor.stop()
         served = gateway.engines["e1"]
-        served.upstream = MemoryUpstream("http://127.0.0.1:9")
+        served.upstream = memory_upstream()
         gateway.monitor._answered(served)
         assert gateway.driver.scheduler.board.fleet.get(EngineId("e1")) is not None
         yield gateway
@@ -318,7 +328,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             ends: dict[str, list[ClientEnd]] = {}
             for case in args.case or CASES:
                 ends[case] = []
-                upstream = MemoryUpstream("http://127.0.0.1:9")
+                upstream = memory_upstream()
                 app = Bare(upstream, reads=case == "reading") if case in FLOORS else served
                 config = Config(app, log_config=None, proxy_headers=False)
                 config.load()
