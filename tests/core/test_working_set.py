@@ -106,6 +106,16 @@ def test_where_no_program_returns_the_engine_is_given_more_than_it_can_keep(desk
     assert admitted(loose) > admitted(strict)
 
 
+def test_programs_that_all_come_before_any_could_return_are_not_taken_for_one_shot_ones(desk: Any) -> None:
+    def admitted(programs: int) -> int:
+        d = desk(foresight=Gaps())
+        for i in range(programs):
+            d.arrive(f"p{i}", tokens=1000)
+        return sum(1 for i in range(programs) if d.sent(f"p{i}"))
+
+    assert admitted(20) == admitted(300) < 20
+
+
 def roles(d: Any, name: str, steps: int, *, cached: int) -> None:
     """A program whose prompts begin each with another role's 2,000 tokens; the engine finds so many cached."""
     for k in range(steps):

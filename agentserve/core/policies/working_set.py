@@ -45,6 +45,7 @@ from agentserve.errors import InvariantBroken
 MODELS_MAX = 1_000  # whose engines are remembered
 EXPECTED_MAX = 10_000  # programs that said when they will be back
 RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
+ANSWERED_MAX = 1_000  # steps done, so many of whose programs may be new ones
 RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
 
 
@@ -61,6 +62,9 @@ class WorkingSet(Policy):
         self._step_s = 8.0  # mean seconds from one step of a program to its next
         self._returning = 1.0  # share of steps whose program had one before: at the start all are believed to
         self._anew = Anew()
+        self._answered = (
+            0  # steps done since, whose programs could have come back: as many fresh ones are counted
+        )
         self._admit = self.params.admit  # of capacity, for fresh seats
         self._ceiling = self.params.ceiling  # of capacity, for growth
         self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
@@ -107,9 +111,11 @@ class WorkingSet(Policy):
 
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
-        if finished and program.steps_done > 1:
-            self._anew.returned(program)
-            self._loosen()
+        if finished:
+            self._answered = min(self._answered + 1, ANSWERED_MAX)
+            if program.steps_done > 1:
+                self._anew.returned(program)
+                self._loosen()
         seat = program.own
         book = self._books.get(engine.id) if engine is not None else None
         if book is not None and book.measured != book.engine.kv_tokens:
@@ -189,7 +195,14 @@ class WorkingSet(Policy):
     # -- queueing
 
     def _returned(self, program: Program) -> None:
-        """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted."""
+        """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted.
+
+        Programs that come all at once before any step of theirs is done say nothing of whether they will return.
+        """
+        if not program.steps_done:
+            if not self._answered:
+                return
+            self._answered -= 1
         self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
         self._loosen()
 
