@@ -18,6 +18,7 @@ import msgspec
 from agentserve.sim.programs import ProgramPlan, Run, StepPlan, ToolPlan
 
 SCRIPT = "agentserve-script:"
+BETWEEN = "\n\n"  # a document and what was said of it
 TOKEN_CHARS = 4  # what the emulated tokenizer makes of ASCII; a word and its space
 SLACK_TOKENS = 160  # a prompt that repeats all but this much of the one before it continues it
 CALL_TOKENS = 12  # what a tool call weighs beside its argument
@@ -45,8 +46,10 @@ def text(key: int, tokens: int) -> str:
 
 
 def turn(plan: ProgramPlan, k: int) -> Any:
-    """What the engine is told to say at this step: the planned tool calls, or the closing words."""
+    """What the engine is told to say at this step: the planned tool calls, the closing words, or so many of its own."""
     step = plan.steps[k]
+    if step.handed or any(later.handed for later in plan.steps[k + 1 : k + 2]):
+        return {"tokens": step.output_tokens}
     if k + 1 == len(plan.steps) or step.human or step.children:
         return {"text": text(_said(plan, k), step.output_tokens)}
     tools = step.tools or (DEFAULT_TOOL,)
@@ -72,6 +75,7 @@ class Conversation:
         self._sizes: list[int] = []  # planned tokens of each message
         self._contents: tuple[Run, ...] = ()
         self._reply: tuple[Message, int] | None = None
+        self._said: list[str] = []  # every reply's words, for a plan that hands them on
 
     def prompt(self, k: int) -> list[Message]:
         """The messages of step `k`."""
@@ -87,6 +91,8 @@ class Conversation:
     def answered(self, k: int, reply: Message) -> None:
         """The reply as it came; the next prompt repeats it."""
         self._reply = (reply, self.plan.steps[k].output_tokens)
+        if any(later.handed for later in self.plan.steps[k + 1 : k + 2]):
+            self._said.append(reply.get("content") or "")
 
     # -- how a prompt comes about
 
@@ -137,7 +143,7 @@ class Conversation:
             kept -= 1
             size -= self._sizes[kept]
         if kept < 2:  # not even the task stands: another conversation
-            self._another(k, contents)
+            self._another(k, step, contents)
             return
         del self.messages[kept:], self._sizes[kept:]
         self._reply = None
@@ -150,15 +156,23 @@ class Conversation:
         follows = self.messages[kept]["role"] if kept < len(self.messages) else ""
         return bool(self.messages[kept - 1].get("tool_calls")) or follows == "tool"
 
-    def _another(self, k: int, contents: tuple[Run, ...]) -> None:
+    def _another(self, k: int, step: StepPlan, contents: tuple[Run, ...]) -> None:
         head, rest = contents[0], contents[1:]
         if not rest or rest[-1].tokens < SLACK_TOKENS:  # one run: a part of it is the system's
             system = head.tokens // SYSTEM_SHARE
             own = sum(r.tokens for r in contents) - system
         else:
             system, own = head.tokens, sum(r.tokens for r in rest)
-        self._restart(k, text(head.key, system), text(self._key(k), own), own)
+        task = self._handed(own) if step.handed else text(self._key(k), own)
+        self._restart(k, text(head.key, system), task, own)
         self.kept_tokens = 0
+
+    def _handed(self, tokens: int) -> str:
+        """The document that the program began with and what was said of it, the last of it where there is too much;
+        the document is as long as makes the prompt what was planned."""
+        said = BETWEEN + BETWEEN.join(self._said)
+        room = tokens - len(said) // TOKEN_CHARS
+        return text(self._key(0), room) + said if room > 0 else said[-tokens * TOKEN_CHARS :]
 
     def _restart(self, k: int, system: str, task: str, task_tokens: int) -> None:
         self.messages = []

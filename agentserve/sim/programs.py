@@ -52,6 +52,7 @@ class StepPlan:
     human: bool = False  # a person speaks before the next step
     compact_to: int | None = None  # before this step: the own text is replaced by one of this length
     contents: tuple[Run, ...] | None = None
+    handed: bool = False  # its last run is what the program began with and all that was said of it since
     children: tuple[int, ...] = ()  # programs started after this step; the next waits for all of them
     node: str | None = None
     role: int = 0

@@ -119,6 +119,45 @@ def test_recorded_prompts_without_a_common_beginning_are_conversations_of_their_
     assert len(seen[1]) == 2
 
 
+def pipeline(*outputs: int, document: int = 500) -> ProgramPlan:
+    """Fixed roles that hand a document on with all that was said of it."""
+    steps = tuple(
+        StepPlan(
+            new_tokens=0,
+            output_tokens=output,
+            contents=(Run(k + 1, 400), Run(OWN_KEYS + k, document + sum(outputs[:k]))),
+            handed=k > 0,
+        )
+        for k, output in enumerate(outputs)
+    )
+    return ProgramPlan(id="chain", steps=steps, own=OWN_KEYS)
+
+
+def test_a_pipeline_hands_its_document_and_all_replies_on_behind_each_roles_own_prompt() -> None:
+    plan = pipeline(60, 90, 40)
+    seen = prompts(plan)
+    replies = [reply_of(messages)["content"] for messages in seen]
+    assert [len(r) for r in replies] == [4 * s.output_tokens for s in plan.steps]
+    document = seen[0][1]["content"][: 4 * 480]
+    for k, messages in enumerate(seen):
+        assert [m["role"] for m in messages] == ["system", "user"]
+        assert messages[0]["content"] == text(k + 1, 400)
+        assert messages[1]["content"].startswith(document)
+        assert all(reply in messages[1]["content"] for reply in replies[:k])
+        planned = plan.prompts()[k]
+        assert planned <= len(template(messages, None)) <= planned + MARKS_TOKENS_MAX
+
+
+def test_where_replies_fill_all_that_a_role_is_planned_to_read_the_newest_words_are_handed_on() -> None:
+    plan = pipeline(300, 300, document=200)
+    conversation = Conversation(plan)
+    conversation.prompt(0)
+    conversation.answered(0, {"role": "assistant", "content": text(7, 600) + "the end"})
+    words = conversation.prompt(1)[1]["content"].split("\nagentserve-script:")[0]
+    assert len(words) == 4 * 500
+    assert words.endswith("the end")
+
+
 def test_common_beginnings_end_where_runs_differ_in_key_or_length() -> None:
     assert common_tokens((Run(1, 10), Run(2, 5)), (Run(1, 10), Run(2, 9))) == 15
     assert common_tokens((Run(1, 10), Run(2, 5)), (Run(1, 8), Run(2, 5))) == 8

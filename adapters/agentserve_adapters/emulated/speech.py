@@ -5,7 +5,8 @@ A conversation can be scripted: a line in the system prompt or a user message
     agentserve-script: [{"tool": "search", "arguments": {"q": "x"}}, [{"tool": "a"}, {"tool": "b"}], {"text": "done"}]
 
 gives the assistant's turns. Entry k is used when the conversation holds k assistant messages after the script; a
-list is several tool calls at once. Past the end of the script, and without one, the model speaks words.
+list is several tool calls at once, and {"tokens": 80} so many tokens of the model's own words. Past the end of the
+script, and without one, it is the model's to say how many.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _unstopped(
         return _calls([_sample_call(tools, tool_choice)], seed)
     if schema is not None and not ignore_eos:
         return _spoken(msgspec.json.encode(_instance(schema)).decode(), tokens_max)
-    digest = hashlib.blake2b(seed, digest_size=16).digest()
+    digest = _digest(seed)
     length = tokens_max if ignore_eos and tokens_max else _length(digest)
     finish = "stop"
     if tokens_max is not None and length >= tokens_max:
@@ -157,8 +158,12 @@ def _scripted(turn: Any, seed: bytes, tools: Sequence[Any] | None, tokens_max: i
     wanted = [e for e in entries if isinstance(e, dict) and "tool" in e]
     if wanted and tools:
         return _calls([{"name": str(e["tool"]), "arguments": e.get("arguments", {})} for e in wanted], seed)
-    text = next((str(e["text"]) for e in entries if isinstance(e, dict) and "text" in e), None)
-    return None if text is None else _spoken(text, tokens_max)
+    for entry in entries:
+        if isinstance(entry, dict) and "text" in entry:
+            return _spoken(str(entry["text"]), tokens_max)
+        if isinstance(entry, dict) and isinstance(entry.get("tokens"), int):
+            return _spoken(words(_digest(seed), min(entry["tokens"], OUTPUT_MAX) * GROUP), tokens_max)
+    return None
 
 
 def _spoken(text: str, tokens_max: int | None) -> Speech:
@@ -220,6 +225,10 @@ def _instance(schema: Any) -> Any:
     return {"string": "text", "integer": 1, "number": 1.0, "boolean": True, "null": None}.get(
         str(kind), "text"
     )
+
+
+def _digest(seed: bytes) -> bytes:
+    return hashlib.blake2b(seed, digest_size=16).digest()
 
 
 def _length(digest: bytes) -> int:

@@ -34,6 +34,7 @@ def chain(index: int, seed: int, *, name: str = "chains", tenant: str = "default
                 new_tokens=0,
                 output_tokens=output,
                 contents=(Run(ROLE_KEY + k, ROLE_TOKENS), Run(own, carried)),
+                handed=k > 0,
                 tools=(),
                 think_s=0.0 if k == ROLES - 1 else draws.lognormal(0.08, 0.8, most=5.0),
                 node=f"role{k}",

@@ -120,6 +120,20 @@ async def test_a_scripted_conversation_calls_tools_turn_by_turn(serve: Any) -> N
     assert text == "all done"
 
 
+async def test_a_script_may_ask_for_so_many_of_the_models_own_words(serve: Any) -> None:
+    async with serve() as (url, _), client(url) as c:
+        replies = [
+            await c.chat.completions.create(
+                model="emulated",
+                messages=[{"role": "user", "content": f'{about}\nagentserve-script: [{{"tokens": 80}}]'}],
+            )
+            for about in ("ferries", "ferries", "harbours")
+        ]
+    said = [r.choices[0].message.content for r in replies]
+    assert [r.usage.completion_tokens for r in replies if r.usage] == [80, 80, 80]
+    assert said[0] == said[1] != said[2]
+
+
 async def test_streamed_tool_calls_accumulate_to_the_whole_ones(serve: Any) -> None:
     script = 'agentserve-script: [[{"tool": "search", "arguments": {"q": 1}}, {"tool": "search", "arguments": {}}]]'
     async with serve() as (url, _), client(url) as c:

@@ -114,6 +114,7 @@ def _middle(plan: ProgramPlan, setting: Setting) -> list[StepPlan]:
                 new_tokens=new if contents is None else 0,
                 compact_to=None if k == start else step.compact_to,
                 contents=contents,
+                handed=step.handed and k > start,
                 output_tokens=max(
                     min(step.output_tokens // setting.shrink, setting.output_tokens_max), OUTPUT_TOKENS_MIN
                 ),
