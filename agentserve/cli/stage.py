@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from agentserve.core.policies.seats import WorkingSetParams
+from agentserve.core.policies.params import WorkingSetParams
 from agentserve.errors import AgentServeError
 
 START_S = 90.0  # a busy machine compiles imports slowly

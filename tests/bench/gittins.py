@@ -19,7 +19,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from agentserve.core.policies.seats import Book, WorkingSetParams
+from agentserve.core.policies.order import Order
+from agentserve.core.policies.params import WorkingSetParams
+from agentserve.core.policies.seats import Book
 from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.program import Program
 from agentserve.sim.workloads.coding import autonomous, steps_of
@@ -63,6 +65,14 @@ def cost_of_an_end(steps_done: int, context: int) -> float:
     return least / 1_000
 
 
+class ByIndex(Order):
+    """Smallest cost of an end first."""
+
+    def key(self, program: Program) -> float:
+        own = max(program.footprint(0), program.context_tokens) - program.shared_tokens
+        return cost_of_an_end(program.steps_done, max(own, 0) // CONTEXT_STEP * CONTEXT_STEP)
+
+
 class Gittins(WorkingSet):
     """Smallest cost of an end first, whoever came first."""
 
@@ -70,9 +80,9 @@ class Gittins(WorkingSet):
     Params = GittinsParams
     params: GittinsParams
 
-    def _key(self, program: Program) -> float:
-        own = max(program.footprint(0), program.context_tokens) - program.shared_tokens
-        return cost_of_an_end(program.steps_done, max(own, 0) // CONTEXT_STEP * CONTEXT_STEP)
+    def setup(self) -> None:
+        super().setup()
+        self._order = ByIndex(self.board, self.params, self._anew)
 
     def _sweep(self, book: Book, wanting: Program | None, now: float) -> bool:
         if super()._sweep(book, wanting, now):
@@ -80,7 +90,9 @@ class Gittins(WorkingSet):
         if wanting is None or not self.params.gain:
             return False
         idle = [p for p in book.seated.values() if p.idle]
-        worst = max(idle, key=lambda p: (self._seat_key(p), p.id), default=None)
-        if worst is not None and self._seat_key(worst) > (1.0 + self.params.gain) * self._key(wanting):
+        worst = max(idle, key=lambda p: (self._order.seat_key(p), p.id), default=None)
+        if worst is not None and self._order.seat_key(worst) > (1.0 + self.params.gain) * self._order.key(
+            wanting
+        ):
             self._let_go(worst, book, now, "outranked")
-        return self._fits(wanting, wanting.footprint(0) - wanting.shared_tokens, book)
+        return self._rooms.fits(wanting, book)

@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 from agentserve import cli, config
 from agentserve.core.identity.harnesses import NAMINGS, TABLE_VERSION
 from agentserve.core.policies import POLICIES
-from agentserve.core.policies.seats import WorkingSetParams
+from agentserve.core.policies.params import WorkingSetParams
 from agentserve.live import openapi
 from agentserve.live.responses import Responses
 from agentserve.live.services import Services

@@ -138,7 +138,7 @@ MOVES = {
 DECIDERS = (
     "core/scheduler.py",
     "core/policies/working_set.py",
-    "core/policies/seats.py",
+    "core/policies/keeper.py",
     "core/policies/guests.py",
     "live/driver.py",
 )

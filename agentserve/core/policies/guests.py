@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from agentserve.core.board import Board
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, StepId
-from agentserve.core.policies.seats import Book, WorkingSetParams
+from agentserve.core.policies.params import WorkingSetParams
+from agentserve.core.policies.seats import Book
 from agentserve.core.program import Step
 
 

@@ -27,26 +27,22 @@ alone exceeds an engine's KV it can do nothing.
 
 from __future__ import annotations
 
-import heapq
-
-from agentserve.core.board import CLASS_RANK
 from agentserve.core.fairness import Accounts
-from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
-from agentserve.core.ids import EngineId, ProgramId
+from agentserve.core.fleet import Engine
+from agentserve.core.ids import EngineId
 from agentserve.core.policies.anew import Anew
-from agentserve.core.policies.certainty import Certainty
 from agentserve.core.policies.guests import Guests
+from agentserve.core.policies.keeper import Keeper
+from agentserve.core.policies.order import Order
+from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.policy import Policy
-from agentserve.core.policies.seats import Book, Keeper, Seat, WorkingSetParams
+from agentserve.core.policies.returns import Returns
+from agentserve.core.policies.rooms import Rooms
+from agentserve.core.policies.seats import Book, Seat, Seats
+from agentserve.core.policies.thresholds import Thresholds
 from agentserve.core.policies.waiting import Engines, Line, Queued
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
-
-MODELS_MAX = 1_000  # whose engines are remembered
-EXPECTED_MAX = 10_000  # programs that said when they will be back
-RETURN_WEIGHT = 0.02  # of the newest step in the share of steps whose program had one before
-ANSWERED_MAX = 1_000  # steps done, so many of whose programs may be new ones
-RETURNS_FEW = 0.1  # below this share, the less programs return, the more are admitted
 
 
 class WorkingSet(Policy):
@@ -59,21 +55,16 @@ class WorkingSet(Policy):
     def setup(self) -> None:
         self._books: dict[EngineId, Book] = {}
         self._deadline: float | None = None
-        self._step_s = 8.0  # mean seconds from one step of a program to its next
-        self._returning = 1.0  # share of steps whose program had one before: at the start all are believed to
         self._anew = Anew()
-        self._answered = (
-            0  # steps done since, whose programs could have come back: as many fresh ones are counted
-        )
-        self._admit = self.params.admit  # of capacity, for fresh seats
-        self._ceiling = self.params.ceiling  # of capacity, for growth
-        self._expected: list[tuple[float, ProgramId]] = []  # when they join the line ahead of their return
+        self._thresholds = Thresholds(self.params, self._anew)
+        self._order = Order(self.board, self.params, self._anew)
+        self._rooms = Rooms(self.board, self._books, self._thresholds, sweep_s=self.params.sweep_s)
+        self._returns = Returns(self.board, self.params)
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
-        self._certainty = Certainty()
+        self._seats = Seats(self.accounts)
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
         self._guests = Guests(self.board, self.params, self._books)
-        self._served: dict[str, Engines] = {}  # by model
         self._counts = dict.fromkeys(
             ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated", "expected"),
             0.0,
@@ -83,11 +74,11 @@ class WorkingSet(Policy):
 
     def arrived(self, step: Step, now: float) -> None:
         program = step.program
-        self._returned(program)
+        self._thresholds.arrived(program)
         seat: Seat | None = program.own if isinstance(program.own, Seat) else None
         if seat is not None and seat.book.engine.usable(step.model):
             self._gap_ends(program, seat, now)
-            self._rebase(program, seat, now)
+            self._seats.rebase(program, seat, now)
             self._go_or_hold(step, seat, now)
             return
         if self._is_guest(step, program):
@@ -107,29 +98,26 @@ class WorkingSet(Policy):
         if isinstance(program.own, Seat):
             return step.relation == "auxiliary" or len(program.open_steps) > 1
         queued: Queued | None = program.own
-        return queued is not None and bool(queued.steps) and queued.engines != self._serving(step.model)
+        return queued is not None and bool(queued.steps) and queued.engines != self._rooms.serving(step.model)
 
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         program = step.program
         if finished:
-            self._answered = min(self._answered + 1, ANSWERED_MAX)
-            if program.steps_done > 1:
-                self._anew.returned(program)
-                self._loosen()
+            self._thresholds.finished(program)
         seat = program.own
         book = self._books.get(engine.id) if engine is not None else None
         if book is not None and book.measured != book.engine.kv_tokens:
             book.measure()
         if self._guests.leave(step, engine):
             if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
-                self._charge(program, seat, now)
+                self._seats.charge(program, seat, now)
                 self._gap_begins(program, seat, now)
         elif isinstance(seat, Seat):
             seat.book.ran_at = now
             if step in seat.book.held:
                 seat.book.held.remove(step)
             self._keeper.won(program, seat, step)
-            self._charge(program, seat, now)
+            self._seats.charge(program, seat, now)
             if program.idle and not program.ended:
                 self._gap_begins(program, seat, now)
         elif isinstance(seat, Queued):
@@ -151,7 +139,7 @@ class WorkingSet(Policy):
         self._fill(now)
 
     def engine_changed(self, engine: Engine, now: float) -> None:
-        self._served.clear()
+        self._rooms.engines_changed()
         book = self._books.get(engine.id)
         if book is None:
             book = self._books[engine.id] = Book(engine, self.params)
@@ -178,13 +166,10 @@ class WorkingSet(Policy):
 
     def tick(self, now: float) -> None:
         self._deadline = None
-        while self._expected and self._expected[0][0] <= now:
-            _, name = heapq.heappop(self._expected)
-            program = self.board.programs.get(name)
-            if program is not None and program.own is None and program.idle:
-                self._expect(program, now)
-        if self._expected:
-            self._arm(self._expected[0][0])
+        for program in self._returns.due(now):
+            self._expect(program, now)
+        if self._returns.next_at is not None:
+            self._arm(self._returns.next_at)
         for book in self._books.values():
             self._touch_idle(book, now)
         self._fill(now)
@@ -194,105 +179,34 @@ class WorkingSet(Policy):
 
     # -- queueing
 
-    def _returned(self, program: Program) -> None:
-        """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted.
-
-        Programs that come all at once before any step of theirs is done say nothing of whether they will return.
-        """
-        if not program.steps_done:
-            if not self._answered:
-                return
-            self._answered -= 1
-        self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
-        self._loosen()
-
-    def _loosen(self) -> None:
-        """Nor where they return to other text than they left; there the seated may grow past the ceiling too."""
-        anew = self._anew.most
-        few = max(1.0 - self._returning / RETURNS_FEW, anew)
-        self._admit = self.params.admit * (1.0 + self.params.loose * few)
-        self._ceiling = self.params.ceiling * (1.0 + self.params.loose * anew)
-
-    def _key(self, program: Program) -> float:
-        """Smaller goes first. Static, so that a heap holds it: start, plus how much is left, by class and deadline."""
-        left_s = self.board.foresight.steps_left(program) * self._step_s
-        if self._anew.keeps_nothing(program):
-            key = program.created_at + self.params.beta * left_s * self._anew.work(program)
-        else:
-            key = program.created_at + self.params.beta * left_s
-            key += self.params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
-        key += self.params.class_step_s * (CLASS_RANK[program.priority] - 1)
-        if program.deadline_at is not None:
-            key = min(key, program.deadline_at - left_s)
-        return key
-
     def _waiting(self, program: Program) -> list[Step]:
         return [s for s in program.open_steps.values() if s.state is StepState.WAITING]
 
-    def _serving(self, model: str) -> Engines:
-        """All engines that serve it, those that are away too; who shares them stands in one line."""
-        engines = self._served.get(model)
-        if engines is None:
-            if len(self._served) >= MODELS_MAX:
-                self._served.clear()
-            fleet = self.board.fleet
-            engines = tuple(e.id for e in fleet if not e.models or not model or model in e.models)
-            self._served[model] = engines
-        return engines
-
     def _enqueue(self, step: Step, now: float) -> None:
         program, queued = step.program, step.program.own
-        engines = self._serving(step.model)
+        engines = self._rooms.serving(step.model)
         if isinstance(queued, Queued) and not queued.steps and queued.engines != engines:
             self._line.leave(program)  # it was expected to want another model
             queued = None
         if not isinstance(queued, Queued):
-            queued = self._line.join(program, self._key(program), now, engines)
+            queued = self._line.join(program, self._order.key(program), now, engines)
         queued.steps.append(step)
 
     def _expect(self, program: Program, now: float) -> None:
-        """It has no seat, and when it will be back is known: into the line in time to restore its KV.
-
-        No earlier: a seat that stands empty costs more than the wait that it saves (`lead_s_max` at 30 s made programs
-        take 40% longer where all gaps were known).
-        """
+        """It has no seat, and when it will be back is known: into the line in time to restore its KV."""
         if not program.carries or self._anew.keeps_nothing(program):
             return  # there is nothing to restore for what comes next
-        returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
-        if returns_at is None or returns_at + self.params.announced_s < now:
+        returns_at = self._returns.at(program, now)
+        if returns_at is None:
             return
-        joins_at = returns_at - min(self._restore_s(program), self.params.lead_s_max)
+        joins_at = self._returns.joins_at(program, returns_at)
         if joins_at > now:
-            if len(self._expected) < EXPECTED_MAX:
-                heapq.heappush(self._expected, (joins_at, program.id))
-                self._arm(joins_at)
+            self._returns.expect(program, joins_at)
+            self._arm(joins_at)
             return
         self._counts["expected"] += 1
-        queued = self._line.join(program, self._key(program), now, self._serving(program.model))
+        queued = self._line.join(program, self._order.key(program), now, self._rooms.serving(program.model))
         queued.expected_until = returns_at + self.params.announced_s
-
-    def _restore_s(self, program: Program) -> float:
-        """How long an engine would take to prefill its context."""
-        engines = self.board.fleet.usable(program.model)
-        return min((e.restore_s(program.context_tokens) for e in engines), default=0.0)
-
-    def _foretold(self, program: Program) -> float | None:
-        """When its gap ends, if that is nearly sure: the client said so, or the tool always takes as long."""
-        if program.survival is None and not self._certainty.worth_asking(program):
-            return None
-        gap = self.board.gap(program)
-        if gap is None or program.gap_started_at is None:
-            return None
-        middle = gap.quantile(0.5)
-        spread = gap.quantile(0.8) - gap.quantile(0.2)
-        program.survival = (
-            None  # it has no seat, so nobody asks again soon; and it is as large as all else of it
-        )
-        certain = spread <= max(self.params.certain_share * middle, 1.0)
-        self._certainty.found(program, certain=certain)
-        if not certain:
-            return None
-        return program.gap_started_at + float(middle)
 
     # -- seating
 
@@ -320,62 +234,18 @@ class WorkingSet(Policy):
         """The engine to seat it on: home while its KV is there, else where most is free; idle seats may have to go."""
         program = queued.program
         model = queued.steps[0].model if queued.steps else program.model
-        own = program.footprint(0) - program.shared_tokens
-        sweep_s = self.params.sweep_s
-        roomy: list[Book] = []
-        full: list[Book] = []  # and not looked through lately
-        for book in self._books.values():
-            if book.seated and own + book.margin > self._admit * book.capacity - book.load:
-                # by far the most common, and said before anything else is looked at
-                if now - book.swept_at >= sweep_s and book.engine.usable(model):
-                    full.append(book)
-            elif book.engine.usable(model):
-                if self._fits(program, own, book):
-                    roomy.append(book)
-                elif now - book.swept_at >= sweep_s:
-                    full.append(book)
-        if not roomy:
-            for book in sorted(full, key=lambda b: b.load / b.capacity):
-                if self._sweep(book, program, now):
-                    roomy = [book]
-                    break
-            else:
-                return None
-        home = next((b for b in roomy if b.engine.id == program.home), None)
-        if (
-            home is not None
-            and self.board.fleet.expected_cached(program, home.engine) > program.shared_tokens
-        ):
-            return home
-        return min(roomy, key=lambda b: self._placement(program, own, b))
-
-    def _need(self, program: Program, own: int, book: Book) -> int:
-        """Tokens that its seat there would add; `own` of them, and a margin, are its alone."""
-        return max(own + book.margin, 0) + book.engine.prefixes.missing(program.prefix)
-
-    def _placement(self, program: Program, own: int, book: Book) -> tuple[float, float, str]:
-        engine = book.engine
-        filled = (book.load + self._need(program, own, book)) / book.capacity
-        if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < 0.5:
-            return (len(book.seated) / engine.speed, filled, engine.id)
-        return (1e6 + filled / engine.speed, 0.0, engine.id)
-
-    def _fits(self, program: Program, own: int, book: Book) -> bool:
-        if not book.seated:
-            return True
-        room = self._admit * book.capacity - book.load
-        if own + book.margin > room or book.held or book.engine.seqs_free() <= 0:
-            return False
-        return self._need(program, own, book) <= room
+        found = self._rooms.look(program, model, now)
+        if found.roomy:
+            return self._rooms.best(program, found.roomy)
+        for book in found.full:
+            if self._sweep(book, program, now):
+                return book
+        return None
 
     def _seat(self, queued: Queued, book: Book, now: float) -> None:
         program = queued.program
         self._line.leave(program)
-        seat = Seat(book, program.prefix, program.shared_tokens, key=queued.key)
-        program.own = seat
-        book.seated[program.id] = program
-        book.load += book.engine.prefixes.take(seat.path)
-        self._charge(program, seat, now)
+        seat = self._seats.give(program, book, queued.key, now)
         self._counts["seats"] += 1
         if not queued.steps:
             self._warm_expected(program, seat, now)
@@ -401,39 +271,18 @@ class WorkingSet(Policy):
 
     def _unseat(self, program: Program, now: float) -> None:
         seat: Seat = program.own
-        book = seat.book
         self._keeper.end(program, seat)
         self._keeper.lost(program, seat, now)
-        program.own = None
-        del book.seated[program.id]
-        book.load -= seat.tokens + book.engine.prefixes.drop(seat.path)
-        self.accounts.hold(program.tenant, -seat.tokens, now)
-
-    def _charge(self, program: Program, seat: Seat, now: float) -> None:
-        """Bring the seat's charge up to what the program needs now."""
-        tokens = max(program.footprint(seat.book.margin) - seat.shared_tokens, 0)
-        if tokens != seat.tokens:
-            seat.book.load += tokens - seat.tokens
-            self.accounts.hold(program.tenant, tokens - seat.tokens, now)
-            seat.tokens = tokens
-
-    def _rebase(self, program: Program, seat: Seat, now: float) -> None:
-        """The program's shared path may be another one now (a chain's next role)."""
-        if seat.path != program.prefix:
-            prefixes = seat.book.engine.prefixes
-            fresh = prefixes.take(program.prefix)
-            seat.book.load += fresh - prefixes.drop(seat.path)
-            seat.path, seat.shared_tokens = program.prefix, program.shared_tokens
-        self._charge(program, seat, now)
+        self._seats.take(program, seat, now)
 
     # -- the seated
 
     def _go_or_hold(self, step: Step, seat: Seat, now: float) -> None:
         book = seat.book
-        over = book.load - self._ceiling * book.capacity
+        over = book.load - self._thresholds.ceiling * book.capacity
         if over > 0 and len(book.seated) > 1:
             self._make_room(book, step.program, over, now)
-            over = book.load - self._ceiling * book.capacity
+            over = book.load - self._thresholds.ceiling * book.capacity
         if over <= 0 or len(book.seated) == 1 or not book.engine.steps:
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
             return
@@ -443,16 +292,16 @@ class WorkingSet(Policy):
 
     def _release_held(self, book: Book, now: float) -> None:
         """Held steps in order of rank, while the seats fit; if nothing runs, the worst holders lose their seats."""
-        ceiling = self._ceiling * book.capacity
+        ceiling = self._thresholds.ceiling * book.capacity
         if book.load > ceiling and not book.engine.steps:
-            first = min(book.held, key=self._rank).program
-            for step in sorted(book.held, key=self._rank, reverse=True):
+            first = min(book.held, key=self._order.step_rank).program
+            for step in sorted(book.held, key=self._order.step_rank, reverse=True):
                 if book.load <= ceiling:
                     break
                 if step.program is not first and step in book.held:
                     self._unseat_held(step.program, book, now)
         while book.held and (book.load <= ceiling or not book.engine.steps):
-            step = min(book.held, key=self._rank)
+            step = min(book.held, key=self._order.step_rank)
             book.held.remove(step)
             seat: Seat = step.program.own
             self.board.dispatch(step, book.engine, now, "kept", priority=self._priority(seat))
@@ -466,29 +315,18 @@ class WorkingSet(Policy):
         for step in held:
             self._enqueue(step, now)
 
-    def _rank(self, step: Step) -> tuple[float, str]:
-        return (self._seat_key(step.program), step.id)
-
-    def _seat_key(self, program: Program) -> float:
-        """The seat's rank as it is now; forecasts are asked only when a rank is needed."""
-        seat: Seat = program.own
-        if seat.stale:
-            seat.key = self._key(program)
-            seat.stale = False
-        return seat.key
-
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
         self._sweep(book, None, now)
-        over = book.load - self._ceiling * book.capacity
+        over = book.load - self._thresholds.ceiling * book.capacity
         if over <= 0:
             return
-        mine = self._seat_key(program)
-        ranked = [(self._seat_key(p), p.id, p) for p in book.seated.values() if p.idle]
+        mine = self._order.seat_key(program)
+        ranked = [(self._order.seat_key(p), p.id, p) for p in book.seated.values() if p.idle]
         for key, _, other in sorted(ranked, reverse=True):
             if key <= mine:
                 break
-            if book.load <= self._ceiling * book.capacity:
+            if book.load <= self._thresholds.ceiling * book.capacity:
                 break
             self._let_go(other, book, now, "outranked")
 
@@ -518,7 +356,7 @@ class WorkingSet(Policy):
     def _gap_ends(self, program: Program, seat: Seat, now: float) -> None:
         if seat.kept_since is not None:
             self._counts["returned"] += 1
-            self._step_s += 0.01 * (now - seat.kept_since + 4.0 - self._step_s)
+            self._order.gap_ended(now - seat.kept_since)
             self._keeper.end(program, seat)
 
     def _sweep(self, book: Book, wanting: Program | None, now: float) -> bool:
@@ -529,12 +367,11 @@ class WorkingSet(Policy):
                 self._let_go(program, book, now, "not_worth")
         if wanting is None:
             return False
-        own = wanting.footprint(0) - wanting.shared_tokens
-        if self._keeper.stalled(book, now) and not self._fits(wanting, own, book):
+        if self._keeper.stalled(book, now) and not self._rooms.fits(wanting, book):
             first = self._keeper.first_to_end(book, now)
             if first is not None:
                 self._let_go(first, book, now, "stalled")
-        return self._fits(wanting, own, book)
+        return self._rooms.fits(wanting, book)
 
     def _let_go(self, program: Program, book: Book, now: float, reason: str) -> None:
         self._counts["outranked" if reason == "outranked" else "released"] += 1
@@ -543,24 +380,14 @@ class WorkingSet(Policy):
         self._expect(program, now)
 
     def _touch_idle(self, book: Book, now: float) -> None:
-        """Refresh idle seats that an LRU would evict before newer blocks of programs that are over."""
-        engine = book.engine
-        capacity = book.capacity
-        if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * capacity:
-            return
-        margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
-        spare = max(engine.kv_tokens - book.load + margins, 0)
-        idle = False
-        for program in book.seated.values():
-            if not program.idle or (engine.pin_mode == "native" and program.own.until is not None):
-                continue
-            idle = True
-            if engine.written - program.home_clock > self.params.touch_risk * spare:
-                self._counts["touches"] += 1
-                self.board.warm(
-                    program, engine, tokens=program.context_tokens, due=now, reason="touch", refresh=True
-                )
-        if idle:
+        """Refresh those that the engine would evict."""
+        at_risk, later = self._keeper.touchable(book)
+        for program in at_risk:
+            self._counts["touches"] += 1
+            self.board.warm(
+                program, book.engine, tokens=program.context_tokens, due=now, reason="touch", refresh=True
+            )
+        if later:
             self._arm(now + self.params.touch_s)
 
     def _priority(self, seat: Seat) -> int:
@@ -577,11 +404,6 @@ class WorkingSet(Policy):
         self.accounts.check()
         for book in self._books.values():
             book.check()
-            for step in book.held:
-                if step.state is not StepState.WAITING or not isinstance(step.program.own, Seat):
-                    raise InvariantBroken(f"step {step.id} is held but not waiting")
-            if book.held and not book.engine.steps:
-                raise InvariantBroken(f"{book.engine.id} holds steps and runs none")
         for program in self.board.programs.values():
             waiting = [s for s in self._waiting(program) if s not in self._guests]
             if waiting and program.own is None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentserve.core.policies.seats import Book, WorkingSetParams
+from agentserve.core.policies.params import WorkingSetParams
+from agentserve.core.policies.seats import Book
 from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.program import Program
 

@@ -1,0 +1,139 @@
+"""Pins: seats in gaps, how long each is worth its memory, what it cost and saved, and which an LRU would evict.
+
+Rule: a pin has a price only while others wait. Who waits, and who goes where, is not decided here.
+"""
+
+from __future__ import annotations
+
+from agentserve.core.board import Board
+from agentserve.core.fleet import Engine
+from agentserve.core.pins import Bet, PinAccounts, gain_forecast_s, ttl_s
+from agentserve.core.policies.params import WorkingSetParams
+from agentserve.core.policies.seats import Book, Seat
+from agentserve.core.program import Program, Step
+
+
+class Keeper:
+    """Keeps idle seats while they are worth their memory, and settles what each pin cost and saved."""
+
+    def __init__(self, board: Board, params: WorkingSetParams) -> None:
+        self.board = board
+        self.params = params
+        self.accounts = PinAccounts()
+
+    def begin(self, program: Program, seat: Seat, now: float) -> None:
+        """A gap begins."""
+        seat.kept_since = now
+        seat.until = None
+        seat.idle_tokens = seat.tokens
+        seat.book.idle[program.tenant] += seat.tokens
+
+    def end(self, program: Program, seat: Seat) -> None:
+        """The program is back, or its seat is taken. A bet stays open until it is settled."""
+        if seat.kept_since is not None:
+            seat.book.idle[program.tenant] -= seat.idle_tokens
+            seat.kept_since = seat.until = None
+            seat.idle_tokens = 0
+
+    def won(self, program: Program, seat: Seat, step: Step) -> None:
+        """A pin saw its program back, and the engine has said what it found cached."""
+        if seat.bet is None:
+            return
+        found = step.expected_cached if step.cached_tokens is None else step.cached_tokens
+        spared = max(min(found, seat.bet.tokens), 0)
+        saved_s = seat.book.engine.restore_s(spared)
+        self.accounts.settle(
+            program.tenant, program.workflow, seat.bet, until=step.arrived_at, saved_s=saved_s
+        )
+        seat.bet = None
+
+    def lost(self, program: Program, seat: Seat, now: float) -> None:
+        """The seat is taken: what it held was held for nothing."""
+        if seat.bet is not None:
+            self.accounts.settle(program.tenant, program.workflow, seat.bet, until=now, saved_s=0.0)
+            seat.bet = None
+
+    def keeps(self, program: Program, seat: Seat, now: float) -> bool:
+        """Whether an idle program's KV is worth its memory while others wait."""
+        since = seat.kept_since if seat.kept_since is not None else now
+        if self.params.ttl_s is not None:
+            return now - since <= self.params.ttl_s
+        if seat.until is None:
+            self._pin(program, seat, since, now)
+        return now < (seat.until or 0.0)
+
+    def announced(self, program: Program, now: float) -> bool:
+        """It said when it will be back, and that is not long past."""
+        return program.returns_at is not None and program.returns_at + self.params.announced_s > now
+
+    def stalled(self, book: Book, now: float) -> bool:
+        """The engine runs nothing, and has not for a while, though there is work for it: no pin is worth that."""
+        return not book.engine.steps and not book.held and now - book.ran_at > self.params.stall_s
+
+    def first_to_end(self, book: Book, now: float) -> Program | None:
+        """The pin that ends first, of those whose return was not announced."""
+        idle = [p for p in book.seated.values() if p.idle and not self.announced(p, now)]
+        return min(idle, key=lambda p: (p.own.until or 0.0, p.id), default=None)
+
+    def touchable(self, book: Book) -> tuple[list[Program], bool]:
+        """Idle seats that an LRU would evict before newer blocks of the dead; and whether any may be so later."""
+        engine = book.engine
+        if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * book.capacity:
+            return [], False
+        margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
+        risk = self.params.touch_risk * max(engine.kv_tokens - book.load + margins, 0)
+        held = engine.pin_mode == "native"  # a pin that has an end is the engine's to keep
+        idle = [p for p in book.seated.values() if p.idle and not (held and p.own.until is not None)]
+        return [p for p in idle if engine.written - p.home_clock > risk], bool(idle)
+
+    def _pin(self, program: Program, seat: Seat, since: float, now: float) -> None:
+        """Someone wants the memory: from now on it has a price, and keeping it an end."""
+        engine = seat.book.engine
+        capacity = seat.book.capacity
+        if not self._allowed(program, seat, capacity):
+            seat.until = now
+            return
+        seat.until = since + self._kept_s(program, engine, capacity, since, now)
+        if seat.until <= now:
+            return
+        tokens = min(program.context_tokens, seat.tokens)
+        if seat.bet is None:
+            seat.bet = self._bet(program, seat, tokens, capacity, since, now)
+        self.board.pin(
+            program, engine, tokens=tokens, until=seat.until, mode=engine.pin_mode, reason="worth_keeping"
+        )
+
+    def _allowed(self, program: Program, seat: Seat, capacity: float) -> bool:
+        """Within its tenant's budget, and of a workflow whose pins pay."""
+        share = self.board.share(program.tenant).pin_share_max
+        if share < 1.0 and seat.book.idle[program.tenant] > share * capacity:
+            return False
+        return self.accounts.allowed(program.tenant, program.workflow)
+
+    def _kept_s(self, program: Program, engine: Engine, capacity: float, since: float, now: float) -> float:
+        """The pin's length, from the beginning of the gap."""
+        longest_s = self.params.pin_s_max
+        if program.returns_at is not None and self.announced(program, now):
+            return min(program.returns_at - since, longest_s) + self.params.announced_s
+        gap = self.board.gap(program)
+        if gap is None:
+            return longest_s
+        context = max(program.context_tokens, 1)
+        fill_s = engine.restore_s(context) * capacity / context
+        return ttl_s(gap, fill_s=fill_s, price=self.params.mu, longest_s=longest_s)
+
+    def _bet(
+        self, program: Program, seat: Seat, tokens: int, capacity: float, since: float, now: float
+    ) -> Bet:
+        price = self.params.mu
+        expected_s = 0.0
+        gap = self.board.gap(program)
+        if gap is not None and seat.until is not None:
+            expected_s = gain_forecast_s(
+                gap,
+                kept_s=seat.until - since,
+                elapsed=now - since,
+                spared_s=seat.book.engine.restore_s(tokens),
+                rent=price * tokens / capacity,
+            )
+        return Bet(made_at=now, tokens=tokens, price=price, capacity=capacity, expected_s=expected_s)

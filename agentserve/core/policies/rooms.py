@@ -1,0 +1,108 @@
+"""Where a program can be seated: which engines serve it, which have room, and which of these is the best.
+
+Rule: it only looks. What it finds full may be made room in by others, who then ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agentserve.core.board import Board
+from agentserve.core.fleet import KV_TOKENS_ASSUMED
+from agentserve.core.ids import EngineId
+from agentserve.core.policies.seats import Book
+from agentserve.core.policies.thresholds import Thresholds
+from agentserve.core.policies.waiting import Engines
+from agentserve.core.program import Program
+
+MODELS_MAX = 1_000  # whose engines are remembered
+PACKED_FROM = 0.5  # of an engine's capacity: below it programs are spread by number, above by what they hold
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Engines with room, and those without whose idle seats were not looked through lately, the emptiest first."""
+
+    roomy: list[Book] = field(default_factory=list)
+    full: list[Book] = field(default_factory=list)
+
+
+class Rooms:
+    """The engines, as who wants a seat sees them."""
+
+    __slots__ = ("_board", "_books", "_served", "_sweep_s", "_thresholds")
+
+    def __init__(
+        self, board: Board, books: Mapping[EngineId, Book], thresholds: Thresholds, *, sweep_s: float
+    ) -> None:
+        self._board = board
+        self._books = books
+        self._thresholds = thresholds
+        self._sweep_s = sweep_s
+        self._served: dict[str, Engines] = {}  # by model
+
+    def engines_changed(self) -> None:
+        """Which engines serve which models may be another matter now."""
+        self._served.clear()
+
+    def serving(self, model: str) -> Engines:
+        """All engines that serve it, those that are away too; who shares them stands in one line."""
+        engines = self._served.get(model)
+        if engines is None:
+            if len(self._served) >= MODELS_MAX:
+                self._served.clear()
+            fleet = self._board.fleet
+            engines = tuple(e.id for e in fleet if not e.models or not model or model in e.models)
+            self._served[model] = engines
+        return engines
+
+    def look(self, program: Program, model: str, now: float) -> Found:
+        """All engines that serve the model, with room for the program or without."""
+        own = program.footprint(0) - program.shared_tokens
+        found = Found()
+        for book in self._books.values():
+            if book.seated and own + book.margin > self._thresholds.admit * book.capacity - book.load:
+                # by far the most common, and said before anything else is looked at
+                if now - book.swept_at >= self._sweep_s and book.engine.usable(model):
+                    found.full.append(book)
+            elif book.engine.usable(model):
+                if self.fits(program, book):
+                    found.roomy.append(book)
+                elif now - book.swept_at >= self._sweep_s:
+                    found.full.append(book)
+        if not found.roomy:
+            found.full.sort(key=lambda b: b.load / b.capacity)
+        return found
+
+    def fits(self, program: Program, book: Book) -> bool:
+        """Is there room for a seat of it? A program too large for any engine may have one alone."""
+        if not book.seated:
+            return True
+        own = program.footprint(0) - program.shared_tokens
+        room = self._thresholds.admit * book.capacity - book.load
+        if own + book.margin > room or book.held or book.engine.seqs_free() <= 0:
+            return False
+        return self._need(program, own, book) <= room
+
+    def best(self, program: Program, roomy: list[Book]) -> Book:
+        """Home while its KV is there, else where most is free."""
+        home = next((b for b in roomy if b.engine.id == program.home), None)
+        if (
+            home is not None
+            and self._board.fleet.expected_cached(program, home.engine) > program.shared_tokens
+        ):
+            return home
+        own = program.footprint(0) - program.shared_tokens
+        return min(roomy, key=lambda b: self._placement(program, own, b))
+
+    def _need(self, program: Program, own: int, book: Book) -> int:
+        """Tokens that its seat there would add; `own` of them, and a margin, are its alone."""
+        return max(own + book.margin, 0) + book.engine.prefixes.missing(program.prefix)
+
+    def _placement(self, program: Program, own: int, book: Book) -> tuple[float, float, str]:
+        engine = book.engine
+        filled = (book.load + self._need(program, own, book)) / book.capacity
+        if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < PACKED_FROM:
+            return (len(book.seated) / engine.speed, filled, engine.id)
+        return (1e6 + filled / engine.speed, 0.0, engine.id)
