@@ -254,6 +254,7 @@ class Passage:
     def _read_end(self, x: Exchange, engine: Engine, reply: UpstreamReply, reader: ReplyReader) -> None:
         now = self._driver.now()
         assert x.resolved is not None
+        assert x.call is not None
         self._monitor.succeeded(engine)
         if reply.status >= 400:
             self._resolver.failed(x.resolved, now)
@@ -263,7 +264,7 @@ class Passage:
             self._ledger.failed(x, reply.status, f"the engine answered {reply.status}")
             return
         parsed = reader.finish()
-        outcome = self._resolver.replied(x.resolved, parsed.evidence(), now)
+        outcome = self._resolver.replied(x.resolved, parsed.evidence(x.call.told), now)
         finished = self._ledger.finished(x, reply.status, parsed, outcome)
         self._driver.tell(finished)
         if finished.final:

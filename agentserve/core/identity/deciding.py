@@ -12,8 +12,9 @@ import msgspec
 from agentserve.core.events import Relation
 from agentserve.core.identity.evidence import CallEvidence
 from agentserve.core.identity.known import Program, Tenant, Tip, Traced
-from agentserve.core.identity.matching import Found, Seeking, by_tool_results, find, opened_by
+from agentserve.core.identity.matching import Found, Seeking, by_tool_results, find
 from agentserve.core.identity.naming import Named
+from agentserve.core.identity.quoting import opened_by
 
 JOIN_S = 30.0  # another role with the same opening is the same program within this time
 JOIN_CHARS_MIN = 32  # a shorter opening ("hi") is shared by strangers
@@ -141,7 +142,7 @@ def _beside(case: Case, program: Program, named: Named, sure: Sure, *, aside: bo
     if same_role and shorter and (program.summarising or named.tier in ("harness", "generic")):
         return Verdict(relation="compaction", sure=sure, program=program)
     if not named.names_agents:
-        spawned, _ = opened_by(case.home, case.seeking, case.evidence, program.root)
+        spawned, _ = opened_by(case.home, case.seeking, case.evidence, case.now, program.root)
         if spawned is not None:
             return _child(spawned, (sure[0], BY_SPAWN[1]))
     return Verdict(relation="fork" if program.busy else "continues", sure=sure, program=program)
@@ -201,7 +202,7 @@ def _by_content(case: Case) -> Verdict:
     waiting = by_tool_results(case.home, seeking)
     if waiting is not None and (rewritten := _rewritten(case, waiting, BY_RESULTS)) is not None:
         return rewritten
-    spawned, told = opened_by(case.home, seeking, case.evidence)
+    spawned, told = opened_by(case.home, seeking, case.evidence, case.now)
     if spawned is not None and not case.begun:
         return _child(spawned, BY_SPAWN)
     return fresh if told is None else _told(case, told.program)
@@ -247,7 +248,7 @@ def _same_opening(case: Case, program: Program) -> Verdict | None:
 
 def _quotes(case: Case, program: Program) -> bool:
     """Does the call hold what the program's model said?"""
-    _, told = opened_by(case.home, case.seeking, case.evidence, program.root)
+    _, told = opened_by(case.home, case.seeking, case.evidence, case.now, program.root)
     return told is not None and told.program is program
 
 

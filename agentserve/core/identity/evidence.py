@@ -56,6 +56,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     whole: int
     windows: tuple[int, ...] = ()
     lines: tuple[int, ...] = ()  # of a text of several: a later prompt of the same role may hold one of them
+    paragraphs: int = 0  # so many of the lines, the first, are long enough for a prompt of any role
     short: bool = False  # of a sentence or two: only all of its windows together tell anything
 
     def inside(self, prints: frozenset[int]) -> bool:

@@ -55,12 +55,14 @@ class Index(Generic[K, M]):
             else:
                 self.drop(key, member)
 
-    def among(self, keys: Set[K]) -> list[dict[M, None] | tuple[M, ...]]:
-        """The members of those keys that lead anywhere."""
+    def among(self, keys: Set[K]) -> list[tuple[K, dict[M, None] | tuple[M, ...]]]:
+        """Those of the keys that lead anywhere, with their members."""
         one, many = self._one, self._many
-        found: list[dict[M, None] | tuple[M, ...]] = [(one[key],) for key in one.keys() & keys]
+        found: list[tuple[K, dict[M, None] | tuple[M, ...]]] = [
+            (key, (one[key],)) for key in one.keys() & keys
+        ]
         if many:
-            found += [many[key] for key in many.keys() & keys]
+            found += [(key, many[key]) for key in many.keys() & keys]
         return found
 
     def drop(self, key: K, member: M) -> None:

@@ -1,4 +1,4 @@
-"""Finds the conversation that a chain of message hashes continues, and the text that an opening contains.
+"""Finds the conversation that a chain of message hashes continues, and the program that waits for a call's results.
 
 Rule: the longest known prefix wins, and a prefix that includes our own reply is the strongest evidence there is.
 Identical conversations are kept apart: of several that stand at the same hash, a call takes one that waits for it.
@@ -13,14 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from agentserve.core.identity.evidence import CallEvidence, Item
-from agentserve.core.identity.known import Program, Tenant, Tip, Traced, first_of
+from agentserve.core.identity.evidence import Item
+from agentserve.core.identity.known import Program, Tenant, Tip, first_of
 
 How = Literal["reply", "request", "again", "moved"]
 
 CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
-PARTS_MIN = 2  # windows of a longer reply that must be found again
-PHRASES_MAX = 4  # different texts that may share a window of words before it counts as a phrase
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,59 +127,3 @@ def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = No
         if len(owners) == 1:
             return owners[0]
     return None
-
-
-def _hits(tenant: Tenant, evidence: CallEvidence) -> tuple[frozenset[int], dict[Traced, int]]:
-    prints = evidence.prints() if tenant.traced else frozenset()
-    hits: dict[Traced, int] = {}
-    for owners in tenant.traced.among(prints):
-        if len(owners) == 1:
-            (traced,) = owners
-            hits[traced] = hits.get(traced, 0) + 1
-            continue
-        some = list(islice(reversed(owners), CANDIDATES_MAX))
-        if len(some) > PHRASES_MAX and len({traced.trace.whole for traced in some}) > PHRASES_MAX:
-            continue  # a phrase that many different texts share tells nothing
-        for traced in some:
-            hits[traced] = hits.get(traced, 0) + 1
-    return prints, hits
-
-
-def opened_by(
-    tenant: Tenant, seeking: Seeking, evidence: CallEvidence, scope: Program | None = None
-) -> tuple[Traced | None, Traced | None]:
-    """The tool call whose argument this call opens with, and the reply that it was given on; either may be None."""
-    prints, hits = _hits(tenant, evidence)
-    opener = seeking.chain[0] if seeking.chain else 0
-    spawned: Traced | None = None
-    told: Traced | None = None
-    for traced in hits:
-        program = traced.program
-        if scope is not None and program.root is not scope:
-            continue
-        if traced.call_id is None:
-            if told is None or _fits(traced, opener, hits) > _fits(told, opener, hits):
-                told = traced
-        elif (
-            (
-                spawned is None or (traced.spawns and not spawned.spawns)
-            )  # of equals, the first asked is served first
-            and traced.trace.inside(prints)
-            and (traced.spawns or opener not in program.openers)
-        ):
-            spawned = traced
-    return spawned, told if told is not None and _tells(told, evidence, prints, hits[told]) else None
-
-
-def _tells(told: Traced, evidence: CallEvidence, prints: frozenset[int], hits: int) -> bool:
-    """Is what was found of a reply enough to say where it came from? All of it, or several parts of a longer one;
-    or a line, where the same role goes on: some agents write all that happened into one growing message."""
-    trace = told.trace
-    if trace.inside(prints) or (hits >= PARTS_MIN and not trace.short):
-        return True
-    return evidence.role in told.program.roles and any(line in prints for line in trace.lines)
-
-
-def _fits(traced: Traced, opener: int, hits: dict[Traced, int]) -> tuple[bool, int, int]:
-    """Of equal replies one whose program has no such stage yet, and of those the newest."""
-    return opener not in traced.program.openers, hits[traced], traced.order

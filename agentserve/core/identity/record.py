@@ -35,6 +35,7 @@ class TracedRecord(msgspec.Struct, array_like=True):
     short: bool
     call_id: str | None
     spawns: bool
+    paragraphs: int = 0
 
 
 class ProgramRecord(msgspec.Struct, array_like=True):
@@ -101,6 +102,7 @@ def to_bytes(program: Program) -> bytes:
                     whole=t.trace.whole,
                     windows=t.trace.windows,
                     lines=t.trace.lines,
+                    paragraphs=t.trace.paragraphs,
                     short=t.trace.short,
                     call_id=t.call_id,
                     spawns=t.spawns,
@@ -156,7 +158,13 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
     for call_id, step in record.calls.items():
         home.open_call(program, call_id, step)
     for text in record.traced:
-        trace = Trace(whole=text.whole, windows=text.windows, lines=text.lines, short=text.short)
+        trace = Trace(
+            whole=text.whole,
+            windows=text.windows,
+            lines=text.lines,
+            paragraphs=text.paragraphs,
+            short=text.short,
+        )
         home.trace(Traced(program, trace, call_id=text.call_id, spawns=text.spawns))
     for response_id, after in record.responses.items():
         home.respond(program, response_id, after)

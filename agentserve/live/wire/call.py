@@ -6,7 +6,7 @@ type is as if it were absent. Texts stay in the body: a `Call` holds hashes, cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from agentserve.live.wire.extensions import (
     printable_id,
     tokens,
 )
-from agentserve.live.wire.prints import prints_of
+from agentserve.live.wire.prints import nothing_told, prints_of, told_of
 
 Protocol = Literal["chat", "completions", "responses", "messages", "embeddings"]
 
@@ -66,6 +66,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stores: bool  # Responses: the client relies on the reply being kept
     extensions: Extensions
     evidence: CallEvidence
+    # Words of a prompt in which the assistant has not spoken yet; made only when somebody asks.
+    told: Callable[[], bytes] = nothing_told
 
     @property
     def prompt_tokens_estimate(self) -> int:
@@ -169,6 +171,7 @@ class CallReader:
                 conversational=protocol != "embeddings",
                 prints=lambda: prints_of(_user_texts(messages)),
             ),
+            told=lambda: _told(messages),
         )
 
     def _tools(self, offered: list[Any]) -> tuple[int, int]:
@@ -233,6 +236,13 @@ def _user_texts(messages: list[Any]) -> Iterator[str]:
             text = text_of([part]) if isinstance(part, dict) else part
             if isinstance(text, str) and text:
                 yield text
+
+
+def _told(messages: list[Any]) -> bytes:
+    """What users wrote before the assistant spoke. Later a reply seldom repeats it, and to find that would cost the
+    more, the longer a conversation is."""
+    spoken = any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
+    return b"" if spoken else told_of(_user_texts(messages))
 
 
 def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:

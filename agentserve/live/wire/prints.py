@@ -2,12 +2,14 @@
 
 Rule: a window of five words is kept when its *first word* says so, never because of where it stands. So the windows
 of a text are also windows of every text that contains it, and a sub-agent's opening is recognised by the argument
-that its parent passed, without either being kept.
+that its parent passed, without either being kept. Of a reply only those windows and lines are kept that its own prompt
+did not hold: what a model repeats of a document is no sign of who made it say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 from zlib import crc32
 
 from agentserve.core.identity.evidence import Trace
@@ -22,10 +24,16 @@ TEXT_CHARS_MAX = 16_384  # of a longer text, its beginning and its end
 TRACED_CHARS_MAX = (
     8_192  # and of one to be found again less, so that it is found behind a few pages of something else
 )
-LINES_MAX = 512
+LINES_CHARS_MAX = 262_144  # lines cost so little that they are looked for in nearly all of a prompt
+LINES_MAX = 4_096
 LINES_KEPT_MAX = 16
+PARAGRAPH_CHARS_MIN = 80  # so long a line is nobody else's
+TOLD_CHARS_MAX = 32_768  # of a prompt, in which a reply's words are looked for
 TRACEABLE_CHARS_MIN = 24  # shorter texts are found everywhere
 TRACEABLE_WORDS_MIN = 4
+
+
+T = TypeVar("T")
 
 
 # A window's print is the hash of its words' checksums as a tuple: of integers it is the same in every process, and
@@ -36,15 +44,22 @@ def _print(text: str) -> int:
 
 def _words(text: str) -> list[int]:
     """A hash of each word."""
-    return list(map(crc32, text.encode("utf-8", "surrogatepass").split()))
+    return list(map(crc32, _bare(text)))
 
 
-def _lines(text: str) -> list[int]:
+def _bare(text: str) -> list[bytes]:
+    """Its words, those of a text inside a JSON string too."""
+    if "\\" in text:
+        text = text.replace("\\n", " ").replace('\\"', '"')
+    return text.encode("utf-8", "surrogatepass").split()
+
+
+def _lines(text: str) -> list[str]:
     """The longer lines of a text of several."""
     if "\n" not in text:
         return []
     lines = [line.strip() for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
-    return [_print(line) for line in lines if len(line) >= TRACEABLE_CHARS_MIN]
+    return [line for line in lines if len(line) >= TRACEABLE_CHARS_MIN]
 
 
 def _long_windows(words: list[int]) -> list[int]:
@@ -59,9 +74,10 @@ def _short_windows(words: list[int]) -> list[int]:
     return list(map(hash, zip(words, words[1:], words[2:], strict=False)))
 
 
-def _traced(words: list[int]) -> list[int]:
-    """The windows by which a text is found again, no more than are kept. The first and the last word are left out of
-    them where there are others: they may be glued to a quote where the text is embedded."""
+def _traced(bare: list[bytes], told: bytes) -> tuple[int, ...]:
+    """The windows by which a text is found again, no more than are kept, and none that it was told. The first and the
+    last word are left out of them where there are others: they may be glued to a quote where the text is embedded."""
+    words = list(map(crc32, bare))
     count = len(words)
     if count >= SHORT_TEXT_WORDS:
         at = [k for k in range(1, count - WINDOW_WORDS) if words[k] % KEPT_OF == 0]
@@ -71,11 +87,29 @@ def _traced(words: list[int]) -> list[int]:
         at = list(range(int(inner), count - SHORT_WINDOW_WORDS + (not inner)))
         length = SHORT_WINDOW_WORDS
     else:
-        return []
-    if len(at) > WINDOWS_KEPT_MAX:
-        step = len(at) / WINDOWS_KEPT_MAX
-        at = [at[int(k * step)] for k in range(WINDOWS_KEPT_MAX)]
-    return [hash(tuple(words[k : k + length])) for k in at]
+        return ()
+    at = _spread(at, WINDOWS_KEPT_MAX)
+    if told and length == WINDOW_WORDS:
+        at = [k for k in at if b" ".join(bare[k : k + length]) not in told]
+    return tuple([hash(tuple(words[k : k + length])) for k in at])
+
+
+def _kept_lines(text: str, told: bytes) -> tuple[tuple[int, ...], int]:
+    """The lines by which a text is found again, and how many of them, which come first, are paragraphs."""
+    lines = _spread(_lines(text), LINES_KEPT_MAX)
+    if told:
+        lines = [line for line in lines if b" ".join(_bare(line)) not in told]
+    lines.sort(key=lambda line: len(line) < PARAGRAPH_CHARS_MIN)
+    paragraphs = sum(len(line) >= PARAGRAPH_CHARS_MIN for line in lines)
+    return tuple(map(_print, lines)), paragraphs
+
+
+def _spread(places: list[T], most: int) -> list[T]:
+    """No more of them than that, from all over."""
+    if len(places) <= most:
+        return places
+    step = len(places) / most
+    return [places[int(k * step)] for k in range(most)]
 
 
 def _clip(text: str, chars_max: int) -> str:
@@ -85,17 +119,31 @@ def _clip(text: str, chars_max: int) -> str:
     return f"{text[:half]} {text[-half:]}"
 
 
-def trace_of(text: str) -> Trace | None:
-    """What to remember of a text that may turn up inside another; None when it is too short to tell."""
+def nothing_told() -> bytes:
+    """The words of a prompt that nobody looks into."""
+    return b""
+
+
+def told_of(texts: Iterable[str]) -> bytes:
+    """The words of a prompt, to be given to `trace_of` with the reply to it."""
+    return b" ".join(_bare(_clip(" ".join(texts), TOLD_CHARS_MAX)))
+
+
+def trace_of(text: str, told: bytes = b"") -> Trace | None:
+    """What to remember of a text that may turn up inside another; None when it is too short, or was told as it is."""
     text = text.strip()
     if len(text) < TRACEABLE_CHARS_MIN:
         return None
-    words = _words(_clip(text, TRACED_CHARS_MAX))
+    bare = _bare(_clip(text, TRACED_CHARS_MAX))
+    if told and b" ".join(bare) in told:
+        return None
+    lines, paragraphs = _kept_lines(text, told)
     return Trace(
         whole=_print(text),
-        windows=tuple(_traced(words)),
-        lines=tuple(_lines(text))[:LINES_KEPT_MAX],
-        short=len(words) < SHORT_TEXT_WORDS,
+        windows=_traced(bare, told),
+        lines=lines,
+        paragraphs=paragraphs,
+        short=len(bare) < SHORT_TEXT_WORDS,
     )
 
 
@@ -109,9 +157,8 @@ def prints_of(texts: Iterable[str]) -> frozenset[int]:
             break
         budget -= min(len(text), TEXT_CHARS_MAX)
         found.add(_print(text))
-        clipped = _clip(text, TEXT_CHARS_MAX)
-        found.update(_lines(clipped))
-        words = _words(clipped)
+        found.update(map(_print, _lines(_clip(text, LINES_CHARS_MAX))))
+        words = _words(_clip(text, TEXT_CHARS_MAX))
         found.update(_long_windows(words))
         found.update(_short_windows(words[:SHORT_PRINTS_WORDS_MAX]))
     return frozenset(found)

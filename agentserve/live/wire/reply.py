@@ -6,7 +6,8 @@ they came, for those on this side of the wire who need them; `evidence()` is wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from agentserve.core.identity.evidence import Item, ReplyEvidence, ToolUse, Trace
 from agentserve.live.wire.canon import clean
 from agentserve.live.wire.extensions import tokens
-from agentserve.live.wire.prints import TRACEABLE_CHARS_MIN, trace_of
+from agentserve.live.wire.prints import TRACEABLE_CHARS_MIN, nothing_told, trace_of
 
 TRACES_MAX = 8  # string arguments remembered of one tool call
 ARGUMENTS_CHARS_MAX = 256 * 1024  # longer arguments are not looked into
@@ -71,12 +72,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         """The engine's count, else a guess from the characters."""
         return self.usage.output_tokens if self.usage else max(1, self.output_chars // 4)
 
-    def trace(self) -> Trace | None:
-        """Fingerprints of the reply's own text."""
-        return trace_of(clean(self.text, assistant=True)) if self.text else None
+    def trace(self, told: Callable[[], bytes] = nothing_told) -> Trace | None:
+        """Fingerprints of the reply's own text, as far as it does not repeat what it was told."""
+        return trace_of(clean(self.text, assistant=True), told()) if self.text else None
 
-    def evidence(self) -> ReplyEvidence:
-        """What the resolver may know of it: hashes, names and ids."""
+    def evidence(self, told: Callable[[], bytes] = nothing_told) -> ReplyEvidence:
+        """What the resolver may know of it: hashes, names and ids. `told`: the words of its prompt."""
         return ReplyEvidence(
             items=self.items,
             tools=tuple(
@@ -87,7 +88,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
             ),
             response_id=self.response_id,
             finish=self.finish,
-            trace=self.trace,
+            trace=partial(self.trace, told),
             whole=self.whole and self.error is None,
         )
 

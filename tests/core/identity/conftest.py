@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class Wire:
         self.resolver = Resolver()
         self.now = 1000.0
         self._serial = itertools.count()
+        self._told: dict[int, Callable[[], bytes]] = {}  # by ticket
 
     def send(
         self,
@@ -41,6 +43,7 @@ class Wire:
         assert call is not None
         resolved = self.resolver.resolve(call.evidence, tenant=tenant, now=self.now)
         self.resolver.check()
+        self._told[resolved.ticket] = call.told
         return resolved
 
     def answer(
@@ -55,7 +58,7 @@ class Wire:
             reader.feed(stream[at : at + 37])
         reply = reader.finish()
         assert reply.whole
-        outcome = self.resolver.replied(resolved, reply.evidence(), self.now)
+        outcome = self.resolver.replied(resolved, reply.evidence(self._told.pop(resolved.ticket)), self.now)
         self.resolver.check()
         return echo, outcome
 

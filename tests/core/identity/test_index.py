@@ -46,5 +46,5 @@ def test_several_keys_at_once_are_the_same_as_one_after_the_other(
     for key in keys:
         (singly.add if adds else singly.drop)(key, member)
     assert {k: list(m) for k, m in index.items()} == {k: list(m) for k, m in singly.items()}
-    found = [list(members) for members in index.among(frozenset(keys))]
-    assert sorted(found) == sorted(list(index.get(key)) for key in set(keys) if index.get(key))
+    found = {key: list(members) for key, members in index.among(frozenset(keys))}
+    assert found == {key: list(index.get(key)) for key in set(keys) if index.get(key)}
