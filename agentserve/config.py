@@ -36,6 +36,7 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     port: int = 8400
+    workers: int = 1  # above 1, so many processes keep the clients' connections and relay streams
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     response_headers: bool = True  # x-agentserve-… on every step
     drain_timeout_s: float = 30.0

@@ -23,6 +23,7 @@ log = logging.getLogger("agentserve.gateway")
 FLAGS = (
     ("--host", "gateway.host", "address to listen on (default 127.0.0.1)"),
     ("--port", "gateway.port", "port (default 8400)"),
+    ("--workers", "gateway.workers", "processes that keep the clients' connections (default 1: all in one)"),
     ("--policy", "scheduler.policy", "who decides (default agentserve)"),
     ("--store", "store.url", "database (default a SQLite file here)"),
     ("--log-level", "gateway.log_level", "debug, info, warning or error"),

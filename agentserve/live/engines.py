@@ -74,6 +74,11 @@ class Engine:
             return self.settings.models
         return self.capabilities.models if self.capabilities is not None else ()
 
+    @property
+    def plain_url(self) -> str | None:
+        """Where another process of ours can reach it, with the lean client."""
+        return self.upstream.url if isinstance(self.upstream, LeanUpstream) else None
+
     def serves(self, model: str) -> bool:
         """May a step for this model go here? An engine that names no models takes any."""
         models = self.models

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -27,25 +27,27 @@ from agentserve.live import shapes
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engine, Engines
 from agentserve.live.exchange import Exchange
-from agentserve.live.headers import content_length, forwarded, returned
+from agentserve.live.headers import forwarded
 from agentserve.live.monitor import Monitor
 from agentserve.live.outcome import Ledger
+from agentserve.live.pouring import BUSY_STATUSES, Pouring, not_an_answer
 from agentserve.live.quotas import Quotas
 from agentserve.live.splice import ask_for_usage, wants_asking
 from agentserve.live.taps import Taps
 from agentserve.live.translate import Translation, translation
 from agentserve.live.upstream import Deadlines, UpstreamReply
-from agentserve.live.wire import ReplyReader
+from agentserve.live.wire import Reply
+from agentserve.live.workers.frames import CARRIES, Broke, Carried, Order
 from agentserve.ports import Hints, Outgoing
 
 log = logging.getLogger("agentserve.relay")
 
 ATTEMPTS_MAX = 2
+NOT_AN_ENGINE = "let its url be where the engine itself listens"
 HEADERS_REMEMBERED = 1_024  # names and values that many replies share
-BUSY_STATUSES = frozenset({502, 503, 504})
-EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
+_EMPTY: dict[str, Any] = {}
 
 
 class Passage:
@@ -118,19 +120,35 @@ class Passage:
     async def _exchange_with(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> EngineError | None:
         outgoing, payload, taps = self._prepare(x, engine, decision)
         headers = [(header_name(name), header_value(value)) for name, value in outgoing.headers.items()]
+        carry = x.scope.get("extensions", _EMPTY).get(CARRIES)
+        if carry is not None and engine.plain_url is not None and taps.plain and x.body.get("stream") is True:
+            assert x.call is not None
+            order = Order(
+                url=engine.plain_url,
+                path=outgoing.path,
+                headers=headers,
+                payload=None if payload is x.raw else payload,
+                protocol=x.call.protocol,
+                filters_usage=taps.filters_usage,
+                answer_headers=self.own_headers(x),
+                deadlines=self._deadlines,
+                may_give_way=x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine),
+            )
+            return self._carried(x, engine, await carry(order, partial(self._carrying, x, engine)))
         reply = await engine.upstream.send("POST", outgoing.path, headers, payload, deadlines=self._deadlines)
         try:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
-                self._monitor.suspect(engine)
-                return EngineUnreachable(f"engine {engine.id} answered {reply.status}", engine=engine.id)
+                return self._gave_way(engine, reply.status)
             if (fault := not_an_answer(reply)) is not None:
-                raise EngineBroke(
-                    fault, remedy="let its url be where the engine itself listens", engine=engine.id
-                )
+                raise EngineBroke(fault, remedy=NOT_AN_ENGINE, engine=engine.id)
             await self._relay(x, engine, reply, taps)
         finally:
             reply.close()
         return None
+
+    def _gave_way(self, engine: Engine, status: int) -> EngineError:
+        self._monitor.suspect(engine)
+        return EngineUnreachable(f"engine {engine.id} answered {status}", engine=engine.id)
 
     def _alternatives(self, x: Exchange, engine: Engine) -> bool:
         assert x.call is not None
@@ -196,76 +214,71 @@ class Passage:
     async def _relay(self, x: Exchange, engine: Engine, reply: UpstreamReply, taps: Taps) -> None:
         """The reply, piece by piece, to the client and to the reader beside."""
         assert x.call is not None
-        streamed = is_stream(reply.headers)
-        reader = ReplyReader(x.call.protocol, streamed=streamed)
-        tap, heard_last = taps.chain(streamed=streamed), taps.translated is not None
-        headers = returned(reply.headers)
-        length = content_length(reply.headers)
-        if length is not None and tap is None:
-            headers.append((b"content-length", length))
-        # until a byte of the body is here nothing goes to the client, so that the step may still go elsewhere
-        chunk = await reply.read()
-        x.first_byte_at = self._clock()
-        self._monitor.heard(engine)
-        if not reply.done:
-            self._driver.tell(ev.StepStarted(step=StepId(x.step)))
-        headers += self.own_headers(x)
-        await x.start(reply.status, headers)
-        last = b""
+        pouring = Pouring(reply, taps, x.call.protocol)
+        await pouring.first()
+        self._began(x, engine, whole=reply.done)
+        await x.start(reply.status, pouring.headers + self.own_headers(x))
         try:
-            while True:
-                done = reply.done
-                last = chunk or last
-                out = chunk if tap is None else tap.feed(chunk)
-                if done and tap is not None:
-                    out += tap.finish()
-                reader.feed(out if heard_last else chunk)
-                if done:
-                    break
-                if out:
-                    await x.write(out, more=True)
-                chunk = await reply.read()
+            last = await pouring.rest(x.write)
         except EngineError as error:
-            await self._break_off(x, error, orderly=streamed and (not last or last.endswith(EVENT_ENDS)))
+            if pouring.orderly:
+                await x.write(shapes.stream_error(x.protocol, error), more=False)
             raise
         x.stop_watching()
         try:
             # The client gets its last byte before we read what the reply means: the loop writes when this turn of it
             # is over, and resumes us before anything that the client could send next.
-            await x.write(out, more=False)
+            await x.write(last, more=False)
             await asyncio.sleep(0)
         finally:
-            self._finish(x, engine, reply, reader)
+            self._finish(x, engine, reply.status, pouring.reader.finish)
 
-    async def _break_off(self, x: Exchange, error: EngineError, *, orderly: bool) -> None:
-        """The engine failed in mid-reply. A stream can still say so; anything else is cut."""
-        if orderly:
-            await x.write(shapes.stream_error(x.protocol, error), more=False)
+    def _began(self, x: Exchange, engine: Engine, *, whole: bool = False) -> None:
+        """The first byte of the reply's body is here, perhaps with all others."""
+        x.first_byte_at = self._clock()
+        self._monitor.heard(engine)
+        if not whole:
+            self._driver.tell(ev.StepStarted(step=StepId(x.step)))
 
-    def _finish(self, x: Exchange, engine: Engine, reply: UpstreamReply, reader: ReplyReader) -> None:
+    def _carrying(self, x: Exchange, engine: Engine) -> None:
+        """A worker has the first byte, and the client soon."""
+        x.started = True
+        self._began(x, engine)
+
+    def _carried(self, x: Exchange, engine: Engine, ending: Carried | Broke) -> EngineError | None:
+        """A worker has relayed the reply, or could not."""
+        if isinstance(ending, Broke):
+            x.ended = ending.ended
+            raise ending.error()
+        if ending.gave_way:
+            return self._gave_way(engine, ending.status)
+        x.ended = True
+        x.stop_watching()
+        self._finish(x, engine, ending.status, ending.read)
+        return None
+
+    def _finish(self, x: Exchange, engine: Engine, status: int, read: Callable[[], Reply]) -> None:
         """The reply is whole, whatever it says; a failure of ours in reading it is not the client's."""
         try:
-            self._read_end(x, engine, reply, reader)
+            self._read_end(x, engine, status, read)
         except Exception:
             log.exception("the end of a step could not be read")
             self._ledger.fell_back("reply")
             self._driver.tell(ev.StepFailed(step=StepId(x.step), reason="unread", retryable=False))
 
-    def _read_end(self, x: Exchange, engine: Engine, reply: UpstreamReply, reader: ReplyReader) -> None:
+    def _read_end(self, x: Exchange, engine: Engine, status: int, read: Callable[[], Reply]) -> None:
         now = self._driver.now()
         assert x.resolved is not None
         assert x.call is not None
         self._monitor.succeeded(engine)
-        if reply.status >= 400:
+        if status >= 400:
             self._resolver.failed(x.resolved, now)
-            self._driver.tell(
-                ev.StepFailed(step=StepId(x.step), reason=f"status_{reply.status}", retryable=False)
-            )
-            self._ledger.failed(x, reply.status, f"the engine answered {reply.status}")
+            self._driver.tell(ev.StepFailed(step=StepId(x.step), reason=f"status_{status}", retryable=False))
+            self._ledger.failed(x, status, f"the engine answered {status}")
             return
-        parsed = reader.finish()
+        parsed = read()
         outcome = self._resolver.replied(x.resolved, parsed.evidence(x.call.told), now)
-        finished = self._ledger.finished(x, reply.status, parsed, outcome)
+        finished = self._ledger.finished(x, status, parsed, outcome)
         self._driver.tell(finished)
         if finished.final:
             self._quotas.program_over(x.resolved.tenant, x.resolved.program_id)
@@ -296,25 +309,6 @@ class Passage:
                 (b"x-agentserve-reason", printable(decision.reason)),
             ]
         return headers
-
-
-def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Does the engine answer with server-sent events?"""
-    for name, value in headers:
-        if name == b"content-type":
-            return b"event-stream" in value
-    return False
-
-
-def not_an_answer(reply: UpstreamReply) -> str | None:
-    """What is wrong with a reply that is no engine's: a redirect, which nobody is to follow, or a page for people."""
-    if 300 <= reply.status < 400:
-        return f"the engine answered with a redirect ({reply.status})"
-    if reply.status == 200:
-        for name, value in reply.headers:
-            if name == b"content-type":
-                return "the engine answered with a web page" if value.startswith(b"text/html") else None
-    return None
 
 
 def reason_of(error: BaseException) -> str:

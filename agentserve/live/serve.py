@@ -14,6 +14,7 @@ import sys
 
 import uvicorn
 
+from agentserve.errors import ConfigError
 from agentserve.live.app import Gateway
 from agentserve.live.auth import OpenKeys, check_openness
 from agentserve.live.server import Patience, limited
@@ -67,8 +68,13 @@ def settle_interpreter() -> None:
 def server_for(
     gateway: Gateway, *, host: str | None = None, port: int | None = None, patience: Patience | None = None
 ) -> GatewayServer:
-    """A server of the gateway. Refuses to serve strangers without keys."""
+    """A server of the gateway, with worker processes where they are set. Refuses to serve strangers without keys."""
     settings = gateway.settings
+    if settings.gateway.workers < 1:
+        raise ConfigError(
+            f"gateway.workers is {settings.gateway.workers}",
+            remedy="1 serves all in one process, more share the port",
+        )
     host = settings.gateway.host if host is None else host
     check_openness(host, open_mode=isinstance(gateway.keys, OpenKeys), allow_open=settings.gateway.allow_open)
     config = uvicorn.Config(
@@ -90,7 +96,11 @@ def server_for(
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, math.ceil(settings.gateway.drain_timeout_s)),
     )
-    return GatewayServer(config, gateway)
+    if settings.gateway.workers == 1:
+        return GatewayServer(config, gateway)
+    from agentserve.live.workers.server import FrontedServer
+
+    return FrontedServer(config, gateway, workers=settings.gateway.workers, patience=patience)
 
 
 async def serve(gateway: Gateway, *, host: str | None = None, port: int | None = None) -> None:

@@ -50,6 +50,11 @@ class Taps:
         self.translated: Callable[..., Tap] | None = None
         self.keeps: Callable[..., Tap | None] | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Nothing but the usage filter, which any process can put in."""
+        return self.translated is None and self.keeps is None
+
     def chain(self, *, streamed: bool) -> Tap | None:
         """All of them as one, or none."""
         first: Tap | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -337,7 +338,13 @@ async def other() -> AsyncIterator[ScriptedEngine]:
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
+def workers() -> int:
+    """How many processes keep the clients' connections; a module that is to hold for several overrides it."""
+    return int(os.environ.get("AGENTSERVE_TEST_WORKERS", "1"))
+
+
+@pytest.fixture
+async def serve(workers: int) -> AsyncIterator[Serve]:
     """Start gateways: `await serve(engine, …, keys=…, limits=…)`."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -359,6 +366,7 @@ async def serve() -> AsyncIterator[Serve]:
                     for i, e in enumerate(engines)
                 ),
             )
+            settings = replace(settings, gateway=replace(settings.gateway, workers=workers))
             board = Board(foresight=Naive(), limits=core or Limits())
             books = Books()
             driver = Driver(

@@ -275,6 +275,7 @@ class LeanUpstream:
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"the lean transport speaks plain HTTP, not {url!r}")
         self.loop = asyncio.get_running_loop()
+        self.url = url
         self._host = parts.hostname
         self._port = parts.port or 80
         self._prefix = parts.path.rstrip("/").encode("ascii")

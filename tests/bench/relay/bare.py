@@ -20,7 +20,8 @@ import uvloop
 from agentserve.core.identity import Resolver
 from agentserve.live.exchange import Receive, Scope, Send
 from agentserve.live.headers import content_length, forwarded, returned
-from agentserve.live.passage import header_name, header_value, is_stream
+from agentserve.live.passage import header_name, header_value
+from agentserve.live.pouring import is_stream
 from agentserve.live.relay import parse_body
 from agentserve.live.serve import BACKLOG, settle_interpreter
 from agentserve.live.server import limited
