@@ -7,27 +7,16 @@ that left or the scheduler that lost the engine, cancels the exchange's own task
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from agentserve.core import decisions as do
 from agentserve.core.identity import Resolved
-from agentserve.errors import AgentServeError, BadRequest, TooLarge
+from agentserve.errors import BadRequest, TooLarge
 from agentserve.live import shapes
+from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send
 from agentserve.live.auth import Principal
 from agentserve.live.responses import Thread
 from agentserve.live.wire import Call, Protocol
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-# A server that can say at once that the client left puts a function here: it takes the callback to be called.
-LEFT_EXTENSION = "agentserve.left"
-
-
-class StreamCut(AgentServeError):
-    """The reply broke after it had begun and cannot be ended in an orderly way: the connection is closed."""
 
 
 class Exchange:

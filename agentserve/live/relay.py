@@ -22,10 +22,11 @@ from agentserve.core.identity import Resolved, Resolver, scoped
 from agentserve.core.ids import StepId, TenantId, WorkflowId
 from agentserve.errors import AgentServeError, BadRequest, EngineError, NotFound, Overloaded
 from agentserve.live import shapes
+from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send, StreamCut
 from agentserve.live.auth import CALL, Keys, authorise
 from agentserve.live.driver import Driver, Ticket
 from agentserve.live.engines import Engines
-from agentserve.live.exchange import LEFT_EXTENSION, Exchange, Receive, Scope, Send, StreamCut
+from agentserve.live.exchange import Exchange
 from agentserve.live.outcome import Ledger
 from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas

@@ -11,7 +11,7 @@ from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from agentserve.live.exchange import LEFT_EXTENSION, StreamCut
+from agentserve.live.asgi import LEFT_EXTENSION, StreamCut
 
 if TYPE_CHECKING:
     from agentserve.live.server import HttpConnection

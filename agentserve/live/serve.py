@@ -7,24 +7,18 @@ connections are refused with a hint, streams finish up to the drain limit, and o
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import socket
-import sys
 
 import uvicorn
 
 from agentserve.errors import ConfigError
 from agentserve.live.app import Gateway
 from agentserve.live.auth import OpenKeys, check_openness
+from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import Patience, limited
 
 BACKLOG = 4096
-# live programs are many small objects that live for minutes: look at the old ones seldom
-GC_THRESHOLDS = (50_000, 50, 50)
-# The journal's thread shares the interpreter with the requests. By Python's own setting a request that wakes while a
-# batch is written waits up to 5 ms for it, at each of its turns.
-SWITCH_INTERVAL_S = 0.001
 
 
 class GatewayServer(uvicorn.Server):
@@ -54,15 +48,6 @@ class GatewayServer(uvicorn.Server):
     def port(self) -> int:
         """Where it listens, once it has started."""
         return int(self.servers[0].sockets[0].getsockname()[1])
-
-
-def settle_interpreter() -> None:
-    """What is loaded by now stays: keep the collector from going through it again and again. Requests wait for nobody
-    long."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def server_for(

@@ -22,7 +22,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from agentserve.live import shapes
-from agentserve.live.exchange import StreamCut
+from agentserve.live.asgi import StreamCut
 from agentserve.live.request import STATUS_LINES, Request
 
 log = logging.getLogger("agentserve.http")

@@ -201,3 +201,44 @@ def test_strangers_are_refused_until_there_is_a_key(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=40)
     assert "every call is refused" in out
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it started and that are there."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_workers_finish_their_streams_when_told_to_stop_and_leave_nothing_behind(tmp_path: Path) -> None:
+    slow = ("--workers", "2", "--time-scale", "0.2")
+    body = {
+        "model": "emulated",
+        "stream": True,
+        "max_tokens": 60,
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    with up(tmp_path, *slow) as (url, process):
+        pids = children(process.pid)
+        assert len(pids) == 2
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        process.wait(40)
+    assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_workers_end_with_a_scheduler_that_was_killed_and_free_the_port(tmp_path: Path) -> None:
+    port = free_port()
+    with up(tmp_path, "--workers", "2", port=port) as (_, process):
+        pids = children(process.pid)
+        process.kill()
+        process.wait(10)
+        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout_s=40)
+    with up(tmp_path, "--workers", "2", port=port) as (url, again):
+        assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
+        arguments = [sys.executable, "-m", "agentserve.cli", "up", "--workers", "2", "--port", str(port)]
+        third = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert third.returncode == 2
+        assert "cannot listen" in third.stderr
+        assert again.poll() is None

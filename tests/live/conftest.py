@@ -26,7 +26,7 @@ from agentserve.live.auth import Keys, OpenKeys
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engines
 from agentserve.live.monitor import ProbeSettings
-from agentserve.live.serve import server_for, started
+from agentserve.live.serve import GatewayServer, server_for, started
 from agentserve.live.server import Patience
 from agentserve.ports import Capabilities, EngineLoad, EngineOptions, Hints, Outcome, Outgoing, Receipt
 
@@ -304,6 +304,7 @@ class Running:
     books: Books
     port: int
     client: httpx.AsyncClient
+    server: GatewayServer
 
     @property
     def url(self) -> str:
@@ -358,6 +359,7 @@ async def serve(workers: int) -> AsyncIterator[Serve]:
             probes: ProbeSettings | None = None,
             core: Limits | None = None,
             patience: Patience | None = None,
+            workers: int = workers,
         ) -> Running:
             settings = settings or Settings(
                 limits=limits or LimitSettings(),
@@ -393,6 +395,6 @@ async def serve(workers: int) -> AsyncIterator[Serve]:
             stack.push_async_callback(finish)
             client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port()}", timeout=10.0)
             stack.push_async_callback(client.aclose)
-            return Running(gateway=gateway, books=books, port=server.port(), client=client)
+            return Running(gateway=gateway, books=books, port=server.port(), client=client, server=server)
 
         yield start

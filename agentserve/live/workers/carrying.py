@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from agentserve.errors import AgentServeError, EngineBroke, EngineError
 from agentserve.live import shapes
-from agentserve.live.exchange import Send
+from agentserve.live.asgi import Send
 from agentserve.live.pouring import BUSY_STATUSES, Pouring, not_an_answer
 from agentserve.live.taps import Taps
 from agentserve.live.upstream import Upstream, UpstreamReply

@@ -15,7 +15,7 @@ import msgspec
 from uvicorn.server import ServerState
 
 from agentserve.live import shapes
-from agentserve.live.exchange import LEFT_EXTENSION, StreamCut
+from agentserve.live.asgi import LEFT_EXTENSION, StreamCut
 from agentserve.live.workers import frames as fr
 from agentserve.live.workers.link import Link
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from agentserve.errors import Overloaded
 from agentserve.live import shapes
-from agentserve.live.exchange import LEFT_EXTENSION, Receive, Scope, Send, StreamCut
+from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send, StreamCut
 from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.live.workers import frames as fr
 from agentserve.live.workers.carrying import Carrying

@@ -15,6 +15,7 @@ import sys
 import msgspec
 import uvicorn
 
+from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import Patience, limited
 from agentserve.live.workers.front import Front
 
@@ -52,8 +53,6 @@ def main(argv: list[str] | None = None) -> int:
 
 async def serve(lot: Lot) -> None:
     """Until told to stop, then as long as its requests take."""
-    from agentserve.live.serve import settle_interpreter
-
     front = Front(lot.connections_max, lambda: abandon(server))
     server = uvicorn.Server(
         uvicorn.Config(

@@ -18,12 +18,13 @@ import uvicorn
 import uvloop
 
 from agentserve.core.identity import Resolver
-from agentserve.live.exchange import Receive, Scope, Send
+from agentserve.live.asgi import Receive, Scope, Send
 from agentserve.live.headers import content_length, forwarded, returned
+from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.passage import header_name, header_value
 from agentserve.live.pouring import is_stream
 from agentserve.live.relay import parse_body
-from agentserve.live.serve import BACKLOG, settle_interpreter
+from agentserve.live.serve import BACKLOG
 from agentserve.live.server import limited
 from agentserve.live.upstream import Deadlines, Upstream
 from agentserve.live.upstream.lean import LeanUpstream

@@ -36,7 +36,7 @@ from agentserve.cli.gateway import composed
 from agentserve.config import EngineSettings, Settings, StoreSettings, TelemetrySettings
 from agentserve.core.ids import EngineId
 from agentserve.live.app import Gateway
-from agentserve.live.serve import settle_interpreter
+from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
 from agentserve.live.upstream.lean import Connection, LeanUpstream
 from tests.bench.relay.bare import Bare
