@@ -1,9 +1,9 @@
-/* A fake engine for measuring proxies: engine PORT EVENTS
+/* A fake engine for measuring proxies: engine PORT EVENTS [PACE]
  *
  * Any GET is answered with a model list; a POST with about 1 kB of JSON, or, when it asks for a stream, with EVENTS
- * server-sent events in one burst, each in a write of its own. Usage is what an engine with a prefix cache would say of
- * the same prompt sent again: a token for four bytes, nearly all of them cached. One thread, epoll, nothing allocated
- * per request. */
+ * server-sent events, each in a write of its own: in one burst, or one every PACE microseconds, as a model makes them.
+ * Usage is what an engine with a prefix cache would say of the same prompt sent again: a token for four bytes, nearly
+ * all of them cached. One thread, epoll, nothing allocated per request. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,15 +15,16 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { FILES = 8192, REQUEST_MAX = 1 << 20 };
 
-typedef struct { char *buffer; int length; } Client;
+typedef struct { char *buffer; int length, left; } Client; /* left: events of a paced stream that are still due */
 static Client clients[FILES];
 static char whole[4096], listing[1024], event[512], last[512];
 static char *prompt_at, *cached_at; /* nine places each */
-static int whole_n, listing_n, event_n, last_n, events;
+static int whole_n, listing_n, event_n, last_n, events, pace_us, fd_max;
 
 static int put(int fd, const char *data, int n) {
     while (n > 0) {
@@ -73,10 +74,11 @@ static int json(int fd, int body_bytes) {
     return put(fd, whole, whole_n);
 }
 
-static int stream(int fd) {
+static int stream(int fd, Client *c) {
     static const char head[] =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     if (put(fd, head, sizeof head - 1)) return -1;
+    if (pace_us) { c->left = events + 1; return 0; }
     for (int i = 0; i < events; i++)
         if (put(fd, event, event_n)) return -1;
     return put(fd, last, last_n);
@@ -95,7 +97,7 @@ static int answer(int fd, Client *c) {
         if (c->length < total) return 0;
         int bad;
         if (!strncmp(c->buffer, "GET", 3)) bad = put(fd, listing, listing_n);
-        else if (memmem(c->buffer + head, total - head, "\"stream\":true", 13)) bad = stream(fd);
+        else if (memmem(c->buffer + head, total - head, "\"stream\":true", 13)) bad = stream(fd, c);
         else bad = json(fd, total - head);
         if (bad) return -1;
         memmove(c->buffer, c->buffer + total, c->length - total);
@@ -103,10 +105,27 @@ static int answer(int fd, Client *c) {
     }
 }
 
+static long now_us(void) {
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return at.tv_sec * 1000000L + at.tv_nsec / 1000;
+}
+
+/* One event for each paced stream. */
+static void beat(void) {
+    for (int fd = 0; fd <= fd_max; fd++) {
+        Client *c = &clients[fd];
+        if (c->left <= 0) continue;
+        int bad = --c->left ? put(fd, event, event_n) : put(fd, last, last_n);
+        if (bad) c->left = 0; /* its end is read where it was lost */
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     signal(SIGPIPE, SIG_IGN);
     events = atoi(argv[2]);
+    pace_us = argc > 3 ? atoi(argv[3]) : 0;
     compose();
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), poll = epoll_create1(0);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
@@ -115,8 +134,11 @@ int main(int argc, char **argv) {
     if (bind(listener, (void *)&at, sizeof at) || listen(listener, 1024)) { perror("listen"); return 1; }
     struct epoll_event event_in = {.events = EPOLLIN, .data.fd = listener}, ready[256];
     epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event_in);
+    long due = now_us() + pace_us;
     for (;;) {
-        int count = epoll_wait(poll, ready, 256, -1);
+        long wait_us = due - now_us();
+        int count = epoll_wait(poll, ready, 256, !pace_us ? -1 : wait_us > 0 ? (wait_us + 999) / 1000 : 0);
+        if (pace_us && now_us() >= due) beat(), due = now_us() + pace_us;
         for (int i = 0; i < count; i++) {
             int fd = ready[i].data.fd;
             if (fd == listener) {
@@ -125,7 +147,8 @@ int main(int argc, char **argv) {
                 if (client >= FILES) { close(client); continue; }
                 setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                 if (!clients[client].buffer) clients[client].buffer = malloc(REQUEST_MAX + 1);
-                clients[client].length = 0;
+                clients[client].length = clients[client].left = 0;
+                if (client > fd_max) fd_max = client;
                 struct epoll_event add = {.events = EPOLLIN, .data.fd = client};
                 epoll_ctl(poll, EPOLL_CTL_ADD, client, &add);
                 continue;
@@ -133,7 +156,7 @@ int main(int argc, char **argv) {
             Client *c = &clients[fd];
             ssize_t got = recv(fd, c->buffer + c->length, REQUEST_MAX - c->length, 0);
             if (got < 0 && errno == EAGAIN) continue;
-            if (got <= 0 || (c->length += got, answer(fd, c))) close(fd);
+            if (got <= 0 || (c->length += got, answer(fd, c))) c->left = 0, close(fd);
         }
     }
 }
