@@ -87,6 +87,7 @@ class FrontedServer(GatewayServer):
             since = loop.time()
             status = await self._worker(listening)
             self.restarts += 1
+            self._gateway.telemetry.count("fallbacks", reason="worker")
             wait_s = RESTART_S if loop.time() - since > YOUNG_S else min(2 * wait_s, RESTART_S_MAX)
             log.error(
                 "a worker process ended with status %d and its clients were cut off; another starts in %g s",
