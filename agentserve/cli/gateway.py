@@ -77,7 +77,7 @@ async def composed(settings: Settings) -> AsyncIterator[Composed]:
 
 def _compose(settings: Settings, store: Store) -> Composed:
     now = epoch_clock()
-    foresight = Learned()
+    foresight = Learned(steps_per_s=settings.scheduler.learned_steps_per_s)
     _restore_forecasts(foresight, store.recovered.forecasts)
     board = Board(
         foresight=foresight,
@@ -201,6 +201,7 @@ def gauges(driver: Driver, foresight: Learned, policy: Policy) -> dict[str, Gaug
         "forecast_ln_error": lambda: {
             (n,): found["ln_error"] for n, c in calibrations.items() if "ln_error" in (found := c.numbers())
         },
+        "forecast_steps_left_out": lambda: float(foresight.share.left_out),
         "forecast_samples": lambda: {(n,): c.numbers().get("outcomes", 0.0) for n, c in calibrations.items()},
     }
     if isinstance(policy, WorkingSet):

@@ -3,7 +3,8 @@
 Rule: it only joins the forecasters of `core.forecast` to the scheduler's records. What a step teaches is taken
 when it ends, what a gap teaches when the program is back, what a program teaches when it is over; a gap whose end
 was not seen counts as one that lasted at least so long. What is taught is noted at once and taken in by `settle`, so
-that no decision waits for it; there too is foretold what will be asked when the program comes back.
+that no decision waits for it; there too is foretold what will be asked when the program comes back. Of a workflow that
+takes more steps a second than histograms can gain by, a random share teaches (`share`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from agentserve.core.forecast import (
 from agentserve.core.foresight import Survival
 from agentserve.core.program import Program, Step
 from agentserve.core.remembered import RememberedOutputs, RememberedReturns, SampledCalibration
+from agentserve.core.share import STEPS_PER_S, Share
 
 # A step is charged for this quantile of its output: running out of memory costs more than a little left unused.
 OUTPUT_QUANTILE = 0.75
@@ -49,7 +51,8 @@ class GapEnded:
 class Learned:
     """Implements `foresight.Foresight`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, steps_per_s: float = STEPS_PER_S) -> None:
+        self.share = Share(steps_per_s)
         self.returns: ReturnForecaster = RememberedReturns(ReturnForecaster())
         self.outputs = RememberedOutputs(OutputForecaster())
         self.remaining = RemainingForecaster()
@@ -141,7 +144,7 @@ class Learned:
                 system_tokens=program.shared_tokens,
                 steps_declared=program.steps_left_told or 0.0,
             )
-        if program.gap_started_at is not None:
+        if program.gap_started_at is not None and program.teaches:
             took = event.took(program.calls) if event.measured and program.calls else {}
             self._gap_over(program, now, took=took)
 
@@ -178,6 +181,10 @@ class Learned:
         assert step is not None
         if step.relation == "auxiliary":
             return
+        self._goes_on(event, program, step, now)
+        program.teaches = self.share.of_step(program, now)
+        if not program.teaches:
+            return
         limit = step.output_tokens_max
         if self.outputs_calibration.due():
             self._later(self._judge_output, program, limit, float(max(event.output_tokens, 1)))
@@ -191,6 +198,12 @@ class Learned:
             program=program.id,
             truncated=limit is not None and event.output_tokens >= limit,
         )
+        self._later(self._foretell, program, limit)
+        if not event.tools and not event.final:
+            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
+
+    def _goes_on(self, event: ev.StepFinished, program: Program, step: Step, now: float) -> None:
+        """Of every program: what is left of it may be asked at its next step."""
         dispatched = step.dispatched_at if step.dispatched_at is not None else now
         facts = StepFacts(
             input_tokens=event.prompt_tokens,
@@ -202,9 +215,6 @@ class Learned:
             human=event.turn_done,
         )
         self._later(self.remaining.step, tenant=program.tenant, program=program.id, facts=facts)
-        self._later(self._foretell, program, limit)
-        if not event.tools and not event.final:
-            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
 
     def _foretell(self, program: Program, limit: int | None) -> None:
         """What is asked when it comes back: it is remembered until then."""
@@ -240,9 +250,10 @@ class Learned:
             )
 
     def _ended(self, event: ev.ProgramEnded, program: Program, step: Step | None, now: float) -> None:
-        if event.reason not in ("final", "told") and program.gap_started_at is not None:
+        unseen = event.reason not in ("final", "told") and program.gap_started_at is not None
+        if unseen and program.teaches:
             self._gap_over(program, now, censored=True)
-        if event.reason == "forgotten":
+        if event.reason == "forgotten" or not self.share.of_program(program):
             self._later(self.remaining.forget, tenant=program.tenant, program=program.id)
         else:
             self._later(self.remaining.finish, tenant=program.tenant, program=program.id)

@@ -97,6 +97,7 @@ class Program:
     survival: Any = None  # of the present gap, once it was asked for: `board.gap`
     steps_left_told: float | None = None  # by the client, counted down
     steps_left_said: tuple[int, float] | None = None  # by a forecast, after so many steps
+    teaches: bool = True  # what its present gap and the step before it show is learned from: `share`
 
     # the policy's own record
     own: Any = None

@@ -67,12 +67,14 @@ class Foretold:
     def _look_ahead(self, program: Program) -> None:
         """What is forecast to be left, after 1, 2, 4, 8, ... steps."""
         done, left = program.steps_done, steps_left(program)
-        said = self._said.setdefault(program.id, _Said())
+        said = self._said.get(program.id)
+        if said is None:
+            said = self._said[program.id] = _Said()
+            if len(self._said) > PROGRAMS_MAX:
+                self._said.popitem(last=False)
         said.done = done
         if left is not None and not done & (done - 1):
             said.left[done] = left
-        if len(self._said) > PROGRAMS_MAX:
-            self._said.popitem(last=False)
 
     def _returned(self, owner: str, step: str) -> None:
         learned = self._board.foresight

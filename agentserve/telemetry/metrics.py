@@ -144,6 +144,7 @@ TABLE: tuple[Metric, ...] = (
     _gauge("forecast_loss", "Mean quantile loss, ours and the baselines'.", "forecast", "model"),
     _gauge("forecast_ln_error", "Mean absolute error of the median, in natural logarithms.", "forecast"),
     _gauge("forecast_samples", "Outcomes that the calibration rests on.", "forecast"),
+    _counter("forecast_steps_left_out", "Steps of busy workflows that taught the forecasts nothing."),
     # fairness
     _gauge(
         "fairness_gap_token_seconds",

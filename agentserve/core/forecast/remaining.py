@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -300,12 +301,7 @@ class _Dumped(msgspec.Struct, kw_only=True):
 
 def _milestone(steps: int) -> int:
     """The last milestone at or before a step."""
-    last = 0
-    for i, milestone in enumerate(MILESTONES):
-        if milestone > steps:
-            break
-        last = i
-    return last
+    return max(bisect_right(MILESTONES, steps) - 1, 0)
 
 
 def _ladder_keys(kinds: tuple[int, int, int], milestone: int) -> tuple[int, int, int]:
