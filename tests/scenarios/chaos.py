@@ -1,6 +1,6 @@
 """Engines that are killed, restarted, stalled, cut and slow, under load, for minutes.
 
-    python -m tests.scenarios.chaos [--minutes 5] [--programs 24] [--seed 1]
+    python -m tests.scenarios.chaos [--minutes 5] [--programs 24] [--seed 1] [--workers 1]
 
 Every client must get a complete answer or a clear error; no step may be executed again after a byte of it was sent;
 nothing may hang; at the end everything that counts running things must be zero. Prints figures; exit status 1 when a
@@ -243,7 +243,8 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
     for rogue in rogues:
         await rogue.start()
     loop = asyncio.get_running_loop()
-    async with gateway([f"http://127.0.0.1:{r.port}" for r in rogues], folder, *LIMITS) as process:
+    settings = (*LIMITS, f"gateway.workers={args.workers}")
+    async with gateway([f"http://127.0.0.1:{r.port}" for r in rogues], folder, *settings) as process:
         until = loop.time() + args.minutes * 60.0
         moods = [asyncio.create_task(rogue.misbehave(until)) for rogue in rogues]
         agents = [
@@ -299,6 +300,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--programs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that keep the clients")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="agentserve-chaos-") as folder:
         status = asyncio.run(run(args, Path(folder)))

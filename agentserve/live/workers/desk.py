@@ -187,12 +187,18 @@ class Desk(Link):
         self._app_state = app_state
         self._loop = asyncio.get_running_loop()
         self._visits: dict[int, Visit] = {}
+        self.heard_at = self._loop.time()
         state.connections.add(self)  # type: ignore[arg-type]
 
     def shutdown(self) -> None:
         """uvicorn is shutting down: the worker is told by a signal, and ends when its clients have their answers."""
 
+    def ping(self) -> None:
+        """Ask whether the worker is there; `heard_at` tells whether it was."""
+        self.send(fr.Ping(request=0))
+
     def _frame(self, frame: fr.Frame) -> None:
+        self.heard_at = self._loop.time()
         if isinstance(frame, fr.Opened):
             visit = self._visits[frame.request] = Visit(frame, self, self._loop)
             task = self._loop.create_task(self._serve(frame, visit))

@@ -137,8 +137,12 @@ class Cut(Frame, frozen=True):
     """The answer cannot be completed: close the connection."""
 
 
-FromWorker = Opened | Left | Took | Began | Carried | Broke
-ToWorker = Carry | Drop | Piece | Cut
+class Ping(Frame, frozen=True):
+    """Are you there? Said by one side, and said back by the other; of no request."""
+
+
+FromWorker = Ping | Opened | Left | Took | Began | Carried | Broke
+ToWorker = Ping | Carry | Drop | Piece | Cut
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -167,6 +167,9 @@ class Front:
         return found
 
     def _heard(self, frame: fr.Frame) -> None:
+        if isinstance(frame, fr.Ping):
+            self.link.send(frame)
+            return
         errand = self._errands.get(frame.request)
         if errand is not None:
             errand.heard(frame)

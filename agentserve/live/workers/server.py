@@ -30,6 +30,8 @@ RESTART_S = 0.5  # before a worker is started in a dead one's place; doubled for
 RESTART_S_MAX = 30.0
 YOUNG_S = 10.0
 STOP_S = 5.0
+PING_S = 5.0
+SILENT_S = 30.0  # a worker that says nothing for so long hangs, and its clients with it
 
 
 class FrontedServer(GatewayServer):
@@ -113,8 +115,14 @@ class FrontedServer(GatewayServer):
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
         app = self.config.loaded_app
-        await loop.connect_accepted_socket(lambda: Desk(app, self.server_state, self.lifespan.state), ours)
-        status = await process.wait()
+        _, desk = await loop.connect_accepted_socket(
+            lambda: Desk(app, self.server_state, self.lifespan.state), ours
+        )
+        watching = loop.create_task(watch(desk, process))
+        try:
+            status = await process.wait()
+        finally:
+            watching.cancel()
         self._processes.discard(process)
         return status
 
@@ -132,6 +140,23 @@ class FrontedServer(GatewayServer):
             drain_timeout_s=settings.gateway.drain_timeout_s,
             patience=self._patience,
         )
+
+
+async def watch(desk: Desk, process: asyncio.subprocess.Process) -> None:
+    """End a worker that hangs."""
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time()
+    while True:
+        desk.ping()
+        await asyncio.sleep(PING_S)
+        late = (
+            loop.time() - asked_at > 2 * PING_S
+        )  # we were away ourselves: what came meanwhile is not read yet
+        asked_at = loop.time()
+        if not late and asked_at - desk.heard_at > SILENT_S:
+            log.error("the worker process %d does not answer and is ended", process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
 
 def listeners(host: str | None, port: int, count: int) -> list[list[socket.socket]]:
