@@ -37,7 +37,9 @@ BOARD = Board(
                 lines(
                     "Outcomes seen",
                     q("sum by (forecast) (agentserve_forecast_samples)", "{{forecast}}"),
-                    what="Under a few hundred the figures beside this one mean little.",
+                    q("sum(increase(agentserve_forecast_steps_left_out_total[$__rate_interval]))", "left out"),
+                    what="Under a few hundred the figures beside this one mean little. Of busy workflows a random "
+                         "share teaches: the steps that do not are left out.",
                     span=THIRD,
                 ),
                 lines(

@@ -61,6 +61,7 @@ QUIET = {
 ZERO = {
     "agentserve:steps_failed:ratio5m": "no step fails while both engines live",
     "agentserve-forecasts.json: Gaps that were waited for in vain A": "here every program comes back",
+    "agentserve-forecasts.json: Outcomes seen B": "no workflow here takes hundreds of steps a second",
     "agentserve-forecasts.json: Warms that came in time A": "gaps are so short that few prefetches are made, or none",
 }
 
