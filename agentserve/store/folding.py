@@ -145,23 +145,31 @@ class Fold:
             self._program_of.pop(event.step, None)  # nothing is decided about it any more
 
     def _decision(self, decision: do.AnyDecision, now: float) -> Values:
-        step = getattr(decision, "step", None)
-        program = getattr(decision, "program", None) or self._program_of.get(step or "")
-        until = getattr(decision, "until", None)
-        if until is None:
-            until = getattr(decision, "due", None)
-        return {
+        row = {
             "at": now + self._offset_s,
-            "program": name(program),
-            "step": step,
+            "program": None,
+            "step": None,
             "kind": type(decision).__name__,
-            "cause": clean(decision.cause),
-            "reason": clean(decision.reason),
+            "cause": decision.cause,
+            "reason": decision.reason,
             "detail": clean(decision.detail),
-            "engine": clean(getattr(decision, "engine", None)),
-            "tokens": getattr(decision, "tokens", getattr(decision, "expected_cached_tokens", None)),
-            "until": until + self._offset_s if until is not None else None,
+            "engine": None,
+            "tokens": None,
+            "until": None,
         }
+        if isinstance(decision, (do.Dispatch, do.Wait, do.Reject, do.Abort)):
+            row["step"] = decision.step
+            row["program"] = name(self._program_of.get(decision.step))
+            if isinstance(decision, do.Dispatch):
+                row["tokens"] = decision.expected_cached_tokens
+        else:
+            row["program"] = name(decision.program)
+            if not isinstance(decision, do.Unpin):
+                until = decision.until if isinstance(decision, do.Pin) else decision.due
+                row["tokens"], row["until"] = decision.tokens, until + self._offset_s
+        if not isinstance(decision, (do.Wait, do.Reject)):
+            row["engine"] = decision.engine
+        return row
 
     def _engine(self, event: ev.AnyEvent, now: float, out: Folded) -> None:
         assert isinstance(event, (ev.EngineReported, ev.EngineLost, ev.EngineBack))
@@ -280,18 +288,19 @@ class Fold:
         at, ended_at = given["arrived_at"], given["ended_at"]
         sent_at = given["dispatched_at"]
         queue_s = max(sent_at - at - given["overhead_s"], 0.0) if sent_at is not None else 0.0
-        program = name(given["program"])
+        tenant, error, tools = clean(given["tenant"]), given["error"], given["tools"]
+        counts = [bounded(given[field]) for field in _COUNTS]
         out.keyed["steps"][given["step"]] = {
             "id": given["step"],
-            "program": program,
-            "tenant": clean(given["tenant"]),
+            "program": name(given["program"]),
+            "tenant": tenant,
             "number": given["index"],
             "protocol": given["protocol"],
             "model": clean(given["model"]),
             "engine": given["engine"],
             "status": given["status"],
             "outcome": given["outcome"],
-            "error": clean(given["error"]),
+            "error": clean(error) if error else "",
             "arrived_at": at,
             "dispatched_at": sent_at,
             "first_byte_at": given["first_byte_at"],
@@ -304,34 +313,37 @@ class Fold:
             "identity_source": given["identity_source"],
             "identity_confidence": given["identity_confidence"],
             "streamed": given["streamed"],
-            "prompt_tokens": bounded(given["prompt_tokens"]),
-            "output_tokens": bounded(given["output_tokens"]),
-            "cached_tokens": bounded(given["cached_tokens"]),
+            "prompt_tokens": counts[0],
+            "cached_tokens": counts[1],
+            "output_tokens": counts[2],
             "expected_cached_tokens": given["expected_cached_tokens"],
             "finish_reason": clean(given["finish_reason"]),
-            "tools": [clean(tool) for tool in given["tools"]],
-            "reason": clean(given["reason"]),
+            "tools": [clean(tool) for tool in tools] if tools else [],
+            "reason": given["reason"],
             "detail": clean(given["detail"]),
             "gap_s": given["gap_s"],
             "trace_id": given.get("trace_id"),
         }
         ended_at = ended_at if ended_at is not None else at
-        row = self._program(given["program"], given["tenant"], ended_at, out)
-        row["opened_at"] = min(row["opened_at"], at)
-        for field in ("parent", "workflow", "session", "model", "identity_source"):
-            row[field] = (name if field == "parent" else clean)(given[field]) or row[field]
-        finished = given["outcome"] == "finished"
-        row["steps" if finished else "failed_steps"] += 1
+        row = self._program(given["program"], tenant, ended_at, out)
+        if at < row["opened_at"]:
+            row["opened_at"] = at
+        for field in _OF_PROGRAM:
+            said = given[field]
+            if said is not None:
+                row[field] = (name if field == "parent" else clean)(said) or row[field]
+        row["steps" if given["outcome"] == "finished" else "failed_steps"] += 1
         row["queue_s"] += queue_s
-        if sent_at is not None:
-            row["engine_s"] += max(ended_at - sent_at, 0.0)
-        tenant = self._tenant(given["tenant"], ended_at, out)
-        tenant["steps"] += 1
-        for sums in (row, tenant):
-            for field in ("prompt_tokens", "cached_tokens", "output_tokens"):
-                sums[field] += bounded(given[field]) or 0
+        if sent_at is not None and ended_at > sent_at:
+            row["engine_s"] += ended_at - sent_at
+        sums = self._tenant(tenant, ended_at, out)
+        sums["steps"] += 1
+        for field, count in zip(_COUNTS, counts, strict=True):
+            if count:
+                row[field] += count
+                sums[field] += count
         if given["workflow"] is not None:
-            self._workflow(given["tenant"], given["workflow"], ended_at, out)["steps"] += 1
+            self._workflow(tenant, given["workflow"], ended_at, out)["steps"] += 1
 
     def _program(self, program: str, tenant: str, at: float, out: Folded) -> Values:
         key = name(program)
@@ -341,8 +353,10 @@ class Fold:
             row = out.keyed["programs"][key] = {
                 **_NEW_PROGRAM, "id": key, "tenant": clean(tenant), "opened_at": at, "last_at": at,
             }  # fmt: skip
-        row["opened_at"] = min(row["opened_at"], at)
-        row["last_at"] = max(row["last_at"], at)
+        if at < row["opened_at"]:
+            row["opened_at"] = at
+        if at > row["last_at"]:
+            row["last_at"] = at
         return row
 
     def _tenant(self, tenant: str, at: float, out: Folded) -> Values:
@@ -429,6 +443,8 @@ def _encoded(told: list[Told], out: Folded) -> tuple[int, bytes]:
 
 
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
+_COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
+_OF_PROGRAM = ("parent", "workflow", "session", "model", "identity_source")
 _NEW_PROGRAM: Values = {
     "state": "", "ended_at": None, "end_reason": None, "parent": None, "workflow": None, "session": None,
     "model": None, "identity_source": None, "steps": 0, "failed_steps": 0, "prompt_tokens": 0,
@@ -457,8 +473,8 @@ def _empty_engine(engine: str) -> Values:
 
 def clean(text: Any) -> Any:
     """Text that every database takes: no NUL, no lone surrogate, bounded."""
-    if text is None:
-        return None
+    if not text:
+        return text
     if "\0" in text:
         text = text.replace("\0", "")
     if not text.isascii():
@@ -471,7 +487,7 @@ def name(given: str | None) -> str | None:
     if given is None:
         return None
     text: str = clean(given)
-    if len(text) <= ID_CHARS_MAX:
+    if len(text) <= ID_CHARS_MAX:  # nearly always
         return text
     digest = blake2b(given.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return f"{text[: ID_CHARS_MAX - 33]}#{digest}"
@@ -479,4 +495,4 @@ def name(given: str | None) -> str | None:
 
 def bounded(count: int | None) -> int | None:
     """A count that fits a column, whatever an engine claimed."""
-    return None if count is None else max(min(count, COUNT_MAX), 0)
+    return count if count is None or 0 <= count <= COUNT_MAX else max(min(count, COUNT_MAX), 0)
