@@ -138,6 +138,7 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        del self._parser  # it holds us, and what holds itself waits for the collector
         self.resume_writing()
         if self._current is not None:
             self._current.client_left()

@@ -6,11 +6,14 @@ import asyncio
 import gc
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from agentserve.core.identity.known import Program
 from agentserve.live.exchange import Exchange
 from agentserve.live.request import Request
+from agentserve.live.server import HttpConnection
+from agentserve.live.upstream.lean import Connection
 from tests.live.conftest import ScriptedEngine, Serve, answers, chat_reply, delta, raw, sse, streams, until
 
 
@@ -24,6 +27,10 @@ def uncollected() -> Iterator[None]:
 
 def left_behind() -> list[object]:
     return [one for one in gc.get_objects() if isinstance(one, (Exchange, Request))]
+
+
+def connections() -> int:
+    return sum(isinstance(one, (Connection, HttpConnection)) for one in gc.get_objects())
 
 
 def known() -> int:
@@ -61,6 +68,33 @@ async def test_a_step_whose_client_left_is_freed_without_the_collector(
     await asyncio.wait([asking])
     await running.quiet()
     await until(lambda: not left_behind())
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("ending", ["closed", "broken", "cut", "left"])
+async def test_a_connection_that_is_gone_is_freed_without_the_collector(
+    ending: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    before = connections()
+    running = await serve(engine)
+    engine.otherwise = {
+        "closed": answers(200, chat_reply("hello"), "connection: close\r\n"),
+        "broken": raw(b"nonsense\r\n\r\n", close=True),
+        "cut": streams(sse(delta("a"), done=False), end=False),
+        "left": raw(hang=True),
+    }[ending]
+    for _ in range(5):
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": ending == "cut"}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            if ending == "left":
+                asked = len(engine.asked)
+                await until(lambda asked=asked: len(engine.asked) > asked)
+                asking.cancel()
+            await asyncio.wait([asking])
+            asking.exception() if not asking.cancelled() else None
+    await running.quiet()
+    await until(lambda: connections() == before)
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -210,6 +210,15 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced_unnoticed(
     assert await ask(lean)
 
 
+async def test_no_connection_stays_open_for_requests_that_do_not_come(engine: ScriptedEngine) -> None:
+    lean = LeanUpstream(engine.url, keepalive_s=0.05)
+    await asyncio.gather(*[ask(lean) for _ in range(3)])
+    assert len(engine.asked) == 3
+    await until(lambda: engine.open == lean.connections == 0)
+    assert await ask(lean)
+    await lean.stop()
+
+
 async def test_a_fresh_connection_that_breaks_is_not_tried_again(
     engine: ScriptedEngine, lean: LeanUpstream
 ) -> None:

@@ -26,6 +26,7 @@ HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
 # uvicorn, and with it most engines, closes idle connections after 5 s; one that is about to go is not used.
 KEEPALIVE_S = 4.0
+SWEEP_S_MIN = 0.5  # between two looks for those that lie idle for too long
 BUFFERS_JOINED_BYTES_MAX = 64 * 1024  # up to here head and body are joined and written at once
 FINAL_STATUS_MIN = 200
 DIALLING_MAX = 64  # connections being opened at once: more would only overflow the engine's backlog
@@ -42,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self.idle_since = 0.0
+        self.idle_since: float | None = None  # it lies in the pool, unused since then
         self.used = 0
         self.lost = False
         self._begin()
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        del self._parser  # it holds us, and what holds itself waits for the collector
         if self._closed or self._whole:
             return
         if self._head and not self._framed and exc is None:
@@ -199,6 +201,7 @@ class Connection(asyncio.Protocol):
             return
         self._closed = True
         self._deadline = None
+        self._error = None  # whoever waited has it, and its frames hold us
         if self._whole and self._keep and not self.lost:
             if self._paused and self._transport is not None:
                 self._transport.resume_reading()
@@ -270,7 +273,7 @@ class Connection(asyncio.Protocol):
 class LeanUpstream:
     """The connections to one engine."""
 
-    def __init__(self, url: str, *, connections_max: int = 1024) -> None:
+    def __init__(self, url: str, *, connections_max: int = 1024, keepalive_s: float = KEEPALIVE_S) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"the lean transport speaks plain HTTP, not {url!r}")
@@ -286,6 +289,8 @@ class LeanUpstream:
         self._opening = 0
         self._dialling = asyncio.Semaphore(DIALLING_MAX)
         self._connections_max = connections_max
+        self._keepalive_s = keepalive_s
+        self._sweeping: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._stopped = False
 
@@ -321,6 +326,9 @@ class LeanUpstream:
 
     async def stop(self) -> None:
         self._stopped = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         for connection in list(self._open):
             connection.abort()
         await asyncio.sleep(0)
@@ -334,6 +342,8 @@ class LeanUpstream:
             return
         connection.idle_since = self.loop.time()
         self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = self.loop.call_later(self._keepalive_s, self._sweep)
         self._next()
 
     def dropped(self, connection: Connection) -> None:
@@ -344,8 +354,9 @@ class LeanUpstream:
     def gone(self, connection: Connection) -> None:
         """The connection was lost."""
         self._open.discard(connection)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(connection)
+        if connection.idle_since is not None:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(connection)
         self._next()
 
     # -- the pool
@@ -354,16 +365,30 @@ class LeanUpstream:
         idle = self._idle
         if not idle:
             return None
-        oldest_use = self.loop.time() - KEEPALIVE_S
-        while idle and idle[0].idle_since < oldest_use:
-            stale = idle.popleft()
-            stale.abort()
-            self._open.discard(stale)
+        self._drop_stale()
         while idle:
             connection = idle.pop()
+            connection.idle_since = None
             if not connection.lost:
                 return connection
         return None
+
+    def _drop_stale(self) -> None:
+        """Close those that have lain idle for so long that the engine may be about to."""
+        idle, oldest_use = self._idle, self.loop.time() - self._keepalive_s
+        while idle and (idle[0].idle_since or 0.0) < oldest_use:
+            stale = idle.popleft()
+            stale.idle_since = None
+            stale.abort()
+            self._open.discard(stale)
+
+    def _sweep(self) -> None:
+        """When nothing asks for a connection any more, none stays open for it."""
+        self._sweeping = None
+        self._drop_stale()
+        if self._idle:
+            due_s = (self._idle[0].idle_since or 0.0) + self._keepalive_s - self.loop.time()
+            self._sweeping = self.loop.call_later(max(due_s, SWEEP_S_MIN), self._sweep)
 
     @property
     def _room(self) -> bool:
