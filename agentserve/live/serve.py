@@ -15,6 +15,7 @@ import uvicorn
 from agentserve.errors import ConfigError
 from agentserve.live.app import Gateway
 from agentserve.live.auth import OpenKeys, check_openness
+from agentserve.live.doors import open_doors
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import Patience, limited
 
@@ -35,6 +36,7 @@ class GatewayServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        await open_doors(self)
         if self._alone:
             settle_interpreter()
 

@@ -15,6 +15,7 @@ import sys
 import msgspec
 import uvicorn
 
+from agentserve.live.doors import doors
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import Patience, limited
 from agentserve.live.workers.front import Front
@@ -76,7 +77,7 @@ async def serve(lot: Lot) -> None:
     link = socket.socket(fileno=lot.link_fd)
     link.setblocking(False)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: front.link, link)
-    listeners = [socket.socket(fileno=fd) for fd in lot.listen_fds]
+    listeners = doors(socket.socket(fileno=fd) for fd in lot.listen_fds)
     settle_interpreter()
     await server.serve(sockets=listeners)
 
