@@ -6,10 +6,11 @@ Each program's steps extend its conversation by the answer before; some clients 
 again. With `--minutes` programs that ended are replaced until the time is over. Nobody says that they ended: the
 gateway is told to forget them after `--idle` seconds, not half an hour, so that what it keeps is level in the run.
 
-All programs must finish without an error, and the gateway's memory must be level: once as many programs have ended
-and been forgotten as there are places, and for as long as every place is taken, the last quarter of the time may hold
-hardly more than the one before. A run that is too short to tell says so. Prints figures; exit status 1 when a promise
-was broken.
+All programs must finish without an error. The gateway's memory must be flat after the first minute: the last quarter
+minute of the load is held against the end of the first minute, and the last quarter of the time since then against the
+one before it. Afterwards, when the clients are gone and the programs forgotten, it must have let go of every program
+and of every file descriptor that it did not have at the start. A run that is too short to tell says so. Prints the
+curve while it runs, then figures; exit status 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from typing import Any
 from agentserve.errors import EngineError
 from agentserve.live.upstream import Deadlines
 from agentserve.live.upstream.lean import LeanUpstream
+from tests.scenarios.descriptors import descriptors
 from tests.scenarios.stage import JSON, Process, counters_at_rest, emulated, gateway
 
 PATIENCE = Deadlines(connect_s=30.0, first_byte_s=900.0, idle_s=300.0, overall_s=1800.0)
 SAMPLE_S = 2.0
-LEVEL_S = 60.0  # what is judged is at least as long
-GROWTH_MAX = 0.02  # from the third quarter of it to the last
-FORGETS_S = 15.0  # a program that fell silent is forgotten so long after its time, at most
+CURVE_S = 15.0
+FIRST_S = 60.0  # memory may grow for so long
+LEVEL_S = 60.0  # and what is judged after it is at least as long
+SINCE_FIRST_MAX = 1.1  # times what it was after that first minute
+GROWTH_MAX = 0.02  # from the third quarter of the time since then to the last
+FORGETS_S = 20.0  # a program that fell silent is forgotten so long after its time, at most
 
 
 class Soak:
@@ -46,7 +51,30 @@ class Soak:
         self.trouble: list[str] = []
         self.samples: list[tuple[float, float, int]] = []  # seconds, MB, files
         self.full_until = 0.0  # since then programs that end are not replaced
-        self.warm_at: float | None = None  # since when as many came and went as there are places
+        self.at_start: dict[str, int] = {}  # the gateway's file descriptors, by what they are
+        self.at_peak: dict[str, int] = {}
+        self.afterwards: dict[str, int] = {}
+
+    @property
+    def judged(self) -> list[float]:
+        """Memory since the first minute was over, for as long as every place was taken."""
+        return [mb for at, mb, _ in self.samples if FIRST_S <= at <= self.full_until]
+
+    def since_first(self) -> float | None:
+        """How many times its size at the end of the first minute it has in the end; None when that is too short."""
+        few = int(CURVE_S / SAMPLE_S)
+        first = [mb for at, mb, _ in self.samples if at < FIRST_S][-few:]
+        if len(self.judged) * SAMPLE_S < LEVEL_S:
+            return None
+        return round(median(self.judged[-few:]) / median(first), 3)
+
+    def growth(self) -> float | None:
+        """By what share the memory of the last quarter is above that of the one before; None when too short."""
+        judged = self.judged
+        if len(judged) * SAMPLE_S < LEVEL_S:
+            return None
+        half, quarter = len(judged) // 2, len(judged) // 4
+        return round(median(judged[-quarter:]) / median(judged[half : len(judged) - quarter]) - 1.0, 4)
 
 
 async def program(
@@ -111,12 +139,34 @@ def text_of(data: bytes, *, streamed: bool) -> str:
     return "".join(parts)
 
 
-async def watch(process: Process, soak: Soak, began: float) -> None:
-    """Memory and files, now and then."""
+async def watch(process: Process, engines: list[int], soak: Soak, began: float) -> None:
+    """Memory and files, now and then; the curve is printed as it comes."""
     loop = asyncio.get_running_loop()
+    told_at = -CURVE_S
     while True:
-        soak.samples.append((loop.time() - began, process.rss_mb(), process.files()))
+        at, mb, files = loop.time() - began, process.rss_mb(), process.files()
+        if files > max((seen for _, _, seen in soak.samples), default=0):
+            soak.at_peak = descriptors(process.popen.pid, process.port, engines)
+        soak.samples.append((at, mb, files))
+        if at >= told_at + CURVE_S:
+            told_at = at
+            print(f"{at:6.0f} s {mb:7.1f} MB {files:6} files {soak.finished:7} finished", flush=True)
         await asyncio.sleep(SAMPLE_S)
+
+
+async def let_go(
+    process: Process, engines: list[int], soak: Soak, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The gateway's summary when nobody asks any more: once all is forgotten and closed, or the time for it is over."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + args.idle + FORGETS_S
+    while True:
+        rest = await counters_at_rest(process.port)
+        soak.afterwards = descriptors(process.popen.pid, process.port, engines)
+        held = rest["programs"] or sum(soak.afterwards.values()) > sum(soak.at_start.values())
+        if not held or loop.time() >= until:
+            return rest
+        await asyncio.sleep(1.0)
 
 
 async def run(args: argparse.Namespace, folder: Path) -> int:
@@ -124,11 +174,13 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
     loop, soak, rng = asyncio.get_running_loop(), Soak(), random.Random(args.seed)
     flags = ("--time-scale", str(args.time_scale))
     async with emulated(folder, *flags) as one, emulated(folder, *flags) as two:
-        urls = [f"http://127.0.0.1:{engine.port}" for engine in (one, two)]
+        engines = [one.port, two.port]
+        urls = [f"http://127.0.0.1:{port}" for port in engines]
         async with gateway(urls, folder, f"scheduler.program_idle_s={args.idle}") as process:
             client = LeanUpstream(f"http://127.0.0.1:{process.port}", connections_max=args.programs + 64)
+            soak.at_start = descriptors(process.popen.pid, process.port, engines)
             began = loop.time()
-            watching = asyncio.create_task(watch(process, soak, began))
+            watching = asyncio.create_task(watch(process, engines, soak, began))
             until = began + args.minutes * 60.0
             soak.full_until = until - began
             count = 0
@@ -141,29 +193,16 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
                     await program(f"p{count}", client, soak, random.Random(rng.random()), args)
                     if soak.finished == before:
                         await asyncio.sleep(1.0)  # as a client does that was refused
-                    if soak.warm_at is None and soak.finished >= args.programs:
-                        soak.warm_at = loop.time() - began + args.idle + FORGETS_S
                     if loop.time() >= until:
                         return
 
             await asyncio.gather(*[lane() for _ in range(args.programs)])
             elapsed = loop.time() - began
-            rest = await counters_at_rest(process.port)
             watching.cancel()
             await client.stop()
-            await asyncio.sleep(1.0)
-            files_after, cpu_s = process.files(), process.cpu_s()
-    return judge(soak, args, count, elapsed, rest, files_after, cpu_s)
-
-
-def growth(soak: Soak) -> float | None:
-    """By what share the memory of the last quarter is above that of the one before; None when that is too short."""
-    warm_at = soak.full_until if soak.warm_at is None else soak.warm_at
-    judged = [mb for at, mb, _ in soak.samples if warm_at <= at <= soak.full_until]
-    if len(judged) * SAMPLE_S < LEVEL_S:
-        return None
-    half, quarter = len(judged) // 2, len(judged) // 4
-    return round(median(judged[-quarter:]) / median(judged[half : len(judged) - quarter]) - 1.0, 4)
+            rest = await let_go(process, engines, soak, args)
+            cpu_s, rss_mb = process.cpu_s(), process.rss_mb()
+    return judge(soak, args, count, elapsed, rest, cpu_s, rss_mb)
 
 
 def judge(
@@ -172,8 +211,8 @@ def judge(
     count: int,
     elapsed: float,
     rest: dict[str, Any],
-    files: int,
     cpu_s: float,
+    rss_mb: float,
 ) -> int:
     """Figures, and whether they are good."""
     steps = sum(soak.seen.values())
@@ -187,24 +226,36 @@ def judge(
         "seconds": round(elapsed, 1),
         "steps_per_s": round(steps / elapsed, 1),
         "gateway_cpu_ms_per_step": round(cpu_s / max(steps, 1) * 1e3, 2),
-        "warm_at_s": soak.warm_at and round(soak.warm_at, 1),
-        "rss_mb": [round(mb) for _, mb, _ in soak.samples[:: max(len(soak.samples) // 24, 1)]],
-        "rss_growth": growth(soak),
-        "rss_mb_end": round(soak.samples[-1][1], 1) if soak.samples else 0.0,
-        "rss_mb_max": round(max((mb for _, mb, _ in soak.samples), default=0.0), 1),
-        "files_max": max((files for _, _, files in soak.samples), default=0),
-        "files_after": files,
+        "rss_mb_start": round(soak.samples[0][1], 1),
+        "rss_mb_max": round(max(mb for _, mb, _ in soak.samples), 1),
+        "rss_mb_at_rest": round(rss_mb, 1),
+        "rss_end_over_first_minute": soak.since_first(),
+        "rss_growth_at_the_end": soak.growth(),
+        "files_at_start": soak.at_start,
+        "files_at_peak": soak.at_peak,
+        "files_at_rest": soak.afterwards,
         "at_rest": rest,
     }
     print(json.dumps(figures, indent=1))
     for line in soak.trouble[:10]:
         print("TROUBLE", line)
-    grown = growth(soak)
-    if grown is None:
-        print("the run is too short to say whether memory is level")
-    level = grown is None or grown <= GROWTH_MAX
-    good = soak.finished == count and not soak.trouble and level and rest["scheduler"] == "ok"
-    return 0 if good and not any(rest[k] for k in ("steps_waiting", "steps_running", "requests_open")) else 1
+    since, grown = soak.since_first(), soak.growth()
+    broken = [
+        f"{key}: {rest[key]}"
+        for key in ("steps_waiting", "steps_running", "requests_open", "programs")
+        if rest[key]
+    ]
+    if soak.finished != count or soak.trouble or rest["scheduler"] != "ok":
+        broken.append("not every program finished without an error")
+    if sum(soak.afterwards.values()) > sum(soak.at_start.values()):
+        broken.append("file descriptors stay open")
+    if since is None or grown is None:
+        print("the run is too short to say whether memory is flat after the first minute")
+    elif since > SINCE_FIRST_MAX or grown > GROWTH_MAX:
+        broken.append("memory is not flat after the first minute")
+    for line in broken:
+        print("BROKEN", line)
+    return 1 if broken else 0
 
 
 def main() -> int:
