@@ -19,7 +19,8 @@ from agentserve.core.ids import ProgramId
 from agentserve.core.learned import Learned
 from agentserve.core.program import Program
 
-PROGRAMS_MAX = 2_000  # whose gaps and forecasts are remembered one by one
+PROGRAMS_MAX = 2_000  # whose forecasts are remembered
+SHOWN_MAX = 500  # the latest, whose gaps are remembered one by one, as is their story
 GAPS_MAX = 32  # of one program
 LATEST_MAX = 250  # of all
 PERSON = "a person's turn"
@@ -88,7 +89,7 @@ class Foretold:
         mine = self._gaps.setdefault(owner, [])
         mine.append(row)
         del mine[:-GAPS_MAX]
-        if len(self._gaps) > PROGRAMS_MAX:
+        if len(self._gaps) > SHOWN_MAX:
             self._gaps.popitem(last=False)
 
     def _ended(self, owner: str, *, known: bool, beside: int = 0) -> None:
