@@ -9,7 +9,8 @@ Rule: the request's path appends to a bounded queue and does nothing else; foldi
 waiting for it happen in the thread. When the queue is full the oldest event goes first, then the oldest record, and
 each is counted. Order is that of the queue, for every program. What was taken from the queue is kept until the
 database has it, so that nothing that was not counted as lost is missing. The thread shares the interpreter with the
-requests: what has piled up is written in batches with rests between them, so that catching up slows nobody.
+requests: what has piled up is written in batches with rests between them, so that catching up slows nobody; but what
+waits takes memory, so it rests only while it catches up all the same.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ STOP_TIMEOUT_S = 10.0
 REFUSED_BEFORE_APART = 3
 REST = 3.0  # times what a batch took, while there is room for what comes meanwhile
 REST_S_MAX = 1.0
+HASTE_MAX = 64.0
+CALMS = 0.9  # of its haste is left after a batch that left fewer rows waiting
 # Facts that replace what was said before, and the fields that name what they are about.
 LATEST: dict[str, tuple[str, ...]] = {
     "chain": ("program",),
@@ -50,6 +53,28 @@ LATEST: dict[str, tuple[str, ...]] = {
     "graph": ("tenant", "name", "graph"),
 }
 DETAIL = "event"
+
+
+class Pace:
+    """How long the writer leaves the interpreter to the requests between two batches of a backlog.
+
+    Were the rest only shorter the less room there is, a load that outpaces it would settle where the queue is nearly
+    full, and stay there. So it halves each time that more waits than before, and grows again slowly.
+    """
+
+    def __init__(self, rows_max: int) -> None:
+        self._rows_max = rows_max
+        self._waited = 0
+        self._haste = 1.0
+
+    def rest_s(self, took_s: float, waiting: int) -> float:
+        """After a batch that took so long, while so many rows wait."""
+        self._haste = (
+            min(2.0 * self._haste, HASTE_MAX) if waiting > self._waited else max(CALMS * self._haste, 1.0)
+        )
+        self._waited = waiting
+        room = max(0.0, 1.0 - waiting / self._rows_max)
+        return min(took_s * REST, REST_S_MAX) * room / self._haste
 
 
 class WriteBehind:
@@ -84,6 +109,7 @@ class WriteBehind:
         self._records: deque[Record] = deque()
         self._latest: dict[tuple[str, ...], Record] = {}
         self._lock = threading.Lock()  # guards `_latest`
+        self._pace = Pace(settings.queue_rows_max)
         self._taken = 0  # rows in the batch that is being written
         self._dropped = 0  # events lost since the last batch
         self._clear_at = time.monotonic()
@@ -243,7 +269,7 @@ class WriteBehind:
                 if max(len(self._detail), len(self._records)) < self.settings.batch_rows_max:
                     await self._pause(self.settings.flush_interval_s)
                 else:
-                    await self._pause(self._rest_s(time.monotonic() - began_at))
+                    await self._pause(self._pace.rest_s(time.monotonic() - began_at, self.queued))
         finally:
             await database.close()
 
@@ -314,11 +340,6 @@ class WriteBehind:
             log.warning("the database is back; %d rows wait to be written", self.queued)
         self.up = True
         self.failure = ""
-
-    def _rest_s(self, took_s: float) -> float:
-        """How long to leave the interpreter to the requests: less the less room there is for what they bring."""
-        room = max(0.0, 1.0 - self.queued / self.settings.queue_rows_max)
-        return min(took_s * REST, REST_S_MAX) * room
 
     def _over(self) -> bool:
         return self._stopping_at is not None and time.monotonic() >= self._stopping_at

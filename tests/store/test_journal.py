@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from agentserve.core.scheduler import Scheduler
 from agentserve.store import queries
 from agentserve.store.database import Database
 from agentserve.store.folding import Fold, Record, Told
-from agentserve.store.journal import WriteBehind
+from agentserve.store.journal import REST, Pace, WriteBehind
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
 from tests.store.conftest import AT, Cluster, Gateway, step_row, until
@@ -347,3 +348,32 @@ async def test_a_driver_time_that_is_not_of_the_epoch_is_shifted(sqlite_url: str
     [piece] = await journal_of(database)
     assert piece.told[0][1] == 7.0  # the journal itself keeps the scheduler's own time
     await database.close()
+
+
+def settled(arriving_per_s: float, *, rows_max: int, batch_rows: int, took_s: float) -> list[int]:
+    """How many rows wait after each of many batches, when so many come all the time."""
+    pace, waiting, seen = Pace(rows_max), float(batch_rows), []
+    for _ in range(400):
+        waiting = max(waiting - batch_rows, 0.0) + arriving_per_s * took_s
+        waiting += arriving_per_s * pace.rest_s(took_s, int(waiting))
+        seen.append(int(waiting))
+    return seen
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_load_that_leaves_little_time_to_rest_does_not_pile_up(share: float) -> None:
+    batch_rows, took_s = 1_000, 0.3
+    seen = settled(share * batch_rows / took_s, rows_max=50_000, batch_rows=batch_rows, took_s=took_s)
+    assert max(seen) < 10 * batch_rows
+    assert max(seen[-100:]) < 5 * batch_rows
+
+
+def test_a_backlog_that_shrinks_is_written_with_rests() -> None:
+    pace, took_s = Pace(50_000), 0.1
+    rests = [pace.rest_s(took_s, waiting) for waiting in range(25_000, 1_000, -1_000)]
+    assert all(later >= earlier for earlier, later in pairwise(rests))
+    assert rests[-1] > 0.9 * REST * took_s
+
+
+def test_a_full_queue_is_written_without_rests() -> None:
+    assert Pace(50_000).rest_s(0.1, 50_000) == 0.0
