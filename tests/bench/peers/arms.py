@@ -27,14 +27,28 @@ BODY_MB_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast an engine is and how much it holds, as vllm-router's program scheduling wants to be told."""
+
+    kv_tokens: int
+    time_scale: float  # by which a second of the engine's is divided
+    prefill_s: float  # of an empty prompt
+    prefill_s_per_1k: float
+    prefill_s_per_1k_squared: float
+    decode_s: float  # of a step
+    decode_s_per_token: float  # of context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """What a router is started with."""
 
     peers: Path  # a folder with one environment for each peer
     folder: Path  # for its files
     engines: Sequence[str]
-    setting: Setting
     port: int
+    pace: Pace
+    model: str = "emulated"
 
     def bin(self, peer: str, command: str) -> str:
         return str(self.peers / peer / "bin" / command)
@@ -50,6 +64,20 @@ class Arm:
     installed: Callable[[Path], bool] = lambda peers: True
     ready: str = "/health"
     told: str = ""  # what it is told of the programs
+
+
+def emulated(setting: Setting) -> Pace:
+    """The emulated engine's own roofline."""
+    shape = profile(setting.profile)
+    return Pace(
+        kv_tokens=setting.kv_tokens,
+        time_scale=setting.time_scale,
+        prefill_s=shape.overhead_s,
+        prefill_s_per_1k=2.0 * shape.model.parameters * 1000 / (shape.flops * shape.mfu),
+        prefill_s_per_1k_squared=shape.attention_s_per_token_context() * 1e6 / 2,
+        decode_s=shape.linear_s(1) + shape.overhead_s,
+        decode_s_per_token=shape.kv_read_s_per_token(),
+    )
 
 
 def _nginx(place: Place) -> Sequence[str]:
@@ -93,33 +121,25 @@ def _vllm_router(place: Place) -> Sequence[str]:
 
 
 def _vllm_router_programs(place: Place) -> Sequence[str]:
-    """Calibrated to the emulated engine's own roofline, in the units that its documentation asks for."""
-    shape = profile(place.setting.profile)
-    scale = place.setting.time_scale
+    """Calibrated to the engine, in the units that its documentation asks for."""
+    pace, scale = place.pace, place.pace.time_scale
     config = {
         "global_queue": True,
         "resume_order": "mru",
-        "token_capacity_per_target": place.setting.kv_tokens,
+        "token_capacity_per_target": pace.kv_tokens,
         "metrics_interval_seconds": VLLM_TICK_S / scale,
         "force_resume_timeout_seconds": 300.0 / scale,
         "max_acting_ttl_seconds": 10.0 / scale,
         "prefill_cost_model": {
-            "intercept_seconds": shape.overhead_s / scale,
-            "linear_seconds_per_1k_tokens": 2.0
-            * shape.model.parameters
-            * 1000
-            / (shape.flops * shape.mfu)
-            / scale,
-            "quadratic_seconds_per_1k_tokens_squared": shape.attention_s_per_token_context()
-            * 1e6
-            / 2
-            / scale,
+            "intercept_seconds": pace.prefill_s / scale,
+            "linear_seconds_per_1k_tokens": pace.prefill_s_per_1k / scale,
+            "quadratic_seconds_per_1k_tokens_squared": pace.prefill_s_per_1k_squared / scale,
             "decode_throughput_alpha": 0.15,
         },
         "decode_throughput_model": {
-            "fixed_step_seconds": (shape.linear_s(1) + shape.overhead_s) / scale,
+            "fixed_step_seconds": pace.decode_s / scale,
             "batch_step_seconds_per_request": 1e-6 / scale,
-            "context_step_seconds_per_token": shape.kv_read_s_per_token() / scale,
+            "context_step_seconds_per_token": pace.decode_s_per_token / scale,
         },
     }
     flags = ["--enable-program-scheduling", "--policy", "consistent_hash"]
@@ -140,8 +160,12 @@ def _sglang_router(place: Place) -> Sequence[str]:
 def _litellm(place: Place) -> Sequence[str]:
     models = [
         {
-            "model_name": "emulated",
-            "litellm_params": {"model": "hosted_vllm/emulated", "api_base": f"{url}/v1", "api_key": "none"},
+            "model_name": place.model,
+            "litellm_params": {
+                "model": f"hosted_vllm/{place.model}",
+                "api_base": f"{url}/v1",
+                "api_key": "none",
+            },
         }
         for url in place.engines
     ]
@@ -152,7 +176,7 @@ def _litellm(place: Place) -> Sequence[str]:
 
 
 def _thunderagent(place: Place) -> Sequence[str]:
-    tick = str(THUNDERAGENT_TICK_S / place.setting.time_scale)
+    tick = str(THUNDERAGENT_TICK_S / place.pace.time_scale)
     flags = ["--host", "127.0.0.1", "--port", str(place.port), "--log-level", "warning"]
     flags += ["--backends", ",".join(place.engines), "--router", "tr", "--backend-type", "vllm"]
     flags += ["--metrics", "--metrics-interval", tick, "--scheduler-interval", tick]
@@ -203,6 +227,16 @@ ARMS = {
 }
 
 
+def environment() -> dict[str, str]:
+    """What the peers ask for: LiteLLM a key, and not to look its prices up; none of our own settings."""
+    return {
+        **stage.our_environment(),
+        "LITELLM_MASTER_KEY": doors.KEY,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PATH": os.environ.get("PATH", ""),
+    }
+
+
 @contextlib.asynccontextmanager
 async def opened(arm: Arm, place: Place) -> AsyncIterator[tuple[Door, int | None]]:
     """The router up before the engines: its door, and its process."""
@@ -210,18 +244,11 @@ async def opened(arm: Arm, place: Place) -> AsyncIterator[tuple[Door, int | None
         yield arm.door(place.engines), None
         return
     if arm.command is None:
-        async with stage.gateway(place.engines, *stage.paced(place.setting.time_scale)) as started:
+        async with stage.gateway(place.engines, *stage.paced(place.pace.time_scale)) as started:
             yield arm.door([started.url]), started.pid
         return
-    # what the peers ask for: LiteLLM a key, and not to look its prices up; none of our own settings
-    env = {
-        **stage.our_environment(),
-        "LITELLM_MASTER_KEY": doors.KEY,
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "PATH": os.environ.get("PATH", ""),
-    }
     url = f"http://127.0.0.1:{place.port}"
     async with stage.process(
-        arm.name, arm.command(place), url=url, ready=arm.ready, env=env, cwd=place.folder
+        arm.name, arm.command(place), url=url, ready=arm.ready, env=environment(), cwd=place.folder
     ) as started:
         yield arm.door([started.url]), started.pid

@@ -30,7 +30,7 @@ from agentserve.errors import AgentServeError
 from agentserve.sim.programs import Workload
 from agentserve.sim.report import Figures, summarise
 from agentserve.sim.run import alone_s
-from tests.bench.peers.arms import ARMS, Arm, Place, opened
+from tests.bench.peers.arms import ARMS, Arm, Place, emulated, opened
 from tests.bench.peers.programs import SETTINGS, Setting, concurrency, programs
 
 CPU_SHARE_MAX = 0.6
@@ -104,7 +104,9 @@ async def _measured(arm: Arm, work: Workload, setting: Setting, peers: Path) -> 
             for _ in range(setting.engines)
         ]
         urls = [e.url for e in engines]
-        place = Place(peers=peers, folder=folder, engines=urls, setting=setting, port=stage.free_port())
+        place = Place(
+            peers=peers, folder=folder, engines=urls, port=stage.free_port(), pace=emulated(setting)
+        )
         door, router = await stack.enter_async_context(opened(arm, place))
         await _answers(door)
         pids = {"router": router, **{f"engine{i}": e.pid for i, e in enumerate(engines)}}

@@ -11,7 +11,7 @@ import pytest
 
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, StepPlan
 from tests.bench.peers import install
-from tests.bench.peers.arms import ARMS, Place
+from tests.bench.peers.arms import ARMS, Place, emulated
 from tests.bench.peers.doors import AgenticContext, AgentserveHeaders, Plain, ThunderAgentIds
 from tests.bench.peers.programs import SETTINGS, concurrency, programs
 from tests.bench.peers.report import grid, markdown, plain, plot, workloads
@@ -98,7 +98,9 @@ def test_every_router_is_started_before_all_engines_and_on_loopback(tmp_path: Pa
     for arm in ARMS.values():
         if arm.command is None or not arm.installed(tmp_path):
             continue
-        place = Place(peers=tmp_path, folder=tmp_path, engines=engines, setting=SETTINGS["coding"], port=7000)
+        place = Place(
+            peers=tmp_path, folder=tmp_path, engines=engines, port=7000, pace=emulated(SETTINGS["coding"])
+        )
         said = " ".join(arm.command(place)) + "".join(
             p.read_text(encoding="utf-8") for p in tmp_path.glob("*.conf")
         )

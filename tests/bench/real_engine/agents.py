@@ -15,6 +15,8 @@ from typing import Any
 
 import openai
 
+from tests.bench.peers import doors
+
 OUTPUT_TOKENS = 48
 OPENING_WORDS = (250, 300)
 RESULT_WORDS = (25, 50)
@@ -22,6 +24,7 @@ STEPS = (6, 7)
 SHORT_GAP_S, LONG_GAP_S, LONG_SHARE = (0.1, 0.5), (3.0, 6.0), 0.25
 STARTS_WITHIN_S = 1.0
 ANSWER_TIMEOUT_S = 600.0
+KEY = doors.KEY  # LiteLLM wants one
 SYLLABLES = tuple(c + v for c in "bcdfghklmnprstvz" for v in ("a", "e", "i", "o", "u"))
 
 
@@ -73,6 +76,12 @@ def agents(count: int, seed: int, mark: str) -> list[Agent]:
     return [_agent(rng, f"{mark}-{seed}-{i}") for i in range(count)]
 
 
+def opening(words: int) -> Agent:
+    """An agent of one step, whose prompt nobody has sent before."""
+    rng = random.Random()
+    return Agent(name="pace", starts_s=0.0, opening=_words(rng, words), gaps=())
+
+
 def _agent(rng: random.Random, name: str) -> Agent:
     gaps = []
     for _ in range(rng.randint(*STEPS) - 1):
@@ -91,42 +100,49 @@ def _words(rng: random.Random, count: int) -> str:
 
 
 Ended = Callable[[str], Awaitable[None]]
+Tells = Callable[[str, int, bool], dict[str, Any]]  # of which program a step is, its index, is it the last
+
+
+def nothing(program: str, step: int, last: bool) -> dict[str, Any]:
+    """What most clients tell a router of their programs."""
+    return {}
 
 
 async def run(
-    url: str, model: str, whom: Sequence[Agent], *, names_programs: bool, ended: Ended | None
+    url: str, model: str, whom: Sequence[Agent], *, tells: Tells = nothing, ended: Ended | None = None
 ) -> Run:
-    """Let all agents run to their end against one base URL."""
+    """Let all agents run to their end against one base URL; `tells` adds fields to each request."""
     result = Run()
     async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=ANSWER_TIMEOUT_S
+        base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=ANSWER_TIMEOUT_S
     ) as client:
         began = time.monotonic()
-        await asyncio.gather(*(_live(client, model, a, result, names_programs, ended) for a in whom))
+        await asyncio.gather(*(_live(client, model, a, result, tells, ended) for a in whom))
         result.wall_s = time.monotonic() - began
     return result
 
 
 async def _live(
-    client: openai.AsyncOpenAI, model: str, agent: Agent, result: Run, named: bool, ended: Ended | None
+    client: openai.AsyncOpenAI, model: str, agent: Agent, result: Run, tells: Tells, ended: Ended | None
 ) -> None:
     await asyncio.sleep(agent.starts_s)
     began = time.monotonic()
     messages: list[Any] = [{"role": "user", "content": agent.opening}]
-    said = await _step(client, model, agent.name, messages, result, named)
-    for gap_s, returned in agent.gaps:
-        await asyncio.sleep(gap_s)
-        messages += [{"role": "assistant", "content": said}, {"role": "user", "content": returned}]
-        said = await _step(client, model, agent.name, messages, result, named)
+    for k, (gap_s, returned) in enumerate((*agent.gaps, (0.0, ""))):
+        last = k == len(agent.gaps)
+        said = await _step(client, model, agent.name, messages, result, tells(agent.name, k, last))
+        if not last:
+            await asyncio.sleep(gap_s)
+            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": returned}]
     result.completions_s.append(time.monotonic() - began)
     if ended is not None:
         await ended(agent.name)
 
 
 async def _step(
-    client: openai.AsyncOpenAI, model: str, name: str, messages: list[Any], result: Run, named: bool
+    client: openai.AsyncOpenAI, model: str, name: str, messages: list[Any], result: Run, told: dict[str, Any]
 ) -> str:
-    extra: dict[str, Any] = {"ignore_eos": True, **({"program_id": name} if named else {})}
+    extra: dict[str, Any] = {"ignore_eos": True, **told}
     began = time.monotonic()
     first: float | None = None
     said = ""

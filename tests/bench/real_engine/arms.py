@@ -1,6 +1,7 @@
-"""What stands between agents and engine: nothing, agentserve, or ThunderAgent; each a process of its own.
+"""What stands between agents and engine: nothing, agentserve, ThunderAgent, another router; each its own process.
 
-Rule: every arm is started anew for every run with its own defaults, and sees the same engine.
+Rule: every arm is started anew for every run with its own defaults, and sees the same engine. Routers are started as
+for `tests.bench.peers`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from tests.bench.peers import arms as peer_arms
+
 ROOT = Path(__file__).resolve().parents[3]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+MODEL = "tiny"
+ROUTERS = ("nginx", "litellm", "vllm-router", "sglang-router", "vllm-router-programs")
 
 # ThunderAgent marks every reasoning program once none is acting, because what it has marked does not count
 THUNDERAGENT_FLAW = "while backend.remaining_capacity() < 0:"
@@ -65,6 +70,21 @@ def thunderagent(engine: str, sources: Path, python: str, interval_s: float) -> 
             yield url
 
 
+@contextmanager
+def router(engine: str, name: str, peers: Path, pace: peer_arms.Pace) -> Iterator[str]:
+    """One of the peers' arms, before this one engine."""
+    arm = peer_arms.ARMS[name]
+    assert arm.command is not None
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        place = peer_arms.Place(
+            peers=peers, folder=Path(folder), engines=[engine], port=port, pace=pace, model=MODEL
+        )
+        command = arm.command(place)
+        with served(command, port, arm.ready, Path(folder), env=peer_arms.environment()) as url:
+            yield url
+
+
 def mended(sources: Path, folder: Path) -> None:
     """A copy of its package without the flaw."""
     for path in (sources / "ThunderAgent").rglob("*.py"):
@@ -75,13 +95,15 @@ def mended(sources: Path, folder: Path) -> None:
 
 
 @contextmanager
-def served(command: Sequence[str], port: int, ready: str, folder: Path) -> Iterator[str]:
+def served(
+    command: Sequence[str], port: int, ready: str, folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """A process and its address while it runs; what it wrote is shown where it fails."""
     url = f"http://127.0.0.1:{port}"
     log_file = folder / "log.txt"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ)
+            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=dict(env or os.environ)
         )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S

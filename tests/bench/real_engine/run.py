@@ -2,6 +2,7 @@
 
     python -m tests.bench.real_engine.run                                # direct and agentserve
     python -m tests.bench.real_engine.run --thunderagent SOURCES         # ThunderAgent beside them, from its sources
+    python -m tests.bench.real_engine.run --peers DIR                    # and the routers of tests.bench.peers.install
     python -m tests.bench.real_engine.run --agents 3 --seeds 21 22       # few enough to fit
 
 One vLLM serves all arms; they take turns seed by seed, in an order that rotates, so that a machine that slows down
@@ -16,19 +17,24 @@ import dataclasses
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from agentserve_adapters.exposition import Exposition
 
+from tests.bench.peers.arms import ARMS, Pace
 from tests.bench.real_engine import agents, arms
 from tests.engines.installs import INSTALLS, Install, number_format
 from tests.engines.run import serving
 
-BLOCKS = 48  # of 128 tokens; one is vLLM's own
+BLOCKS = 48  # one is vLLM's own
+BLOCK_TOKENS = 128
+PACE_WORDS = (60, 600)
 MODEL_SHAPE = ("--hidden", "768", "--layers", "12", "--heads", "12", "--context", "4096")
 Arm = Callable[[str], AbstractContextManager[str]]
 
@@ -86,9 +92,9 @@ async def one(name: str, arm: Arm, url: str, count: int, seed: int, mark: str) -
     with arm(url) as base:
         before = gauges(url)
         whom = agents.agents(count, seed, mark)
-        own = name.startswith("thunderagent")
-        ended = partial(release, base) if own else None
-        result = await agents.run(base, "tiny", whom, names_programs=own, ended=ended)
+        ended = partial(release, base) if name == "thunderagent" else None
+        tells = TELLS.get(name, agents.nothing)
+        result = await agents.run(base, arms.MODEL, whom, tells=tells, ended=ended)
         after = gauges(url)
     since = {key: after[key] - before[key] for key in before}
     return Row(
@@ -103,6 +109,20 @@ async def one(name: str, arm: Arm, url: str, count: int, seed: int, mark: str) -
         engine_hit_share=since["hits"] / max(since["queries"], 1),
         preemptions=int(since["preemptions"]),
     )
+
+
+def names_it(program: str, step: int, last: bool) -> dict[str, Any]:
+    """As ThunderAgent wants it."""
+    return {"program_id": program}
+
+
+def gives_context(program: str, step: int, last: bool) -> dict[str, Any]:
+    """As vllm-router's program scheduling wants it."""
+    context = {"program_id": program, "session_id": program, "step_id": step, "expected_resume": not last}
+    return {"vllm_xargs": {"agentic_context": context}}
+
+
+TELLS = {"thunderagent": names_it, "vllm-router-programs": gives_context}
 
 
 async def release(base: str, program: str) -> None:
@@ -147,10 +167,46 @@ def arms_of(args: argparse.Namespace, install: Install) -> dict[str, Arm]:
     return {k: v for k, v in found.items() if not args.arms or k in args.arms}
 
 
+def routers(args: argparse.Namespace, at: Pace) -> dict[str, Arm]:
+    """Those that are installed."""
+    found: dict[str, Arm] = {}
+    for name in arms.ROUTERS:
+        if args.arms and name not in args.arms:
+            continue
+        if not ARMS[name].installed(args.peers):
+            print(f"{name} is not installed: python -m tests.bench.peers.install DIR", file=sys.stderr)
+            continue
+        found[name] = partial(arms.router, name=name, peers=args.peers, pace=at)
+    return found
+
+
+async def pace(url: str) -> Pace:
+    """How fast this engine is by itself: two prompts that it has not seen, and steps of the longer one's reply."""
+    seen = []
+    for words in PACE_WORDS:
+        body = agents.opening(words)
+        began = time.monotonic()
+        result = await agents.run(url, arms.MODEL, [body])
+        seen.append((result.steps[0], time.monotonic() - began))
+    short, long = (told for told, _ in seen)
+    tokens = max(long.prompt_tokens - short.prompt_tokens, 1)
+    return Pace(
+        kv_tokens=(BLOCKS - 1) * BLOCK_TOKENS,
+        time_scale=1.0,
+        prefill_s=0.0,
+        prefill_s_per_1k=max(long.first_s - short.first_s, 0.0) / tokens * 1000,
+        prefill_s_per_1k_squared=0.0,
+        decode_s=(long.took_s - long.first_s) / agents.OUTPUT_TOKENS,
+        decode_s_per_token=0.0,
+    )
+
+
 async def runs(args: argparse.Namespace, url: str, found: dict[str, Arm]) -> list[Row]:
     rows: list[Row] = []
-    order = list(found)
     await one("direct", arms.direct, url, 1, 0, "warm-up")
+    if args.peers is not None:
+        found |= routers(args, await pace(url))
+    order = list(found)
     for turn, seed in enumerate(args.seeds):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             rows.append(await one(name, found[name], url, args.agents, seed, name))
@@ -166,6 +222,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23, 24])
     parser.add_argument("--arms", nargs="*", default=[], help="some of them only")
     parser.add_argument("--thunderagent", type=Path, metavar="SOURCES", help="its checked-out repository")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="an environment for each other router")
     parser.add_argument(
         "--interval", type=float, default=0.5, help="ThunderAgent's, in seconds (it defaults to 5)"
     )
