@@ -117,9 +117,9 @@ def names_it(program: str, step: int, last: bool) -> dict[str, Any]:
 
 
 def gives_context(program: str, step: int, last: bool) -> dict[str, Any]:
-    """As vllm-router's program scheduling wants it."""
+    """As vllm-router's program scheduling wants it: as text, since vLLM takes no object in `vllm_xargs`."""
     context = {"program_id": program, "session_id": program, "step_id": step, "expected_resume": not last}
-    return {"vllm_xargs": {"agentic_context": context}}
+    return {"vllm_xargs": {"agentic_context": json.dumps(context)}}
 
 
 TELLS = {"thunderagent": names_it, "vllm-router-programs": gives_context}
