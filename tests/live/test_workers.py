@@ -204,14 +204,14 @@ async def test_a_worker_that_dies_takes_its_clients_and_no_others_and_has_a_succ
         body.pop("stream")
         again = await client.post("/v1/chat/completions", json=body)
     assert again.json()["choices"][0]["message"]["content"] == "again"
-    assert server.restarts == 2
+    await until(lambda: server.restarts == 2)
 
 
 async def test_a_worker_that_hangs_is_ended_and_has_a_successor(
     engine: ScriptedEngine, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers_server, "PING_S", 0.3)
-    monkeypatch.setattr(workers_server, "SILENT_S", 5.0)
+    monkeypatch.setattr(workers_server, "SILENT_S", 12.0)  # no start takes as long
     running = await serve(engine, workers=2)
     server = running.server
     assert isinstance(server, FrontedServer)
@@ -219,9 +219,8 @@ async def test_a_worker_that_hangs_is_ended_and_has_a_successor(
     assert (await running.chat()).status_code == 200
     hanging = server.worker_pids[0]
     os.kill(hanging, signal.SIGSTOP)
-    await until(lambda: server.restarts == 1, timeout_s=60.0)
-    await until(lambda: len(server.worker_pids) == 2)
-    assert hanging not in server.worker_pids
+    await until(lambda: hanging not in server.worker_pids and len(server.worker_pids) == 2, timeout_s=120.0)
+    assert server.restarts
 
 
 async def test_health_admin_and_errors_come_through_workers_too(engine: ScriptedEngine, serve: Serve) -> None:
