@@ -34,8 +34,10 @@ class Order:
     def key(self, program: Program) -> float:
         """Its rank now."""
         params = self._params
-        left_s = self._board.foresight.steps_left(program) * self._step_s
+        left = self._board.foresight.steps_left(program)
+        left_s = left * self._step_s
         if self._anew.keeps_nothing(program):
+            left_s = self._anew.steps_left(program, left) * self._step_s
             key = program.created_at + params.beta * left_s * self._anew.work(program)
         else:
             key = program.created_at + params.beta * left_s

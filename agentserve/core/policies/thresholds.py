@@ -40,6 +40,8 @@ class Thresholds:
             if not self._answered:
                 return
             self._answered -= 1
+        else:
+            self._anew.came_back(program)
         self._returning += RETURN_WEIGHT * ((program.steps_done > 0) - self._returning)
         self._loosen()
 
