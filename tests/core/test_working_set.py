@@ -174,6 +174,19 @@ def test_of_programs_that_begin_anew_those_with_less_work_left_go_first(desk: An
     assert list(d.dispatched)[-2:] == ["small/0", "large/0"]
 
 
+def test_a_pipeline_is_known_by_its_second_steps_and_who_has_gone_furthest_goes_first(desk: Any) -> None:
+    for second, first in ((2, "begun"), (1, "fresh")):  # another role's prompt before it, or the same
+        d = desk(foresight=Gaps(left={"begun": 12.0, "fresh": 12.0}))
+        for name in ("a", "b", "c", "begun"):
+            d.arrive(name, tokens=2000, prefix=(ev.Segment(1, 400),))
+            d.finish(name, tokens=2000)
+        for name in ("a", "b", "c", "begun"):  # none of their second steps is over
+            d.arrive(name, 1, tokens=2000, prefix=(ev.Segment(second, 400),))
+        d.arrive("fresh", tokens=2000, prefix=(ev.Segment(1, 400),))
+        key, programs = d.scheduler.policy._order.key, d.scheduler.board.programs
+        assert min(("begun", "fresh"), key=lambda name: key(programs[name])) == first
+
+
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:
     d = desk(foresight=Gaps())
     d.arrive("a", tokens=3000, prefix=(ev.Segment(7, 1000),))
