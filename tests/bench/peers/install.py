@@ -12,14 +12,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-THUNDERAGENT = "https://github.com/ThunderAgent-org/ThunderAgent"
-THUNDERAGENT_COMMIT = "a7eef77a0e6dc4015efec5465e13a4923f2c8b19"
 PACKAGES = {
     "vllm-router": ["vllm-router==0.1.17"],
     "sglang-router": ["sglang-router==0.3.2"],
     "litellm": ["litellm[proxy]==1.106.2"],
-    "thunderagent": [],
 }
+# In no package index: the repository, and the commit that the figures are of.
+SOURCES = {
+    "thunderagent": (
+        "https://github.com/ThunderAgent-org/ThunderAgent",
+        "a7eef77a0e6dc4015efec5465e13a4923f2c8b19",
+    ),
+    "production-stack": (
+        "https://github.com/vllm-project/production-stack",
+        "a6c01db05f65f556235413ba8dbcfb0c01132fff",
+    ),
+}
+PYTHONS = {"production-stack": "3.12"}  # those that ask for more than what runs us; uv finds or fetches it
+PEERS = (*PACKAGES, *SOURCES)
 TIMEOUT_S = 900
 
 
@@ -27,30 +37,29 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("peers", nargs="*", default=list(PACKAGES), help="some of " + ", ".join(PACKAGES))
+    parser.add_argument("peers", nargs="*", default=list(PEERS), help="some of " + ", ".join(PEERS))
     parser.add_argument(
-        "--thunderagent", default=THUNDERAGENT, help="its repository, or a folder with its source"
+        "--source", action="append", default=[], metavar="PEER=FOLDER", help="take a peer's source from there"
     )
     args = parser.parse_args(argv)
-    unknown = set(args.peers) - set(PACKAGES)
+    here = dict(given.split("=", 1) for given in args.source if "=" in given)
+    unknown = (set(args.peers) - set(PEERS)) | (set(here) - set(SOURCES))
     if unknown:
-        parser.error(f"there is no peer {min(unknown)}; known are {', '.join(PACKAGES)}")
-    failed = [peer for peer in args.peers if not _install(peer, args.folder.resolve(), args.thunderagent)]
+        parser.error(f"there is no peer {min(unknown)}; known are {', '.join(PEERS)}")
+    failed = [peer for peer in args.peers if not _install(peer, args.folder.resolve(), here.get(peer))]
     if shutil.which("nginx") is None:
         print("nginx is missing: apt-get install nginx")
     return 1 if failed else 0
 
 
-def _install(peer: str, folder: Path, thunderagent: str) -> bool:
+def _install(peer: str, folder: Path, source: str | None) -> bool:
     where = folder / peer
     python = where / "bin" / "python"
     uv = [sys.executable, "-m", "uv"]
-    wanted = PACKAGES[peer]
     try:
         if not python.exists():
-            _run([*uv, "venv", "-q", "--python", sys.executable, str(where)])
-        if peer == "thunderagent":
-            wanted = [str(_source(folder, thunderagent))]
+            _run([*uv, "venv", "-q", "--python", PYTHONS.get(peer, sys.executable), str(where)])
+        wanted = PACKAGES.get(peer) or [str(Path(source).resolve() if source else _cloned(folder, peer))]
         _run([*uv, "pip", "install", "-q", "--python", str(python), *wanted])
     except (subprocess.SubprocessError, OSError) as error:
         print(f"{peer}: {error}")
@@ -59,14 +68,13 @@ def _install(peer: str, folder: Path, thunderagent: str) -> bool:
     return True
 
 
-def _source(folder: Path, origin: str) -> Path:
-    """ThunderAgent's source at the commit that the figures are of; it is in no package index."""
-    if Path(origin).is_dir():
-        return Path(origin).resolve()
-    source = folder / "thunderagent-source"
+def _cloned(folder: Path, peer: str) -> Path:
+    """The peer's source at its commit."""
+    origin, commit = SOURCES[peer]
+    source = folder / f"{peer}-source"
     if not source.exists():
         _run(["git", "clone", "-q", "--filter=blob:none", origin, str(source)])
-    _run(["git", "-C", str(source), "checkout", "-q", THUNDERAGENT_COMMIT])
+    _run(["git", "-C", str(source), "checkout", "-q", commit])
     return source
 
 

@@ -111,7 +111,9 @@ def test_every_router_is_started_before_all_engines_and_on_loopback(tmp_path: Pa
 def test_peers_that_are_not_there_are_known_to_be_missing(tmp_path: Path) -> None:
     missing = [a.name for a in ARMS.values() if not a.installed(tmp_path)]
     assert {"litellm", "vllm-router", "sglang-router", "thunderagent"} <= set(missing)
-    assert set(install.PACKAGES) == {"litellm", "vllm-router", "sglang-router", "thunderagent"}
+    assert set(install.PEERS) == {
+        "litellm", "vllm-router", "sglang-router", "thunderagent", "production-stack",
+    }  # fmt: skip
 
 
 def cell(arm: str, seed: int, jct: float, **more: Any) -> dict[str, Any]:

@@ -217,10 +217,5 @@ TARGETS = (
         environment={"LITELLM_MASTER_KEY": "bench", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     ),
     Target(name="thunderagent", command=_thunderagent, python=True),
-    Target(
-        name="production-stack",
-        command=_production_stack,
-        python=True,
-        install="its router's source, into an environment DIR/production-stack",
-    ),
+    Target(name="production-stack", command=_production_stack, python=True),
 )
