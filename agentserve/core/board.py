@@ -29,6 +29,9 @@ class Share:
     pin_share_max: float = 1.0
 
 
+PLAIN_SHARE = Share()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The bounds of the scheduler's own memory and patience."""
@@ -59,7 +62,7 @@ class Board:
         self.rng = random.Random(self.seed)
 
     def share(self, tenant: TenantId) -> Share:
-        return self.shares.get(tenant) or Share()
+        return self.shares.get(tenant) or PLAIN_SHARE
 
     def gap(self, program: Program) -> Survival | None:
         """When the program comes back from the gap that it is in; made when it is first asked for, as few gaps are."""

@@ -43,8 +43,10 @@ class Accounts:
 
     def hold(self, tenant: TenantId, tokens: int, now: float) -> None:
         """The tenant holds this many tokens more (or fewer) from now on."""
-        account = self.account(tenant, now)
-        account.service = account.now(now)
+        account = self._accounts.get(tenant) or self.account(tenant, now)
+        account.service += (
+            account.holding * (now - account.at) / account.weight
+        )  # `account.now(now)`, written out
         account.at = now
         account.holding += tokens
 

@@ -205,6 +205,9 @@ class Learned:
     def _goes_on(self, event: ev.StepFinished, program: Program, step: Step, now: float) -> None:
         """Of every program: what is left of it may be asked at its next step."""
         dispatched = step.dispatched_at if step.dispatched_at is not None else now
+        self._later(self._went_on, event, program, dispatched, now)
+
+    def _went_on(self, event: ev.StepFinished, program: Program, dispatched: float, now: float) -> None:
         facts = StepFacts(
             input_tokens=event.prompt_tokens,
             output_tokens=event.output_tokens,
@@ -214,7 +217,7 @@ class Learned:
             calls=event.tools,
             human=event.turn_done,
         )
-        self._later(self.remaining.step, tenant=program.tenant, program=program.id, facts=facts)
+        self.remaining.step(tenant=program.tenant, program=program.id, facts=facts)
 
     def _foretell(self, program: Program, limit: int | None) -> None:
         """What is asked when it comes back: it is remembered until then."""

@@ -25,7 +25,11 @@ class Prefixes:
 
     def missing(self, path: tuple[Segment, ...]) -> int:
         """Tokens of `path` that nobody here stands on yet."""
-        return sum(s.tokens for s in path if s.hash not in self._holders)
+        tokens, holders = 0, self._holders
+        for segment in path:
+            if segment.hash not in holders:
+                tokens += segment.tokens
+        return tokens
 
     def take(self, path: tuple[Segment, ...]) -> int:
         """Stand on `path`; the tokens that nobody stood on before."""

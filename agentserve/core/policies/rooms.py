@@ -6,7 +6,7 @@ Rule: it only looks. What it finds full may be made room in by others, who then 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agentserve.core.board import Board
 from agentserve.core.fleet import KV_TOKENS_ASSUMED
@@ -20,12 +20,11 @@ MODELS_MAX = 1_000  # whose engines are remembered
 PACKED_FROM = 0.5  # of an engine's capacity: below it programs are spread by number, above by what they hold
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Engines with room, and those without whose idle seats were not looked through lately, the emptiest first."""
 
-    roomy: list[Book] = field(default_factory=list)
-    full: list[Book] = field(default_factory=list)
+    roomy: list[Book]
+    full: list[Book]
 
 
 class Rooms:
@@ -60,33 +59,40 @@ class Rooms:
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
         own = program.footprint(0) - program.shared_tokens
-        found = Found()
+        admit, sweep_s = self._thresholds.admit, self._sweep_s
+        found = Found([], [])
         for book in self._books.values():
-            if book.seated and own + book.margin > self._thresholds.admit * book.capacity - book.load:
+            room = admit * book.capacity - book.load
+            if own + book.margin > room and book.seated:
                 # by far the most common, and said before anything else is looked at
-                if now - book.swept_at >= self._sweep_s and book.engine.usable(model):
+                if now - book.swept_at >= sweep_s and book.engine.usable(model):
                     found.full.append(book)
             elif book.engine.usable(model):
-                if self.fits(program, book):
+                if self._takes(book, program, own, room):
                     found.roomy.append(book)
-                elif now - book.swept_at >= self._sweep_s:
+                elif now - book.swept_at >= sweep_s:
                     found.full.append(book)
-        if not found.roomy:
+        if not found.roomy and len(found.full) > 1:
             found.full.sort(key=lambda b: b.load / b.capacity)
         return found
 
     def fits(self, program: Program, book: Book) -> bool:
         """Is there room for a seat of it? A program too large for any engine may have one alone."""
+        own = program.footprint(0) - program.shared_tokens
+        return self._takes(book, program, own, self._thresholds.admit * book.capacity - book.load)
+
+    def _takes(self, book: Book, program: Program, own: int, room: float) -> bool:
+        """Is this room enough for what is the program's `own`, and its share of the rest?"""
         if not book.seated:
             return True
-        own = program.footprint(0) - program.shared_tokens
-        room = self._thresholds.admit * book.capacity - book.load
         if own + book.margin > room or book.held or book.engine.seqs_free() <= 0:
             return False
         return self._need(program, own, book) <= room
 
     def best(self, program: Program, roomy: list[Book]) -> Book:
         """Home while its KV is there, else where most is free."""
+        if len(roomy) == 1:
+            return roomy[0]
         home = next((b for b in roomy if b.engine.id == program.home), None)
         if (
             home is not None

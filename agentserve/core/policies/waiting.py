@@ -110,6 +110,10 @@ class Line:
         """Who goes next: the tenant with the least service, then the smallest key; none that wait for `full` ones."""
         if not full:
             self._gap = 0.0
+        if len(self._lanes) == 1:  # nearly always
+            ((engines, lanes),) = self._lanes.items()
+            lane = None if engines in full else self._first(lanes, now)
+            return None if lane is None else lane.head
         first: Queued | None = None
         before: tuple[float, TenantId, float] | None = None
         for engines, lanes in list(self._lanes.items()):
