@@ -27,6 +27,7 @@ from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowI
 from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
+from agentserve.live.interpreter import GC_THRESHOLDS
 
 ENGINES = 8
 KV_TOKENS = 400_000
@@ -108,9 +109,9 @@ class Crowd:
     def back(self) -> ev.AnyEvent:
         """A program in a gap comes back: most often one that has just gone into it."""
         late = self.rng.random() < 0.3 or len(self.idle) <= AT_HOME
-        if not late:
-            self.idle.rotate(self.rng.randrange(AT_HOME))
-        program, step, tokens = self.idle.popleft() if late else self.idle.pop()
+        at = 0 if late else -1 - self.rng.randrange(AT_HOME)
+        program, step, tokens = self.idle[at]
+        del self.idle[at]
         return self._arrived(program, step + 1, min(tokens + 500, 60_000))
 
     def _arrived(self, program: str, step: int, tokens: int) -> ev.AnyEvent:
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=5_000)
     parser.add_argument("--naive", action="store_true", help="means instead of learned forecasts")
     args = parser.parse_args()
+    gc.set_threshold(*GC_THRESHOLDS)  # as in the gateway
     print("                        to decide, us            afterwards, us")
     print("programs alive      median      mean       p99    median      mean   waiting    idle")
     for kv_tokens in (ROOMY, KV_TOKENS):
