@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Share
@@ -123,7 +125,8 @@ def roles(d: Any, name: str, steps: int, *, cached: int) -> None:
         d.finish(name, k, tokens=4000, cached_tokens=cached if k else 0, final=k == steps - 1)
 
 
-def test_where_prompts_each_begin_anew_no_seat_is_kept_in_a_gap_while_others_wait(desk: Any) -> None:
+@pytest.mark.parametrize("others", [(), ("b", "c")], ids=["and nobody waits", "and others wait"])
+def test_where_prompts_each_begin_anew_no_seat_is_kept_in_a_gap(desk: Any, others: tuple[str, ...]) -> None:
     for cached, kept in ((2000, False), (3500, True)):  # only what all share, or more than that
         d = desk(foresight=Gaps())
         for k in range(60):
@@ -131,8 +134,8 @@ def test_where_prompts_each_begin_anew_no_seat_is_kept_in_a_gap_while_others_wai
         d.arrive("a", tokens=4000, prefix=(ev.Segment(1, 2000),))
         d.finish("a", tokens=4000)
         d.arrive("a", 1, tokens=4000, prefix=(ev.Segment(2, 2000),))
-        d.arrive("b", tokens=9000)
-        d.arrive("c", tokens=9000)
+        for name in others:
+            d.arrive(name, tokens=9000)
         d.finish("a", 1, tokens=4000, cached_tokens=cached)
         assert ("a" in d.scheduler.policy._books["e0"].seated) is kept
 
@@ -142,10 +145,10 @@ def test_where_programs_find_nothing_of_their_own_growth_may_pass_the_ceiling_to
     for k in range(60):
         roles(d, f"p{k}", 5, cached=2000)
     for name in "abc":  # 3,700 tokens each with its output, of an engine of 9,700
-        d.arrive(name, tokens=3600)
+        d.arrive(name, tokens=3600, prefix=(ev.Segment(1, 100),))
     assert all(d.sent(name) for name in "abc")
     d.finish("a", tokens=3600)
-    d.arrive("a", 1, tokens=3800)
+    d.arrive("a", 1, tokens=3800, prefix=(ev.Segment(2, 100),))
     assert d.sent("a", 1), "not held: admitted past the ceiling, it goes on past it"
 
 

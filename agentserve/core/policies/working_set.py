@@ -339,9 +339,10 @@ class WorkingSet(Policy):
         if not self.params.reserve_gaps:
             self._let_go(program, seat.book, now, "no_reserve")
             return
-        if self._line and self._anew.keeps_nothing(program):
-            # a seat while a step of it runs, and no longer; among programs that do find what they left, it keeps its
-            # small seat rather than stand behind them before each step
+        if self._anew.keeps_nothing(program):
+            # a seat while a step of it runs, and no longer, though nobody wait: the next step is as well off elsewhere,
+            # and where ends are not told the programs that are over would fill the engines; among programs that do find
+            # what they left, it keeps its small seat rather than stand behind them before each step
             self._let_go(program, seat.book, now, "nothing_kept")
             return
         self._keeper.begin(program, seat, now)
