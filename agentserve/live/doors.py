@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import uvicorn
 
-DOORS = 16  # connections taken in a turn; each costs one failed look more when a single client comes
+DOORS = 32  # connections taken in a turn; each costs one failed look more when a single client comes
 
 
 def doors(listening: Iterable[socket.socket]) -> list[socket.socket]:
