@@ -71,6 +71,7 @@ class SchedulerSettings:
     seed: int = 1
     program_idle_s: float = 1800.0  # a program unheard of for this long is over
     learned_steps_per_s: float = 200.0  # of a workflow that takes more, a random share teaches the forecasts
+    time_scale: float = 1.0  # its seconds to one of the clock: for emulated engines that run so much faster
     check_invariants: bool = False  # run `check()` after every event: for tests and for hunting bugs
     params: Mapping[str, Any] = field(default_factory=dict)  # handed to the policy, which knows its own
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -76,7 +77,10 @@ async def composed(settings: Settings) -> AsyncIterator[Composed]:
 
 
 def _compose(settings: Settings, store: Store) -> Composed:
-    now = epoch_clock()
+    scale = settings.scheduler.time_scale
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"scheduler.time_scale is {scale}", remedy="give a positive number; 1 is real time")
+    now = epoch_clock(scale)
     foresight = Learned(steps_per_s=settings.scheduler.learned_steps_per_s)
     _restore_forecasts(foresight, store.recovered.forecasts)
     board = Board(
@@ -85,7 +89,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         limits=Limits(
             waiting_steps_max=settings.limits.waiting_steps_max,
             live_programs_max=settings.limits.live_programs_max,
-            queue_timeout_s=settings.limits.queue_timeout_s,
+            queue_timeout_s=settings.limits.queue_timeout_s * scale,  # of the client's clock
             program_idle_s=settings.scheduler.program_idle_s,
         ),
         shares=shares_of(settings),
@@ -99,6 +103,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         journal=store.journal,
         telemetry=telemetry,
         clock=now,
+        time_scale=scale,
         check=settings.scheduler.check_invariants,
     )
     driver.listen(telemetry.watch)
@@ -224,11 +229,11 @@ def _restore_forecasts(foresight: Learned, kept: Mapping[str, bytes]) -> None:
         log.warning("kept forecasts cannot be read and are learned anew: %s", error)
 
 
-def epoch_clock() -> Any:
-    """Epoch seconds that never go back: the loop's clock, set once by the wall's."""
+def epoch_clock(time_scale: float = 1.0) -> Callable[[], float]:
+    """Epoch seconds that never go back: the loop's clock, set once by the wall's, and from then on so much faster."""
     loop = asyncio.get_running_loop()
-    base, read = time.time() - loop.time(), loop.time
-    return lambda: base + read()
+    began, base, read = loop.time(), time.time(), loop.time
+    return lambda: base + (read() - began) * time_scale
 
 
 def policy_params(settings: Settings) -> dict[str, Any]:

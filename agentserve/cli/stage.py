@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import signal
 import socket
@@ -19,14 +18,12 @@ from pathlib import Path
 
 import httpx
 
-from agentserve.core.policies.params import WorkingSetParams
 from agentserve.errors import AgentServeError
 
 START_S = 90.0  # a busy machine compiles imports slowly
 STOP_S = 10.0
 POLL_S = 0.1
 LAST_WORDS_CHARS = 600
-RANK_SECONDS = ("gamma",)  # constants in seconds whose names do not say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,15 +113,8 @@ async def engine(
 
 
 def paced(time_scale: float) -> tuple[str, ...]:
-    """Flags under which the scheduler decides as often as before engines of real speed: its seconds, shortened."""
-    if time_scale == 1.0:
-        return ()
-    seconds = {
-        f.name: f.default / time_scale
-        for f in dataclasses.fields(WorkingSetParams)
-        if isinstance(f.default, float) and (f.name.endswith(("_s", "_s_max")) or f.name in RANK_SECONDS)
-    }
-    return ("--set", "scheduler.params={" + ",".join(f"{k}={v!r}" for k, v in seconds.items()) + "}")
+    """Flags under which the scheduler's time runs as fast as that of its emulated engines."""
+    return () if time_scale == 1.0 else ("--set", f"scheduler.time_scale={time_scale!r}")
 
 
 @contextlib.asynccontextmanager

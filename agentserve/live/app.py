@@ -206,8 +206,9 @@ class Gateway:
         """Refuse what is new and wait for what is under way; False when some of it did not end in time."""
         self.relay.draining = True
         limit_s = self.settings.gateway.drain_timeout_s if timeout_s is None else timeout_s
-        until = self.driver.now() + limit_s
-        while self.relay.open and self.driver.now() < until:  # noqa: ASYNC110 - requests come and go, no event does
+        clock = self.driver.loop.time  # the client's seconds, whatever the scheduler's are
+        until = clock() + limit_s
+        while self.relay.open and clock() < until:  # noqa: ASYNC110 - requests come and go, no event does
             await asyncio.sleep(0.05)
         return not self.relay.open
 

@@ -65,6 +65,7 @@ class Driver:
         journal: Journal | None = None,
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] | None = None,
+        time_scale: float = 1.0,
         check: bool = False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -74,6 +75,7 @@ class Driver:
         self.telemetry = telemetry
         self.healthy = True
         self.now: Callable[[], float] = clock or self.loop.time
+        self._time_scale = time_scale  # seconds of `clock` to one of the loop's
         self._check = check
         self._settling = False
         self._tickets: dict[StepId, Ticket] = {}
@@ -257,7 +259,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = due
-        self._timer = self.loop.call_later(max(due - now, 0.0), self._fire)
+        self._timer = self.loop.call_later(max(due - now, 0.0) / self._time_scale, self._fire)
 
     def _fire(self) -> None:
         self._timer = self._timer_at = None

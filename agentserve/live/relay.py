@@ -230,7 +230,7 @@ class Relay:
             self._resolver.failed(resolved, now)
             raise
         x.tokens_counted = True
-        now = self._driver.now()
+        since = self._driver.loop.time()
         ticket = self._driver.submit(self._arrival(x, prompt_tokens, segments))
         x.reasons = ticket.reasons
         told = False
@@ -241,13 +241,13 @@ class Relay:
                     raise rejection(decision)
                 x.decision = decision
                 x.dispatched_at = self._clock()
-                x.queue_s += self._driver.now() - now
+                x.queue_s += self._driver.loop.time() - since
                 x.attempts += 1
                 failure = await self._passage.attempt(x, decision)
                 if failure is None:
                     told = True
                     return
-                now = self._driver.now()
+                since = self._driver.loop.time()
                 decision = await self._elsewhere(x, ticket, failure)
         except BaseException as error:
             if not told:
