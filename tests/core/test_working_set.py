@@ -93,6 +93,20 @@ def test_a_small_engine_is_not_given_away_in_margins(desk: Any) -> None:
     assert [i for i in range(5) if d.sent(f"p{i}")] == [0, 1, 2, 3]
 
 
+def test_an_engine_that_holds_few_programs_is_filled_nearer_to_its_ceiling(desk: Any) -> None:
+    def admitted(tokens: int, **params: Any) -> bool:
+        """Beside seats that hold 7,000 tokens, is there room for one of 2,400?"""
+        d = desk(foresight=Gaps(), **params)
+        for i in range(round(7000 / (tokens + 488))):
+            d.arrive(f"p{i}", tokens=tokens)
+        d.arrive("new", tokens=1900)
+        return d.sent("new") is not None
+
+    assert admitted(3000), "two large ones"
+    assert not admitted(900), "five small ones: as many more would find their room taken when they grow"
+    assert not admitted(3000, coarse=0.0)
+
+
 def test_where_no_program_returns_the_engine_is_given_more_than_it_can_keep(desk: Any) -> None:
     def admitted(d: Any) -> int:
         for i in range(12):

@@ -15,6 +15,8 @@ class WorkingSetParams:
     admit: float = 0.9  # of capacity, for fresh seats
     loose: float = 0.5  # how much more than `admit` where programs do not return: the engine's own queue does
     ceiling: float = 1.0  # of capacity, for growth
+    coarse: float = 2.0  # of what a mean seat holds beyond `coarse_from`, admitted beyond `admit`
+    coarse_from: float = 0.2  # of capacity: fewer than five such seats fit
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
     margin_tokens: int = 600  # a step's growth beyond forecast,
     margin_share_max: float = (

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from agentserve.core.board import Board
 from agentserve.core.fleet import KV_TOKENS_ASSUMED
 from agentserve.core.ids import EngineId
+from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.seats import Book
 from agentserve.core.policies.thresholds import Thresholds
 from agentserve.core.policies.waiting import Engines
@@ -30,15 +31,15 @@ class Found(NamedTuple):
 class Rooms:
     """The engines, as who wants a seat sees them."""
 
-    __slots__ = ("_board", "_books", "_served", "_sweep_s", "_thresholds")
+    __slots__ = ("_board", "_books", "_params", "_served", "_thresholds")
 
     def __init__(
-        self, board: Board, books: Mapping[EngineId, Book], thresholds: Thresholds, *, sweep_s: float
+        self, board: Board, books: Mapping[EngineId, Book], thresholds: Thresholds, params: WorkingSetParams
     ) -> None:
         self._board = board
         self._books = books
         self._thresholds = thresholds
-        self._sweep_s = sweep_s
+        self._params = params
         self._served: dict[str, Engines] = {}  # by model
 
     def engines_changed(self) -> None:
@@ -59,10 +60,10 @@ class Rooms:
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
         own = program.footprint(0) - program.shared_tokens
-        admit, sweep_s = self._thresholds.admit, self._sweep_s
+        admit, sweep_s = self._thresholds.admit, self._params.sweep_s
         found = Found([], [])
         for book in self._books.values():
-            room = admit * book.capacity - book.load
+            room = self._room(book, admit)
             if own + book.margin > room and book.seated:
                 # by far the most common, and said before anything else is looked at
                 if now - book.swept_at >= sweep_s and book.engine.usable(model):
@@ -79,7 +80,20 @@ class Rooms:
     def fits(self, program: Program, book: Book) -> bool:
         """Is there room for a seat of it? A program too large for any engine may have one alone."""
         own = program.footprint(0) - program.shared_tokens
-        return self._takes(book, program, own, self._thresholds.admit * book.capacity - book.load)
+        return self._takes(book, program, own, self._room(book, self._thresholds.admit))
+
+    def _room(self, book: Book, admit: float) -> float:
+        """Tokens that fresh seats may still take there.
+
+        What is kept free is for the seated to grow into. Where few fit, the next one is stopped half a seat short of
+        the threshold on average, and that is free as well: so much less need be kept, if never beyond the ceiling.
+        """
+        params, capacity, load = self._params, book.capacity, book.load
+        large = load - params.coarse_from * capacity * len(book.seated)
+        if large > 0 and admit < params.ceiling:
+            stopped_short = params.coarse * large / len(book.seated)
+            return min(admit * capacity + stopped_short, params.ceiling * capacity) - load
+        return admit * capacity - load
 
     def _takes(self, book: Book, program: Program, own: int, room: float) -> bool:
         """Is this room enough for what is the program's `own`, and its share of the rest?"""
