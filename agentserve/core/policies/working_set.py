@@ -11,7 +11,8 @@ How it decides
   `ceiling`. Where fewer than five fit, what the last one leaves free counts as room to grow (`rooms`). The cliff
   beyond is one-sided (a little too much doubles completion times, a little too few costs little), so nothing adaptive
   ever passes the ceiling, but where next to no step finds what its program left, as in pipelines of fixed roles:
-  nothing is lost by it there, the engine's own queue keeps it full, and gaps hold no seat.
+  nothing is lost by it there, the engine's own queue keeps it full, and gaps hold no seat. Of such programs who has
+  gone furthest and has the least work goes first.
 - A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
   the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
   the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
