@@ -112,10 +112,14 @@ def _tells(told: Traced, found: set[int], evidence: CallEvidence, prints: frozen
 def _whose(told: list[Traced], opener: int, hits: Hits) -> Traced | None:
     """The reply that the call goes on from: none where it gathers those of several programs. Of equal replies one whose
     program has no such stage yet, and of those the newest."""
-    if not told:
-        return None
-    best = max(told, key=lambda t: (opener not in t.program.openers, len(hits[t]), t.order))
-    enough = REMARK_SHARE * len(hits[best])
-    if any(len(hits[other]) >= enough and not _alike(best, other) for other in told):
-        return None
-    return best
+    ranked = sorted(
+        told, key=lambda t: (opener not in t.program.openers, len(hits[t]), t.order), reverse=True
+    )
+    said: dict[Program, set[int]] = {}
+    held: set[int] = set()  # what it holds beyond remarks
+    for traced in ranked:
+        said.setdefault(traced.program.root, set()).add(traced.trace.whole)
+        if len(hits[traced]) >= REMARK_SHARE * len(hits[ranked[0]]):
+            held.add(traced.trace.whole)
+    # twins say the same: a program that said it all may go on, whoever else said it too
+    return next((traced for traced in ranked if held <= said[traced.program.root]), None)

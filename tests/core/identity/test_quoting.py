@@ -85,6 +85,29 @@ def test_stages_of_equal_pipelines_are_spread_over_them(wire: Wire) -> None:
         assert {r.program_id for r in stages} == {r.program_id for r in lots}
 
 
+def test_what_gathers_the_replies_of_one_of_two_twins_goes_on_from_it(wire: Wire) -> None:
+    """Asked the same at the same time, both say the same: each of the two unions is somebody's next step."""
+    parts = {
+        "history": "The harbour was dug when the old river had silted up for the third time.",
+        "numbers": "Forty cranes lift nine thousand boxes on a day without any wind at all.",
+        "people": "Most of the dockers live behind the second lock and walk to their work.",
+    }
+    twins = [wire.send(chat(ASK, system="You plan.", tools=False)) for _ in range(2)]
+    for twin in twins:
+        wire.answer(twin, "chat", "First its history, then the numbers, and last of all the people of it.")
+    for part, text in parts.items():
+        words = user(
+            f"Plan: First its history, then the numbers, and last of all the people of it. Write {part}."
+        )
+        written = [wire.send(chat(words, system=f"You write on {part}.", tools=False)) for _ in range(2)]
+        assert {r.program_id for r in written} == {t.program_id for t in twins}
+        for resolved in written:
+            wire.answer(resolved, "chat", text)
+    union = user("Make one report of these:\n" + "\n".join(parts.values()))
+    unions = [wire.send(chat(union, system="You edit.", tools=False)) for _ in range(2)]
+    assert {r.program_id for r in unions} == {t.program_id for t in twins}
+
+
 def test_a_phrase_that_many_replies_share_leads_nowhere(wire: Wire) -> None:
     phrase = "please let me know if there is anything else that I can do for you today"
     for at in range(8):
