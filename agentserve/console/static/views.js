@@ -30,8 +30,10 @@ async function graphs(chosen) {
     return item;
   }));
   if (!found.data.length) byId("graphs").append(make("li", "No workflow is known yet."));
-  byId("graph").hidden = !chosen;
-  if (!chosen) return;
+  if (!chosen) {
+    byId("graph").hidden = true;
+    return;
+  }
   const image = byId("graph-image");
   const drawn = await (await ask(`/graphs/${chosen}`)).blob();
   URL.revokeObjectURL(shownGraph);
@@ -40,6 +42,8 @@ async function graphs(chosen) {
   const name = decodeURIComponent(chosen);
   image.alt = `step graph of ${name}`;
   say(byId("graph-name"), name);
+  await image.decode().catch(() => {});  // the next drawing may have replaced it
+  byId("graph").hidden = false;
 }
 
 async function decisions() {

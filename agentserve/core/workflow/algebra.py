@@ -12,6 +12,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
+import networkx as nx
+
 Weights = Mapping[str, Mapping[str, float]]
 
 STEPS_HORIZON = 10_000.0  # expected work is never said to be more than this many visits of one node
@@ -26,8 +28,6 @@ PARALLEL_MIN = 1.05  # weights that sum to more than this are a fan-out's
 
 def components(weights: Weights) -> list[list[str]]:
     """The graph's strongly connected parts, each after all those that it leads to."""
-    import networkx as nx  # 11 MB, for who declares or draws a graph
-
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(sorted(weights))
     graph.add_edges_from(
