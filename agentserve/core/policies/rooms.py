@@ -89,9 +89,10 @@ class Rooms:
         the threshold on average, and that is free as well: so much less need be kept, if never beyond the ceiling.
         """
         params, capacity, load = self._params, book.capacity, book.load
-        large = load - params.coarse_from * capacity * len(book.seated)
-        if large > 0 and admit < params.ceiling:
-            stopped_short = params.coarse * large / len(book.seated)
+        seats = len(book.seated)  # guests load it too, and have none
+        large = load - params.coarse_from * capacity * seats
+        if seats and large > 0 and admit < params.ceiling:
+            stopped_short = params.coarse * large / seats
             return min(admit * capacity + stopped_short, params.ceiling * capacity) - load
         return admit * capacity - load
 
