@@ -15,6 +15,7 @@ from typing import Any
 from agentserve import config, console
 from agentserve.config import Settings, TenantSettings
 from agentserve.errors import AgentServeError, UsageError
+from agentserve.live.interpreter import loop_factory
 
 HELP = "run the gateway, by default with an embedded emulated engine and a SQLite file"
 log = logging.getLogger("agentserve.gateway")
@@ -65,15 +66,6 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(settings, args))
     return 0
-
-
-def loop_factory() -> Any:
-    """uvloop's, where it can be had."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

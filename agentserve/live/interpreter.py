@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import Any
 
 # live programs are many small objects that live for minutes: look at the old ones seldom
 GC_THRESHOLDS = (50_000, 50, 50)
@@ -19,3 +20,12 @@ def settle_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def loop_factory() -> Any:
+    """uvloop's, where it can be had."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -23,14 +23,13 @@ from agentserve.core import events as ev
 from agentserve.core.identity import Resolver
 from agentserve.core.ids import StepId
 from agentserve.errors import BadRequest, EngineBroke, EngineError, EngineUnreachable
-from agentserve.live import shapes
 from agentserve.live.driver import Driver
 from agentserve.live.engines import Engine, Engines
 from agentserve.live.exchange import Exchange
 from agentserve.live.headers import forwarded
 from agentserve.live.monitor import Monitor
 from agentserve.live.outcome import Ledger
-from agentserve.live.pouring import BUSY_STATUSES, Pouring, not_an_answer
+from agentserve.live.pouring import BUSY_STATUSES, Pouring, check_answer
 from agentserve.live.quotas import Quotas
 from agentserve.live.splice import ask_for_usage, wants_asking
 from agentserve.live.taps import Taps
@@ -43,7 +42,6 @@ from agentserve.ports import Hints, Outgoing
 log = logging.getLogger("agentserve.relay")
 
 ATTEMPTS_MAX = 2
-NOT_AN_ENGINE = "let its url be where the engine itself listens"
 HEADERS_REMEMBERED = 1_024  # names and values that many replies share
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
@@ -139,8 +137,7 @@ class Passage:
         try:
             if reply.status in BUSY_STATUSES and x.attempts < ATTEMPTS_MAX and self._alternatives(x, engine):
                 return self._gave_way(engine, reply.status)
-            if (fault := not_an_answer(reply)) is not None:
-                raise EngineBroke(fault, remedy=NOT_AN_ENGINE, engine=engine.id)
+            check_answer(reply)
             await self._relay(x, engine, reply, taps)
         finally:
             reply.close()
@@ -218,12 +215,7 @@ class Passage:
         await pouring.first()
         self._began(x, engine, whole=reply.done)
         await x.start(reply.status, pouring.headers + self.own_headers(x))
-        try:
-            last = await pouring.rest(x.write)
-        except EngineError as error:
-            if pouring.orderly:
-                await x.write(shapes.stream_error(x.protocol, error), more=False)
-            raise
+        last = await pouring.rest(x.write)
         x.stop_watching()
         try:
             # The client gets its last byte before we read what the reply means: the loop writes when this turn of it

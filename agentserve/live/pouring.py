@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from agentserve.errors import EngineBroke, EngineError
+from agentserve.live import shapes
 from agentserve.live.headers import content_length, returned
 from agentserve.live.taps import Taps
 from agentserve.live.upstream import UpstreamReply
@@ -28,10 +30,21 @@ class Write(Protocol):
 class Pouring:
     """One reply."""
 
-    __slots__ = ("_chunk", "_heard_last", "_last", "_reply", "_streamed", "_tap", "headers", "reader")
+    __slots__ = (
+        "_chunk",
+        "_heard_last",
+        "_last",
+        "_protocol",
+        "_reply",
+        "_streamed",
+        "_tap",
+        "headers",
+        "reader",
+    )
 
     def __init__(self, reply: UpstreamReply, taps: Taps, protocol: WireProtocol) -> None:
         self._reply = reply
+        self._protocol = protocol
         self._streamed = is_stream(reply.headers)
         self._tap = taps.chain(streamed=self._streamed)
         self._heard_last = taps.translated is not None  # what is read is what the client gets
@@ -47,7 +60,18 @@ class Pouring:
         self._chunk = await self._reply.read()
 
     async def rest(self, write: Write) -> bytes:
-        """All but the last piece is written; the last is returned, for its writer to have the end to itself."""
+        """All but the last piece is written; the last is returned, for its writer to have the end to itself.
+
+        An engine that fails meanwhile is raised; a stream that breaks off between two events says so first.
+        """
+        try:
+            return await self._rest(write)
+        except EngineError as error:
+            if self._streamed and (not self._last or self._last.endswith(EVENT_ENDS)):
+                await write(shapes.stream_error(self._protocol, error), more=False)
+            raise
+
+    async def _rest(self, write: Write) -> bytes:
         reply, tap, reader, chunk = self._reply, self._tap, self.reader, self._chunk
         while True:
             done = reply.done
@@ -62,11 +86,6 @@ class Pouring:
                 await write(out, more=True)
             chunk = await reply.read()
 
-    @property
-    def orderly(self) -> bool:
-        """Can a stream that broke off here still say so? Between two events it can."""
-        return self._streamed and (not self._last or self._last.endswith(EVENT_ENDS))
-
 
 def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
     """Does the engine answer with server-sent events?"""
@@ -76,12 +95,14 @@ def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-def not_an_answer(reply: UpstreamReply) -> str | None:
-    """What is wrong with a reply that is no engine's: a redirect, which nobody is to follow, or a page for people."""
+def check_answer(reply: UpstreamReply) -> None:
+    """Refuse what is no engine's: a redirect, which nobody is to follow, or a page for people."""
     if 300 <= reply.status < 400:
-        return f"the engine answered with a redirect ({reply.status})"
-    if reply.status == 200:
-        for name, value in reply.headers:
-            if name == b"content-type":
-                return "the engine answered with a web page" if value.startswith(b"text/html") else None
-    return None
+        fault = f"the engine answered with a redirect ({reply.status})"
+    elif reply.status == 200 and any(
+        name == b"content-type" and value.startswith(b"text/html") for name, value in reply.headers
+    ):
+        fault = "the engine answered with a web page"
+    else:
+        return
+    raise EngineBroke(fault, remedy="let its url be where the engine itself listens")

@@ -10,10 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from agentserve.errors import AgentServeError, EngineBroke, EngineError
-from agentserve.live import shapes
+from agentserve.errors import AgentServeError
 from agentserve.live.asgi import Send
-from agentserve.live.pouring import BUSY_STATUSES, Pouring, not_an_answer
+from agentserve.live.pouring import BUSY_STATUSES, Pouring, check_answer
 from agentserve.live.taps import Taps
 from agentserve.live.upstream import Upstream, UpstreamReply
 from agentserve.live.wire import Reply
@@ -69,8 +68,7 @@ class Carrying:
         order = self._order
         if reply.status in BUSY_STATUSES and order.may_give_way:
             return fr.Carried(request=self._request, turn=self._turn, status=reply.status, gave_way=True)
-        if (fault := not_an_answer(reply)) is not None:
-            raise EngineBroke(fault, remedy="let its url be where the engine itself listens")
+        check_answer(reply)
         taps = Taps()
         taps.filters_usage = order.filters_usage
         pouring = Pouring(reply, taps, order.protocol)
@@ -79,12 +77,7 @@ class Carrying:
         self.started = True
         headers = pouring.headers + order.answer_headers
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        try:
-            last = await pouring.rest(self._write)
-        except EngineError as error:
-            if pouring.orderly:
-                await self._write(shapes.stream_error(order.protocol, error), more=False)
-            raise
+        last = await pouring.rest(self._write)
         await self._write(last, more=False)
         await asyncio.sleep(0)  # the client has its last byte before we read what the reply means
         return fr.Carried(

@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 
 from agentserve.live.doors import doors
-from agentserve.live.interpreter import settle_interpreter
+from agentserve.live.interpreter import loop_factory, settle_interpreter
 from agentserve.live.server import Patience, limited
 from agentserve.live.workers.front import Front
 
@@ -42,13 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     lot = msgspec.json.decode((argv or sys.argv[1:])[0], type=Lot)
     logging.basicConfig(level=lot.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(max(lot.log_level, logging.WARNING))
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(serve(lot))
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(lot))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(lot))
     return 0
 
 
