@@ -29,9 +29,8 @@ HALVINGS = 3
 WORKFLOWS_MAX = 1000
 GAIN_WEIGHT = 0.05  # of the newest bet in a workflow's mean gain
 SETTLED_MIN = 30  # bets before a workflow is judged
-PROBE_EVERY = (
-    16  # of a workflow switched off, each so manieth gap is kept all the same, to learn if that changed
-)
+# of a workflow switched off, each so manieth gap is kept all the same, to learn if that changed
+PROBE_EVERY = 16
 
 
 def ttl_s(gap: Survival, *, fill_s: float, price: float, longest_s: float) -> float:

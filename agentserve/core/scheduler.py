@@ -22,9 +22,8 @@ from agentserve.errors import InvariantBroken
 
 RETRIES_MAX = 1
 EXPIRED_AT_ONCE_MAX = 1000
-SHED_LOOKS_MAX = (
-    256  # of the waiting, newest first: one of a lesser class than who arrives is sought among these
-)
+# of the waiting, newest first: one of a lesser class than who arrives is sought among these
+SHED_LOOKS_MAX = 256
 
 
 class Scheduler:

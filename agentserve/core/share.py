@@ -11,9 +11,8 @@ import random
 
 from agentserve.core.program import Program
 
-STEPS_PER_S = (
-    200.0  # of one workflow: a histogram of a hundred bins learns no more from the two-hundred-and-first
-)
+# of one workflow: a histogram of a hundred bins learns no more from the two-hundred-and-first
+STEPS_PER_S = 200.0
 WINDOW_S = 1.0
 KINDS_MAX = 4_096
 

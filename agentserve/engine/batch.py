@@ -36,9 +36,8 @@ class Inside:
     leaf: Node
     computed: int = 0  # tokens whose KV is there
     done: int = 0  # output tokens made
-    target: int = (
-        0  # tokens to compute before the next output token: prompt, and output made before a preemption
-    )
+    # tokens to compute before the next output token: prompt, and output made before a preemption
+    target: int = 0
     hashed: int = 0  # blocks on the path to `leaf`
     private: int = 0  # blocks of its own beyond those
     cached: int = -1  # prompt tokens found at first admission

@@ -84,9 +84,8 @@ class Driver:
         self._errands: set[asyncio.Task[None]] = set()
         self._placed: dict[StepId, EngineId] = {}  # only once the core has failed
         self._listeners: list[Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]] = []
-        self._untold: tuple[ev.AnyEvent, float, list[do.AnyDecision]] | None = (
-            None  # what they have yet to hear
-        )
+        # what they have yet to hear
+        self._untold: tuple[ev.AnyEvent, float, list[do.AnyDecision]] | None = None
 
     # -- what the relay calls
 

@@ -37,9 +37,8 @@ class Store:
         self.journal = journal
         self.keys = keys
         self.recovered = Recovered()
-        self.away = (
-            False  # opened without its database: that no key is known does not mean that there is none
-        )
+        # opened without its database: that no key is known does not mean that there is none
+        self.away = False
         self.archive: Archive | None = None  # of stored responses; once it is open there is one
         self._snapshots: Snapshots | None = None
 

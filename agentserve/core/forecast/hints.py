@@ -20,9 +20,8 @@ HINTS_MAX = 16_384
 
 _HALF_LIFE = 30.0
 _PRIOR_COUNT = 6.0
-_PRIOR_SPREAD = (
-    1.2  # bins, of a double exponential: before anything is known, a hint is good to a factor of 1.5
-)
+# bins, of a double exponential: before anything is known, a hint is good to a factor of 1.5
+_PRIOR_SPREAD = 1.2
 _FORGETTING = 0.97
 # A hinter starts with even odds against what was learned, and can neither win nor lose for good.
 _LOG_ODDS_MAX = 6.0

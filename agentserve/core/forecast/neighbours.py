@@ -28,9 +28,8 @@ _CLASSES = 5  # parts into which a feature is cut to see whether the outcome dif
 _MEASURED_MAX = 768  # samples on which that is seen
 _ENOUGH = 160  # samples at which a milestone needs none of its neighbours'
 _NEAR_MAX = 288  # samples that one query looks at
-_RELEVANT = (
-    0.02  # a feature with less than this share of all relevance is left out of the distance by relevance
-)
+# a feature with less than this share of all relevance is left out of the distance by relevance
+_RELEVANT = 0.02
 _REFIT = 4  # features measured anew at a time, once there are many programs,
 _REFIT_EVERY = 8  # and after so many of them
 _REFIT_ALL_BELOW = 48  # programs

@@ -21,9 +21,8 @@ SHORT_PRINTS_WORDS_MAX = 1_200  # short windows are made of no more than this of
 KEPT_OF = 3  # of so many first words one lets its window be kept
 WINDOWS_KEPT_MAX = 32
 TEXT_CHARS_MAX = 16_384  # of a longer text, its beginning and its end
-TRACED_CHARS_MAX = (
-    8_192  # and of one to be found again less, so that it is found behind a few pages of something else
-)
+# and of one to be found again less, so that it is found behind a few pages of something else
+TRACED_CHARS_MAX = 8_192
 LINES_CHARS_MAX = 262_144  # lines cost so little that they are looked for in nearly all of a prompt
 LINES_MAX = 4_096
 LINES_KEPT_MAX = 16
