@@ -54,7 +54,7 @@ class Learned:
     def __init__(self, *, steps_per_s: float = STEPS_PER_S) -> None:
         self.share = Share(steps_per_s)
         self.returns: ReturnForecaster = RememberedReturns(ReturnForecaster())
-        self.outputs = RememberedOutputs(OutputForecaster())
+        self.outputs = RememberedOutputs(OutputForecaster(), quantile=OUTPUT_QUANTILE)
         self.remaining = RemainingForecaster()
         self.gaps_calibration = SampledCalibration()
         self.outputs_calibration = SampledCalibration()
@@ -88,11 +88,11 @@ class Learned:
 
     def output_tokens(self, step: Step) -> float:
         limit = step.output_tokens_max
-        tokens = self._output(step.program, limit).quantile(OUTPUT_QUANTILE)
+        tokens = self._output_tokens(step.program, limit)
         return tokens if limit is None else min(tokens, float(limit))
 
-    def _output(self, program: Program, limit: int | None) -> Forecast:
-        return self.outputs.predict(
+    def _output_tokens(self, program: Program, limit: int | None) -> float:
+        return self.outputs.tokens(
             tenant=program.tenant,
             workflow=program.workflow,
             role=program.role,
@@ -153,25 +153,48 @@ class Learned:
     ) -> None:
         assert program.gap_started_at is not None
         seconds = now - program.gap_started_at
-        calls = tuple(program.calls.values()) if program.calls else ()
+        # what an oracle said in its place teaches nothing of these forecasts
+        forecast = program.survival if isinstance(program.survival, Forecast) else None
+        judged = not censored and self.gaps_calibration.due()
+        if judged or forecast is not None:
+            calls = tuple(program.calls.values()) if program.calls else ()
+            forecast = forecast or self._gap(program, calls)
+            if judged:
+                self._later(self.gaps_calibration.observe, forecast, seconds)
+            tools = tuple(dict.fromkeys(call.name for call in calls))
+            self.gap_ended = GapEnded(tools=tools, seconds=seconds, forecast=forecast)
+        self._later(
+            self._gap_was,
+            program.tenant,
+            program.id,
+            program.workflow,
+            program.calls,
+            seconds=seconds,
+            censored=censored,
+            took=took,
+        )
+
+    def _gap_was(
+        self,
+        tenant: str,
+        program: str,
+        workflow: str | None,
+        pending: Mapping[str, PendingTool] | None,
+        *,
+        seconds: float,
+        censored: bool,
+        took: Mapping[str, float] | None,
+    ) -> None:
+        calls = tuple(pending.values()) if pending else ()
         # of parallel calls the gap teaches about the one that ended last: known where all were measured
         last = None
         if took and len(took) == len(calls) > 1:
             last = max(range(len(calls)), key=lambda at: took[calls[at].id])
-        # what an oracle said in its place teaches nothing of these forecasts
-        forecast = program.survival if isinstance(program.survival, Forecast) else None
-        if not censored and self.gaps_calibration.due():
-            forecast = forecast or self._gap(program, calls)
-            self._later(self.gaps_calibration.observe, forecast, seconds)
-        if forecast is not None:
-            tools = tuple(dict.fromkeys(call.name for call in calls))
-            self.gap_ended = GapEnded(tools=tools, seconds=seconds, forecast=forecast)
-        self._later(
-            self.returns.observe,
-            tenant=program.tenant,
-            program=program.id,
+        self.returns.observe(
+            tenant=tenant,
+            program=program,
             calls=calls,
-            workflow=program.workflow,
+            workflow=workflow,
             seconds=seconds,
             censored=censored,
             last=last,
@@ -223,13 +246,20 @@ class Learned:
         """What is asked when it comes back: it is remembered until then."""
         if program.ended:
             return
-        self._output(program, limit)
+        self._output_tokens(program, limit)
         if self._lengths_wanted:
             self._lengths_wanted -= 1
             self._steps_left(program)
 
     def _judge_output(self, program: Program, limit: int | None, tokens: float) -> None:
-        self.outputs_calibration.observe(self._output(program, limit), tokens)
+        foretold = self.outputs.predict(
+            tenant=program.tenant,
+            workflow=program.workflow,
+            role=program.role,
+            tokens_max=limit,
+            program=program.id,
+        )
+        self.outputs_calibration.observe(foretold, tokens)
 
     def _tool_started(self, event: ev.ToolStarted, program: Program, step: Step | None, now: float) -> None:
         if event.expected_s is not None:
@@ -287,6 +317,8 @@ class Learned:
         if "returns" in states:
             self.returns = RememberedReturns(ReturnForecaster.from_bytes(states["returns"]))
         if "outputs" in states:
-            self.outputs = RememberedOutputs(OutputForecaster.from_bytes(states["outputs"]))
+            self.outputs = RememberedOutputs(
+                OutputForecaster.from_bytes(states["outputs"]), quantile=OUTPUT_QUANTILE
+            )
         if "remaining" in states:
             self.remaining = RemainingForecaster.from_bytes(states["remaining"])

@@ -36,21 +36,50 @@ class _Kind:
         self.made_at = -1
         self.answer: Survival | None = None
 
-    def holds(self, growth: int = GROWTH) -> bool:
+    def holds(self) -> bool:
         """Is the answer still what would be foretold now?"""
-        return self.answer is not None and (self.seen - self.made_at) * growth <= self.made_at
+        return self.answer is not None and (self.seen - self.made_at) * GROWTH <= self.made_at
 
 
-_NONE: Mapping[Asked, _Kind] = {}
+class _Own:
+    """Steps of one program: how many were seen, and what its next is charged. Small, as every live program has one."""
+
+    __slots__ = ("made_at", "seen", "tokens")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.made_at = -1
+        self.tokens = 0.0
+
+    def holds(self) -> bool:
+        """Is the charge still what would be foretold now?"""
+        return self.made_at >= 0 and (self.seen - self.made_at) * PROGRAM_GROWTH <= self.made_at
+
+
+_NONE: Mapping[Asked, _Own] = {}
 
 
 class RememberedOutputs(OutputForecaster):
-    """The same forecasts, made less often."""
+    """The same forecasts, made less often: of a kind the whole, of a program what its next step is charged."""
 
-    def __init__(self, learned: OutputForecaster) -> None:
+    def __init__(self, learned: OutputForecaster, *, quantile: float) -> None:
         self._ladder = learned._ladder
+        self._quantile = quantile
         self._kinds: dict[Asked, _Kind] = {}
-        self._programs: dict[str, dict[Asked, _Kind]] = {}  # of those that are not over
+        self._programs: dict[str, dict[Asked, _Own]] = {}  # of those that are not over
+
+    def tokens(
+        self, *, tenant: str, workflow: str | None, role: int, tokens_max: int | None, program: str
+    ) -> float:
+        """The quantile that a step is charged; of a program that was never seen, its kind's."""
+        asked = (tenant, workflow, role, tokens_max)
+        own = self._programs.get(program, _NONE).get(asked)
+        if own is None:
+            return self._kept(asked).quantile(self._quantile)
+        if not own.holds():
+            own.tokens = self._foretold(self._of_kind(asked), asked, program).quantile(self._quantile)
+            own.made_at = own.seen
+        return own.tokens
 
     def predict(
         self,
@@ -62,25 +91,21 @@ class RememberedOutputs(OutputForecaster):
         program: str | None = None,
         written: int = 0,
     ) -> Survival:
-        """As its parent; of a program that was never seen, what is foretold of its kind."""
+        """As its parent, from what its kind's forecasts rest on at present; of a program that was never seen, those."""
         asked = (tenant, workflow, role, tokens_max)
-        known = self._programs.get(program, _NONE).get(asked) if program is not None else None
-        growth = PROGRAM_GROWTH
-        if known is None:
-            program, known, growth = None, _entry(self._kinds, asked), GROWTH
-        if known.answer is not None and known.holds(growth) and not written:
-            return known.answer
-        answer = super().predict(
-            tenant=tenant,
-            workflow=workflow,
-            role=role,
-            tokens_max=tokens_max,
-            program=program,
-            written=written,
-        )
-        if not written:
-            known.answer, known.made_at = answer, known.seen
-        return answer
+        if program is None or asked not in self._programs.get(program, _NONE):
+            if not written:
+                return self._kept(asked)
+            program = None
+        above = _entry(self._kinds, asked).masses
+        return self._foretold(self._of_kind(asked) if above is None else above, asked, program, written)
+
+    def _kept(self, asked: Asked) -> Survival:
+        """What is foretold of its kind."""
+        known = _entry(self._kinds, asked)
+        if known.answer is None or not known.holds():
+            known.answer, known.made_at = self._foretold(self._of_kind(asked), asked, None), known.seen
+        return known.answer
 
     def _of_kind(self, asked: Asked) -> Sequence[float]:
         """As its parent, made less often: all programs of a kind rest on it."""
@@ -118,8 +143,11 @@ class RememberedOutputs(OutputForecaster):
                 if len(self._programs) >= ANSWERS_MAX:
                     self.forget_program(next(iter(self._programs)))
                 mine = self._programs[program] = {}
-            if asked in mine or len(mine) < ASKED_MAX:
-                _entry(mine, asked).seen += 1
+            own = mine.get(asked)
+            if own is None and len(mine) < ASKED_MAX:
+                own = mine[asked] = _Own()
+            if own is not None:
+                own.seen += 1
 
     def forget_program(self, program: str) -> None:
         """It is over: its own histograms with it, which are the most of all that is remembered."""

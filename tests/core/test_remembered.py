@@ -10,7 +10,7 @@ from agentserve.core.remembered import RememberedOutputs, SampledCalibration
 
 
 def test_a_kept_forecast_stays_close_to_one_made_anew() -> None:
-    plain, kept = OutputForecaster(), RememberedOutputs(OutputForecaster())
+    plain, kept = OutputForecaster(), RememberedOutputs(OutputForecaster(), quantile=0.75)
     for n in range(400):
         tokens = 100 + n % 7 if n < 200 else 800 + n % 5
         for forecaster in (plain, kept):
@@ -24,7 +24,7 @@ def test_a_kept_forecast_stays_close_to_one_made_anew() -> None:
 
 
 def test_a_program_never_seen_is_foretold_what_its_kind_is() -> None:
-    kept = RememberedOutputs(OutputForecaster())
+    kept = RememberedOutputs(OutputForecaster(), quantile=0.75)
     for n in range(50):
         kept.observe(tenant="t", tokens=300, program=f"p{n}")
     fresh = kept.predict(tenant="t", program="new")
@@ -32,8 +32,23 @@ def test_a_program_never_seen_is_foretold_what_its_kind_is() -> None:
     assert 200 < fresh.quantile(0.5) < 400
 
 
+def test_a_step_is_charged_the_quantile_of_its_programs_forecast_and_a_new_ones_that_of_its_kind() -> None:
+    kept = RememberedOutputs(OutputForecaster(), quantile=0.75)
+    for n in range(60):
+        kept.observe(tenant="t", tokens=2_000 if n % 2 else 100, program=("long", "short")[n % 2 == 0])
+
+    def charged(program: str) -> float:
+        return kept.tokens(tenant="t", workflow=None, role=0, tokens_max=None, program=program)
+
+    for program in ("long", "short", "new"):
+        assert charged(program) == pytest.approx(
+            kept.predict(tenant="t", program=program).quantile(0.75), rel=0.15
+        )
+    assert charged("short") < charged("new") <= charged("long") * 1.1
+
+
 def test_the_first_outcomes_change_the_very_next_forecast() -> None:
-    kept = RememberedOutputs(OutputForecaster())
+    kept = RememberedOutputs(OutputForecaster(), quantile=0.75)
     before = kept.predict(tenant="t").quantile(0.5)
     kept.observe(tenant="t", tokens=5000)
     assert kept.predict(tenant="t").quantile(0.5) > before
@@ -41,7 +56,7 @@ def test_the_first_outcomes_change_the_very_next_forecast() -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "ANSWERS_MAX", 10)
-    kept = RememberedOutputs(OutputForecaster())
+    kept = RememberedOutputs(OutputForecaster(), quantile=0.75)
     for n in range(50):
         kept.observe(tenant="t", tokens=100, program=f"p{n}")
     assert len(kept._programs) == 10
@@ -49,7 +64,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_program_that_is_over_leaves_nothing_of_its_own_behind() -> None:
     learned = OutputForecaster()
-    kept = RememberedOutputs(learned)
+    kept = RememberedOutputs(learned, quantile=0.75)
     kept.observe(tenant="t", role=1, tokens=100, program="first")
     kept.forget_program("first")
     level = len(learned)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 # What one observation adds to a histogram: (bin, mass) pairs, whose masses add to one.
 Smear = Sequence[tuple[int, float]]
@@ -17,6 +18,9 @@ Smear = Sequence[tuple[int, float]]
 # Where, inside a bin, an observation may be centred. Four places are enough: beyond that the kernel's own
 # width (most of a bin) hides the difference.
 _PLACES = 4
+# Values whose position is remembered. How long to keep something is found by asking each forecast about the same few
+# hundred times.
+_POSITIONS_MAX = 4_096
 
 
 class Grid:
@@ -36,6 +40,7 @@ class Grid:
         "log_edges",
         "low",
         "means",
+        "position",
         "width",
     )
 
@@ -59,6 +64,8 @@ class Grid:
         self.means = tuple(
             (b - a) / math.log(b / a) for a, b in zip(self.edges, self.edges[1:], strict=False)
         )
+        # the bin of a value and how far into it (in log) the value lies, 0 to 1
+        self.position: Callable[[float], tuple[int, float]] = lru_cache(_POSITIONS_MAX)(self._position)
         self._smears = tuple(
             tuple(self._smear(place + (part + 0.5) / _PLACES - 0.5, blur) for part in range(_PLACES))
             for place in range(inner)
@@ -90,8 +97,7 @@ class Grid:
         place = min(int(at), self.bins - 2)
         return self._smears[place][min(int((at - place) * _PLACES), _PLACES - 1)]
 
-    def position(self, value: float) -> tuple[int, float]:
-        """The bin of `value` and how far into it (in log) the value lies, 0 to 1."""
+    def _position(self, value: float) -> tuple[int, float]:
         if value <= self.low:
             return 0, 0.0
         if value >= self.edges[-1]:

@@ -55,7 +55,13 @@ class OutputForecaster:
     ) -> Survival:
         """How many tokens the step will have written in all; `written` so far."""
         asked = (tenant, workflow, role, tokens_max)
-        above = self._of_kind(asked)
+        return self._foretold(self._of_kind(asked), asked, program, written)
+
+    def _foretold(
+        self, above: Sequence[float], asked: Asked, program: str | None, written: int = 0
+    ) -> Survival:
+        """What steps like it write, `above`, as this program's steps had it."""
+        tokens_max = asked[-1]
         masses = list(above if program is None else self._narrowed(above, asked, program))
         if tokens_max is not None and tokens_max < TOKENS.high:
             limit = TOKENS.index(tokens_max)
@@ -68,7 +74,7 @@ class OutputForecaster:
         return self._ladder.masses(_kind_keys(*asked))
 
     def _narrowed(self, above: Sequence[float], asked: Asked, program: str) -> Sequence[float]:
-        """The same, as this program's steps had it."""
+        """Masses of its kind, as this program's steps had it."""
         return self._ladder.narrowed(above, _program_key(asked, program), _RUNGS[-1])
 
     def observe(

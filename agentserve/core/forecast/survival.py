@@ -59,9 +59,12 @@ class Survival:
 
     def cdf(self, t: float) -> float:
         """The probability of having returned by `t`."""
-        if t <= self.elapsed_s or t <= self.grid.low:
+        low = self.grid.low
+        if t <= self.elapsed_s or t <= low:
             return 0.0
         place, part = self.grid.position(t)
+        if self.elapsed_s <= low:  # nearly always: from the start of the wait
+            return self._below[place] + self.masses[place] * part
         start = max(0.0, self._start(place))
         if part <= start:
             return self._below[place]

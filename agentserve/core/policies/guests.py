@@ -47,7 +47,7 @@ class Guests:
         tokens = book.guests.pop(step.id, None) if book is not None else None
         if book is None or tokens is None:
             return False
-        book.load -= tokens
+        book.add(-tokens)
         return True
 
     def place(self, now: float) -> None:
@@ -68,7 +68,7 @@ class Guests:
         book = min(room, key=lambda b: (b.load / b.capacity, b.engine.id))
         del self._waiting[step.id]
         book.guests[step.id] = tokens
-        book.load += tokens
+        book.add(tokens)
         self._board.dispatch(step, book.engine, now, "guest")
         return True
 

@@ -1,6 +1,7 @@
 """Where a program can be seated: which engines serve it, which have room, and which of these is the best.
 
-Rule: it only looks. What it finds full may be made room in by others, who then ask again.
+Rule: it only looks. What it finds full may be made room in by others, who then ask again. How much room an engine has
+is worked out once after each change of its load: it is asked at every event, and for most engines nothing has changed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from agentserve.core.policies.seats import Book
 from agentserve.core.policies.thresholds import Thresholds
 from agentserve.core.policies.waiting import Engines
 from agentserve.core.program import Program
+from agentserve.errors import InvariantBroken
 
 MODELS_MAX = 1_000  # whose engines are remembered
 PACKED_FROM = 0.5  # of an engine's capacity: below it programs are spread by number, above by what they hold
@@ -31,7 +33,7 @@ class Found(NamedTuple):
 class Rooms:
     """The engines, as who wants a seat sees them."""
 
-    __slots__ = ("_board", "_books", "_params", "_served", "_thresholds")
+    __slots__ = ("_admit", "_board", "_books", "_params", "_served", "_thresholds")
 
     def __init__(
         self, board: Board, books: Mapping[EngineId, Book], thresholds: Thresholds, params: WorkingSetParams
@@ -41,6 +43,7 @@ class Rooms:
         self._thresholds = thresholds
         self._params = params
         self._served: dict[str, Engines] = {}  # by model
+        self._admit = thresholds.admit  # with which the books' rooms were found
 
     def engines_changed(self) -> None:
         """Which engines serve which models may be another matter now."""
@@ -60,10 +63,13 @@ class Rooms:
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
         own = program.footprint(0) - program.shared_tokens
-        admit, sweep_s = self._thresholds.admit, self._params.sweep_s
+        sweep_s = self._params.sweep_s
         found = Found([], [])
+        self._as_admitted()
         for book in self._books.values():
-            room = self._room(book, admit)
+            room = book.room
+            if room is None:
+                room = self._look_up(book)
             if own + book.margin > room and book.seated:
                 # by far the most common, and said before anything else is looked at
                 if now - book.swept_at >= sweep_s and book.engine.usable(model):
@@ -80,7 +86,20 @@ class Rooms:
     def fits(self, program: Program, book: Book) -> bool:
         """Is there room for a seat of it? A program too large for any engine may have one alone."""
         own = program.footprint(0) - program.shared_tokens
-        return self._takes(book, program, own, self._room(book, self._thresholds.admit))
+        self._as_admitted()
+        return self._takes(book, program, own, self._look_up(book))
+
+    def _as_admitted(self) -> None:
+        """With another threshold, every engine has another room."""
+        if self._admit != self._thresholds.admit:
+            self._admit = self._thresholds.admit
+            for book in self._books.values():
+                book.room = None
+
+    def _look_up(self, book: Book) -> float:
+        if book.room is None:
+            book.room = self._room(book, self._admit)
+        return book.room
 
     def _room(self, book: Book, admit: float) -> float:
         """Tokens that fresh seats may still take there.
@@ -127,3 +146,9 @@ class Rooms:
         if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < PACKED_FROM:
             return (len(book.seated) / engine.speed, filled, engine.id)
         return (1e6 + filled / engine.speed, 0.0, engine.id)
+
+    def check(self) -> None:
+        """What is remembered of an engine's room is what it has."""
+        for book in self._books.values():
+            if book.room is not None and book.room != self._room(book, self._admit):
+                raise InvariantBroken(f"{book.engine.id}: its room is not {book.room} any more")

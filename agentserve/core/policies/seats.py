@@ -48,6 +48,9 @@ class Book:
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
+    room: float | None = (
+        None  # for fresh seats, from when it is looked up until the load is another (`rooms`)
+    )
     capacity: float = field(init=False)  # what the engine is believed to hold
     margin: int = field(init=False)  # what a program may grow by beyond what is known of it
     measured: int = field(init=False)  # the engine's KV when these two were found
@@ -62,6 +65,12 @@ class Book:
         known = tokens < KV_TOKENS_ASSUMED
         self.capacity = tokens * (1.0 - params.capacity_margin) if known else float(KV_TOKENS_ASSUMED)
         self.margin = min(params.margin_tokens, int(params.margin_share_max * self.capacity))
+        self.room = None
+
+    def add(self, tokens: int) -> None:
+        """So many more are charged to the engine, or fewer."""
+        self.load += tokens
+        self.room = None
 
     def check(self) -> None:
         """What stands on the book is what its seats add up to."""
@@ -92,7 +101,7 @@ class Seats:
         """The program has its place on this engine."""
         seat = program.own = Seat(book, program.prefix, program.shared_tokens, key=key)
         book.seated[program.id] = program
-        book.load += book.engine.prefixes.take(seat.path)
+        book.add(book.engine.prefixes.take(seat.path))
         self.charge(program, seat, now)
         return seat
 
@@ -100,14 +109,14 @@ class Seats:
         """It has none any more."""
         program.own = None
         del seat.book.seated[program.id]
-        seat.book.load -= seat.tokens + seat.book.engine.prefixes.drop(seat.path)
+        seat.book.add(-seat.tokens - seat.book.engine.prefixes.drop(seat.path))
         self._accounts.hold(program.tenant, -seat.tokens, now)
 
     def charge(self, program: Program, seat: Seat, now: float) -> None:
         """Bring the seat's charge up to what the program needs now."""
         tokens = max(program.footprint(seat.book.margin) - seat.shared_tokens, 0)
         if tokens != seat.tokens:
-            seat.book.load += tokens - seat.tokens
+            seat.book.add(tokens - seat.tokens)
             self._accounts.hold(program.tenant, tokens - seat.tokens, now)
             seat.tokens = tokens
 
@@ -116,6 +125,6 @@ class Seats:
         if seat.path != program.prefix:
             prefixes = seat.book.engine.prefixes
             fresh = prefixes.take(program.prefix)
-            seat.book.load += fresh - prefixes.drop(seat.path)
+            seat.book.add(fresh - prefixes.drop(seat.path))
             seat.path, seat.shared_tokens = program.prefix, program.shared_tokens
         self.charge(program, seat, now)

@@ -405,6 +405,7 @@ class WorkingSet(Policy):
 
     def check(self) -> None:
         self.accounts.check()
+        self._rooms.check()
         for book in self._books.values():
             book.check()
         for program in self.board.programs.values():
