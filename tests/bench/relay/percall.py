@@ -1,6 +1,6 @@
 """What one call costs the gateway's own thread, without sockets: for comparing two versions on a noisy machine.
 
-    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--stages] [--profile N] [--json]
+    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--bytes N] [--stages] [--profile N] [--json]
 
 Everything stands as `agentserve up` wires it (identity, scheduler, journal on SQLite, metrics, traces at 1%), the
 server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
@@ -43,6 +43,7 @@ from tests.bench.relay.bare import Bare
 
 CONNECTIONS = 32
 EVENTS = 200
+READ_BYTES = 256_000  # what the loop reads from a socket at once
 TEXT = ("words of six " * 60)[:700]
 USAGE = {"prompt_tokens": 260, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 240}}
 
@@ -126,7 +127,8 @@ class MemoryLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.time, self.call_at, self.create_future = loop.time, loop.call_at, loop.create_future
+        self.time, self.create_future = loop.time, loop.create_future
+        self.call_at, self.call_later = loop.call_at, loop.call_later
 
     async def create_connection(
         self, protocol: Callable[[], Connection], _host: str, _port: int
@@ -150,7 +152,7 @@ class ClientEnd(asyncio.Transport):
     def __init__(self, index: int, request: bytes, load: Load) -> None:
         super().__init__()
         self._load = load
-        self._request = request
+        self._pieces = [request[i : i + READ_BYTES] for i in range(0, len(request), READ_BYTES)]
         self._streams = b'"stream":true' in request
         self.protocol: HttpConnection | None = None
 
@@ -163,7 +165,8 @@ class ClientEnd(asyncio.Transport):
     def ask(self) -> None:
         """One request."""
         assert self.protocol is not None
-        self.protocol.data_received(self._request)
+        for piece in self._pieces:
+            self.protocol.data_received(piece)
 
     def writelines(self, parts: Any) -> None:
         self.write(b"".join(parts))
@@ -275,9 +278,9 @@ class Load:
         soon(soon, soon, end.ask)
 
 
-def request_of(case: str, index: int) -> bytes:
+def request_of(case: str, index: int, size: int = 1000) -> bytes:
     """What the bench's load sends."""
-    text = "".join(" " if i % 7 == 6 else chr(97 + (i * 31 + index) % 26) for i in range(1000))
+    text = "".join(" " if i % 7 == 6 else chr(97 + (i * 31 + index) % 26) for i in range(size))
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": text}]
     body = json.dumps(
         {"model": "m", "max_tokens": 200, "stream": case == "stream", "messages": messages},
@@ -333,7 +336,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 config = Config(app, log_config=None, proxy_headers=False)
                 config.load()
                 for index in range(CONNECTIONS):
-                    end = ClientEnd(index, request_of(case, index), load)
+                    end = ClientEnd(index, request_of(case, index, args.bytes), load)
                     end.protocol = speaks(config, state, {}, loop)
                     end.protocol.connection_made(end)
                     ends[case].append(end)
@@ -369,6 +372,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="percall")
     parser.add_argument("--calls", type=int, default=500)
+    parser.add_argument("--bytes", type=int, default=1000, help="of a request's text")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--profile", type=int, default=0, help="also print so many functions of a profile")
