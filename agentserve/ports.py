@@ -143,7 +143,8 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True):
 class Outgoing(msgspec.Struct, kw_only=True):
     """A request on its way to an engine. An adapter may change `body` and `headers`, nothing else does.
 
-    `changed` says whether the body must be serialised anew; if not, the client's own bytes travel on.
+    `changed` says whether the body must be serialised anew; if not, the client's own bytes travel on. The `messages`
+    of a long body may have come unread, as a `msgspec.Raw`: who looks into them asks `opened`.
     """
 
     protocol: str
@@ -151,6 +152,11 @@ class Outgoing(msgspec.Struct, kw_only=True):
     body: Json
     headers: MutableMapping[str, str] = msgspec.field(default_factory=dict)
     changed: bool = False
+
+
+def opened(value: Any) -> Any:
+    """A part of a body, read if it was not."""
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

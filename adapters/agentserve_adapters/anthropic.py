@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, ClassVar
 
-from agentserve.ports import Capabilities, EngineLoad, Hints, Json, Outcome, Outgoing, ProgramPrefix, Receipt
+from agentserve.ports import (
+    Capabilities,
+    EngineLoad,
+    Hints,
+    Json,
+    Outcome,
+    Outgoing,
+    ProgramPrefix,
+    Receipt,
+    opened,
+)
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.readings import whole
 from agentserve_adapters.retention import Tier, nearest
@@ -121,7 +131,7 @@ def says_cache(body: Json) -> bool:
     if "cache_control" in body:
         return True
     blocks = [*_blocks(body.get("system")), *(body.get("tools") or ())]
-    for message in body.get("messages", ()):
+    for message in opened(body.get("messages", ())):
         blocks += _blocks(message.get("content"))
     return any(isinstance(block, dict) and "cache_control" in block for block in blocks)
 

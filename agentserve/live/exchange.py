@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from agentserve.core import decisions as do
 from agentserve.core.identity import Resolved
 from agentserve.errors import BadRequest, TooLarge
@@ -17,6 +19,8 @@ from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send
 from agentserve.live.auth import Principal
 from agentserve.live.responses import Thread
 from agentserve.live.wire import Call, Protocol
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Exchange:
@@ -48,6 +52,7 @@ class Exchange:
         self.step = ""
         self.headers: dict[str, str] = {}
         self.raw = b""
+        # Of a long request the messages may be one `msgspec.Raw`; empty once it was let go of.
         self.body: dict[str, Any] = {}
         self.principal: Principal | None = None
         self.call: Call | None = None
@@ -144,6 +149,17 @@ class Exchange:
             if size > bytes_max:
                 raise _too_large(bytes_max)
         return b"".join(parts)
+
+    def rest(self) -> None:
+        """The request waits: its bytes are all of it that is kept."""
+        self.body = {}
+        if self.call is not None:
+            self.call.said.forget()
+
+    def whole(self) -> dict[str, Any]:
+        """The body with all that is in it; nobody else changes it."""
+        body: dict[str, Any] = _decode(self.raw)
+        return body
 
     # -- the answer
 

@@ -55,15 +55,16 @@ class Lengths:
         """Does its scale rest on anything that was counted?"""
         return model in self._scales
 
-    def first(self, call: Call, protocol: str, body: dict[str, Any]) -> None:
-        """A prompt of a model of which nothing is known yet is counted by an engine, once, while it goes its way."""
+    def first(self, call: Call, protocol: str, body: Callable[[], dict[str, Any]]) -> None:
+        """A prompt of a model of which nothing is known yet is counted by an engine, once, while it goes its way.
+        `body` reads it."""
         model = call.model
         if self._count is None or model in self._scales or model in self._asked:
             return
         if call.prompt_tokens_exact or call.prompt_chars < CHARS_MIN or len(self._asked) >= MODELS_MAX:
             return
         self._asked.add(model)
-        asking = asyncio.get_running_loop().create_task(self._ask(self._count, call, protocol, body))
+        asking = asyncio.get_running_loop().create_task(self._ask(self._count, call, protocol, body()))
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
 

@@ -43,7 +43,6 @@ log = logging.getLogger("agentserve.relay")
 
 ATTEMPTS_MAX = 2
 HEADERS_REMEMBERED = 1_024  # names and values that many replies share
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 _EMPTY: dict[str, Any] = {}
 
@@ -119,8 +118,8 @@ class Passage:
         outgoing, payload, taps = self._prepare(x, engine, decision)
         headers = [(header_name(name), header_value(value)) for name, value in outgoing.headers.items()]
         carry = x.scope.get("extensions", _EMPTY).get(CARRIES)
-        if carry is not None and engine.plain_url is not None and taps.plain and x.body.get("stream") is True:
-            assert x.call is not None
+        assert x.call is not None
+        if carry is not None and engine.plain_url is not None and taps.plain and x.call.stream:
             order = Order(
                 url=engine.plain_url,
                 path=outgoing.path,
@@ -157,7 +156,7 @@ class Passage:
     def _prepare(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> tuple[Outgoing, bytes, Taps]:
         """What the engine gets, and what stands between its reply and the client."""
         fresh = x.attempts == 1  # an adapter has not had its way with the body yet
-        body = x.body if fresh else _decode(x.raw)
+        body = (x.body if fresh else None) or x.whole()
         taps = Taps()
         outgoing = Outgoing(
             protocol=x.protocol, path=x.upstream_path, body=body, headers=forwarded(x.scope["headers"])
@@ -165,7 +164,7 @@ class Passage:
         came_by = outgoing.headers.get("via")
         outgoing.headers["via"] = self.via if came_by is None else f"{came_by}, {self.via}"
         if not engine.speaks(x.protocol):
-            made = self._translate(x, engine, body)
+            made = self._translate(x, engine, x.whole())
             outgoing.protocol, outgoing.path, outgoing.body, outgoing.changed = (
                 "chat",
                 made.path,
@@ -269,7 +268,7 @@ class Passage:
             self._ledger.failed(x, status, f"the engine answered {status}")
             return
         parsed = read()
-        outcome = self._resolver.replied(x.resolved, parsed.evidence(x.call.told), now)
+        outcome = self._resolver.replied(x.resolved, parsed.evidence(x.call.said.told), now)
         finished = self._ledger.finished(x, status, parsed, outcome)
         self._driver.tell(finished)
         if finished.final:

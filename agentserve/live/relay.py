@@ -18,7 +18,7 @@ import msgspec
 from agentserve.config import Settings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.core.identity import Resolved, Resolver, scoped
+from agentserve.core.identity import Resolved, Resolver, named_by_header, scoped
 from agentserve.core.ids import StepId, TenantId, WorkflowId
 from agentserve.errors import AgentServeError, BadRequest, EngineError, NotFound, Overloaded
 from agentserve.live import shapes
@@ -32,6 +32,7 @@ from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas
 from agentserve.live.responses import Responses
 from agentserve.live.wire import Call, CallReader, Protocol
+from agentserve.live.wire.history import BODY_BYTES_MIN, PROTOCOLS, History
 
 log = logging.getLogger("agentserve.relay")
 
@@ -75,6 +76,7 @@ class Relay:
         self._responses = responses
         self._clock = clock
         self.reader = CallReader()
+        self._history = History(self.reader.canon)
         self._steps = 0
         self._waiting_bytes = 0  # of the requests that wait for a place
         self._boot = f"{int(clock() * 1000):x}"
@@ -149,8 +151,7 @@ class Relay:
             )
         self._quotas.request(x.principal.tenant, now)
         x.raw = await x.read_body(self._limits.body_bytes_max)
-        x.body = parse_body(x.raw, x.headers)
-        call = x.call = self.reader.read_as(x.protocol, x.named, x.headers, x.body)
+        call = x.call = self._read(x)
         if not self._engines.known_model(call.model):
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"
@@ -159,6 +160,25 @@ class Relay:
             return
         x.watch_client()
         await self._schedule(x, now)
+
+    def _read(self, x: Exchange) -> Call:
+        """The call. Of a long request only what its last one did not hold is read."""
+        assert x.principal is not None
+        if len(x.raw) < BODY_BYTES_MIN or x.protocol not in PROTOCOLS:
+            x.body = parse_body(x.raw, x.headers)
+            said = self.reader.conversation(x.protocol, x.body, x.raw)
+            return self.reader.read_as(x.protocol, x.named, x.headers, x.body, said)
+        # a client that does not say whose request it is has a connection of its own for each program, or loses little
+        whose = x.named or named_by_header(x.headers) or x.scope.get("client")
+        key = x.principal.tenant, x.protocol, whose
+        found = self._history.read(key, x.protocol, x.raw) if plain(x.headers) else None
+        if found is not None:
+            x.body, said = found
+        else:
+            x.body = parse_body(x.raw, x.headers)
+            said = self.reader.conversation(x.protocol, x.body, x.raw)
+            self._history.keep(key, x.raw, x.body.get("messages"), said.systems)
+        return self.reader.read_as(x.protocol, x.named, x.headers, x.body, said)
 
     async def _hangs_together(self, x: Exchange) -> bool:
         """Responses refer to earlier ones; True when the client does not wait and has its answer already."""
@@ -219,7 +239,7 @@ class Relay:
         self._steps += 1
         x.step = f"{self._boot}-{self._steps:x}"
         resolved = x.resolved = self._resolve(x, call, tenant.tenant, now)
-        self._ledger.lengths.first(call, x.protocol, x.body)
+        self._ledger.lengths.first(call, x.protocol, x.whole)
         segments = self._ledger.segments(call)
         prompt_tokens = self._ledger.prompt_tokens(call, segments)
         if x.thread is not None:
@@ -266,6 +286,7 @@ class Relay:
                 status=503,
             )
         self._waiting_bytes += size
+        x.rest()
         try:
             return await ticket.decision
         finally:
@@ -311,7 +332,7 @@ class Relay:
             returned=resolved.returns,
             measured=resolved.tool_seconds,
             human=resolved.human,
-            streamed=x.body.get("stream") is True,
+            streamed=call.stream,
         )
 
     async def _elsewhere(self, x: Exchange, ticket: Ticket, failure: EngineError) -> do.Dispatch | do.Reject:
@@ -354,9 +375,14 @@ class Relay:
             )
 
 
+def plain(headers: Mapping[str, str]) -> bool:
+    """Is the body's JSON sent as it is?"""
+    return headers.get("content-encoding", "identity") == "identity"
+
+
 def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
     """The request's JSON object."""
-    if headers.get("content-encoding", "identity") != "identity":
+    if not plain(headers):
         raise BadRequest(
             "compressed request bodies are not read", field="content-encoding", remedy="send it plain"
         )

@@ -55,11 +55,11 @@ async def test_an_engine_counts_a_models_first_prompt_and_no_later_one() -> None
 
     lengths = Lengths(count)
     for _ in range(3):
-        lengths.first(prompt(4_000), "chat", {})
+        lengths.first(prompt(4_000), "chat", dict)
     await asyncio.sleep(0)
     await lengths.close()
     assert asked == [("m", "chat")]
-    lengths.first(prompt(4_000), "chat", {})
+    lengths.first(prompt(4_000), "chat", dict)
     await lengths.close()
     assert asked == [("m", "chat")]
 
@@ -72,7 +72,7 @@ async def test_what_the_tokeniser_says_is_what_the_next_prompt_is_measured_by() 
         return 2_000
 
     lengths = Lengths(count)
-    lengths.first(prompt(4_000), "chat", {})
+    lengths.first(prompt(4_000), "chat", dict)
     await counted.wait()
     await asyncio.sleep(0)
     assert abs(lengths.estimate(prompt(8_000), ()) - 4_000) < 20
@@ -85,7 +85,7 @@ async def test_a_tokeniser_that_never_answers_holds_up_neither_a_call_nor_the_en
         raise AssertionError
 
     lengths = Lengths(count)
-    lengths.first(prompt(4_000), "chat", {})
+    lengths.first(prompt(4_000), "chat", dict)
     await asyncio.sleep(0)
     async with asyncio.timeout(30):
         await lengths.close()

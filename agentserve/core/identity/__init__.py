@@ -10,6 +10,7 @@ It must not know protocols, HTTP or any text: see `evidence` for what it is show
 
 from agentserve.core.identity.evidence import CallEvidence, Item, ReplyEvidence, ToolUse, Trace
 from agentserve.core.identity.harnesses import CONTROL_HEADER_PREFIX, TABLE_VERSION
+from agentserve.core.identity.naming import named_by_header
 from agentserve.core.identity.resolved import Outcome, Resolved, scoped, unscoped
 from agentserve.core.identity.resolver import Resolver
 
@@ -24,6 +25,7 @@ __all__ = [
     "Resolver",
     "ToolUse",
     "Trace",
+    "named_by_header",
     "scoped",
     "unscoped",
 ]

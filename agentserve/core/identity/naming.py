@@ -198,6 +198,11 @@ def _rows_by_place() -> tuple[dict[str, list[int]], dict[str, list[int]]]:
 _BY_HEADER, _BY_FIELD = _rows_by_place()
 
 
+def named_by_header(headers: Mapping[str, str]) -> str | None:
+    """What stands in a header that may name a program: enough to tell clients apart before their bodies are read."""
+    return next((headers[name] for name in _BY_HEADER.keys() & headers.keys()), None)
+
+
 def identify(evidence: CallEvidence) -> Named | None:
     """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
     rows: set[int] = set()

@@ -6,14 +6,15 @@ type is as if it were absent. Texts stay in the body: a `Call` holds hashes, cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
 import msgspec
 
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
-from agentserve.live.wire.canon import SYSTEM_ROLES, Canon, steady, text_of, utf8, word
+from agentserve.live.wire.canon import Canon, steady, text_of, utf8
+from agentserve.live.wire.conversation import Conversation, listed, messages_of, systems_of
 from agentserve.live.wire.extensions import (
     Extensions,
     extensions_of,
@@ -22,7 +23,6 @@ from agentserve.live.wire.extensions import (
     printable_id,
     tokens,
 )
-from agentserve.live.wire.prints import nothing_told, prints_of, told_of
 
 Protocol = Literal["chat", "completions", "responses", "messages", "embeddings"]
 
@@ -66,8 +66,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stores: bool  # Responses: the client relies on the reply being kept
     extensions: Extensions
     evidence: CallEvidence
-    # Words of a prompt in which the assistant has not spoken yet; made only when somebody asks.
-    told: Callable[[], bytes] = nothing_told
+    said: Conversation
 
     @property
     def prompt_tokens_estimate(self) -> int:
@@ -85,10 +84,6 @@ def split_path(path: str) -> tuple[str | None, str]:
     end = path.rfind("/v1/")
     name = printable_id(path[len(PROGRAM_PATH) : max(end, 0)])
     return (name, path[end:]) if name else (None, path)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _tool_names(tools: Iterable[Any]) -> Iterator[str]:
@@ -118,17 +113,24 @@ class CallReader:
         return None if protocol is None else self.read_as(protocol, program, headers, body)
 
     def read_as(
-        self, protocol: Protocol, program: str | None, headers: Mapping[str, str], body: Mapping[str, Any]
+        self,
+        protocol: Protocol,
+        program: str | None,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        said: Conversation | None = None,
     ) -> Call:
-        """The call, where its path is read already: the protocol, and the program that the path names."""
-        messages = _messages(protocol, body)
+        """The call, where its path is read already: the protocol, and the program that the path names. `said`: what
+        its messages say, where they are read already too."""
         exact_tokens: int | None = None
         if protocol in ("completions", "embeddings"):
-            items, exact_tokens = _bare_items(body.get("prompt", body.get("input")))
-        else:
-            items = self.canon.items(messages)
-        system = _system_text(protocol, body, messages)
-        offered = _list(body.get("tools")) or _list(body.get("functions"))
+            bare, exact_tokens = _bare_items(body.get("prompt", body.get("input")))
+            said = Conversation(protocol, bare, [], [])
+        elif said is None:
+            said = self.conversation(protocol, body)
+        items = said.items
+        system = _system_text(protocol, body, said.systems)
+        offered = listed(body.get("tools")) or listed(body.get("functions"))
         tools: tuple[str, ...] = ()
         tool_chars = tool_hash = 0
         if offered:
@@ -169,10 +171,17 @@ class CallReader:
                 tools_offered=len(offered),
                 person=person_of(body),
                 conversational=protocol != "embeddings",
-                prints=lambda: prints_of(_user_texts(messages)),
+                prints=said.prints,
             ),
-            told=lambda: _told(messages),
+            said=said,
         )
+
+    def conversation(
+        self, protocol: Protocol, body: Mapping[str, Any], raw: bytes | None = None
+    ) -> Conversation:
+        """What a body's messages say. `raw`: the bytes of the body, where they are held."""
+        messages = messages_of(protocol, body)
+        return Conversation(protocol, self.canon.items(messages), systems_of(messages), messages, raw)
 
     def _tools(self, offered: list[Any]) -> tuple[int, int]:
         """Characters and digest of the tools' definitions, as they stand in the prompt."""
@@ -186,7 +195,7 @@ class CallReader:
         return self.canon.derived(("role", system, hash(tools), len(tools)), lambda: _role_of(system, tools))
 
     def _prefix(
-        self, model: str, system: str, tool_hash: int, fixed_chars: int, items: list[Item]
+        self, model: str, system: str, tool_hash: int, fixed_chars: int, items: Sequence[Item]
     ) -> tuple[PrefixPart, ...]:
         running = self.canon.derived(
             ("fixed", hash(model), len(model), tool_hash),
@@ -205,44 +214,13 @@ def _role_of(system: int, tools: tuple[str, ...]) -> int:
     return digest_of(system.to_bytes(8, "little"), *[utf8(name) for name in names])
 
 
-def _messages(protocol: Protocol, body: Mapping[str, Any]) -> list[Any]:
-    if protocol == "responses":
-        given = body.get("input")
-        return [{"role": "user", "content": given}] if isinstance(given, str) else _list(given)
-    return _list(body.get("messages"))
-
-
-def _system_text(protocol: Protocol, body: Mapping[str, Any], messages: list[Any]) -> str:
-    """All that the model is told before the conversation; later system messages are no part of the role."""
-    texts = []
+def _system_text(protocol: Protocol, body: Mapping[str, Any], systems: Sequence[str]) -> str:
+    """All that the model is told before the conversation."""
     if protocol == "messages":
-        texts.append(text_of(body.get("system")))
+        systems = [text_of(body.get("system")), *systems]
     elif protocol == "responses" and isinstance(instructions := body.get("instructions"), str):
-        texts.append(instructions)
-    for message in messages:
-        if not isinstance(message, dict) or word(message.get("role")) not in SYSTEM_ROLES:
-            break
-        texts.append(text_of(message.get("content")))
-    return "\n".join(texts)
-
-
-def _user_texts(messages: list[Any]) -> Iterator[str]:
-    """What users wrote, part by part: where a parent's argument or another step's reply would be found."""
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        content = message.get("content")
-        for part in content if isinstance(content, list) else [content]:
-            text = text_of([part]) if isinstance(part, dict) else part
-            if isinstance(text, str) and text:
-                yield text
-
-
-def _told(messages: list[Any]) -> bytes:
-    """What users wrote before the assistant spoke. Later a reply seldom repeats it, and to find that would cost the
-    more, the longer a conversation is."""
-    spoken = any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
-    return b"" if spoken else told_of(_user_texts(messages))
+        systems = [instructions, *systems]
+    return "\n".join(systems)
 
 
 def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:

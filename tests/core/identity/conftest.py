@@ -43,7 +43,7 @@ class Wire:
         assert call is not None
         resolved = self.resolver.resolve(call.evidence, tenant=tenant, now=self.now)
         self.resolver.check()
-        self._told[resolved.ticket] = call.told
+        self._told[resolved.ticket] = call.said.told
         return resolved
 
     def answer(
