@@ -1,6 +1,7 @@
 """What one call costs the gateway's own thread, without sockets: for comparing two versions on a noisy machine.
 
-    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--bytes N] [--stages] [--profile N] [--json]
+    python -m tests.bench.relay.percall [--calls 2000] [--rounds 7] [--case NAME] [--bytes N]
+                                            [--stages] [--profile N] [--json]
 
 Everything stands as `agentserve up` wires it (identity, scheduler, journal on SQLite, metrics, traces at 1%), the
 server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
