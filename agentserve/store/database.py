@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from agentserve.errors import ConfigError, StoreError
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 60.0
 BUSY_TIMEOUT_MS = 10_000
+WAL_TRIES_MAX = 20  # of as many that open a new file at once, one each time is done
 POOL_MAX = 5
 
 _DRIVERS = {
@@ -244,12 +246,33 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")  # first: the others may have to wait
         cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else it has no effect
-        cursor.execute("PRAGMA journal_mode=WAL")
+        write_ahead(cursor)
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
     except Exception:
         connection.close()  # nobody else knows of it yet
         raise
+
+
+def write_ahead(cursor: Any) -> None:
+    """Go over to WAL. Two that do so at once on a new file would wait for each other, so SQLite refuses one of them at
+    once, whatever its timeout; it does wait for the lock itself, and whoever had it is then done."""
+    for _ in range(WAL_TRIES_MAX - 1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except Exception as error:
+            if not _is_locked(error):
+                raise
+        else:
+            return
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("ROLLBACK")
+    cursor.execute("PRAGMA journal_mode=WAL")
+
+
+def _is_locked(error: Exception) -> bool:
+    """Is it what SQLite says when another has the file?"""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -13,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from agentserve.errors import ConfigError, StoreError
 from agentserve.store import export, keys, migrations, queries, schema
-from agentserve.store.database import Database
+from agentserve.store.database import Database, write_ahead
 from agentserve.store.folding import Fold
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
@@ -92,6 +94,22 @@ async def test_two_gateways_that_start_at_once_make_the_tables_once(url: str) ->
     assert (await queries.counts(other))["steps"] == 0
     await one.close()
     await other.close()
+
+
+async def test_who_goes_over_to_wal_while_another_is_at_it_waits_until_it_is_done(tmp_path: Path) -> None:
+    one = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None, timeout=30.0, check_same_thread=False)
+    one.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("PRAGMA journal_mode=WAL")  # at once: it is no use to ask it to wait
+    gone_over = asyncio.create_task(asyncio.to_thread(write_ahead, other.cursor()))
+    await asyncio.sleep(0.2)
+    assert not gone_over.done()
+    one.execute("COMMIT")
+    await gone_over
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    one.close()
+    other.close()
 
 
 async def test_the_embedded_database_is_made_when_it_is_opened(sqlite_url: str) -> None:
