@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
-from agentserve.core.policies.waiting import LEFT_MAX, Line, Queued
+from agentserve.core.policies.waiting import LEFT_MAX, NO_ROLE, ROLES_MAX, Line, Queued
 from agentserve.core.program import Program, Step
 
 
@@ -17,8 +17,8 @@ def program(name: str, tenant: str = "t") -> Program:
     return Program(id=ProgramId(name), tenant=TenantId(tenant), created_at=0.0)
 
 
-def wait(line: Line, waiting: Program, key: float, now: float = 0.0) -> Queued:
-    queued = line.join(waiting, key, now)
+def wait(line: Line, waiting: Program, key: float, now: float = 0.0, role: int = NO_ROLE) -> Queued:
+    queued = line.join(waiting, key, now, role=role)
     step = Step(
         id=StepId(f"{waiting.id}/0"), program=waiting, arrived_at=now, prompt_tokens=1, output_tokens=1.0
     )
@@ -55,11 +55,15 @@ def test_who_is_next_is_who_a_search_over_all_would_find(moves: list[tuple[str, 
             line.leave(programs[name])
             del waiting[name]
         else:
-            waiting[name] = wait(line, programs[name], float(key), now)
+            waiting[name] = wait(line, programs[name], float(key), now, number % 3)
         if held:
             accounts.hold(TenantId(tenant), 10 * key, now)
         assert line.next(now) is searched(waiting, accounts, now)
         assert len(line) == len(waiting)
+        for queued in waiting.values():
+            alike = [q for q in waiting.values() if q.program.tenant == queued.program.tenant]
+            firsts = {q.role: q for q in sorted(alike, key=lambda q: (q.key, q.program.id), reverse=True)}
+            assert {q.role: q for q in line.heads(queued, now)} == firsts
         assert set(line.tenants) == {q.program.tenant for q in waiting.values()}
 
 
@@ -95,6 +99,21 @@ def test_who_waits_for_full_engines_holds_up_nobody_who_waits_for_others() -> No
     assert first.program.id == "best"
 
 
+def test_no_more_roles_stand_apart_than_can_be_looked_at() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    for i in range(1, 3 * ROLES_MAX):
+        wait(line, program(f"p{i}"), float(i), role=i)
+    first = line.next(0.0)
+    assert first is not None
+    assert len(line.heads(first, 0.0)) <= ROLES_MAX + 1
+    for i in range(1, 3 * ROLES_MAX):
+        queued = line.next(0.0)
+        assert queued is not None
+        assert queued.program.id == f"p{i}"
+        line.leave(queued.program)
+    assert not line
+
+
 def test_of_one_tenant_the_smaller_key_goes_first_whatever_engines_it_waits_for() -> None:
     line = Line(Accounts(lambda _: 1.0))
     line.join(program("later"), 5.0, 0.0, (EngineId("a"),)).expected_until = 9.0
@@ -122,7 +141,7 @@ def test_what_left_the_line_does_not_pile_up_behind_one_who_waits() -> None:
         passing = program(f"p{i}")
         wait(line, passing, float(i))
         line.leave(passing)
-    (lane,) = line._lanes[()].values()
+    (lane,) = line._lanes[((), NO_ROLE)].values()
     assert len(lane.heap) <= LEFT_MAX + 3
     first = line.next(0.0)
     assert first is not None

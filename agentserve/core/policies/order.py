@@ -14,6 +14,7 @@ from agentserve.core.program import Program, Step
 
 STEP_WEIGHT = 0.01  # of the newest gap in the mean
 RUN_S = 4.0  # that a step is taken to run
+ROOM_STEPS = 60.0  # of rank, that the room of a whole engine is worth to those who keep nothing there
 
 
 class Order:
@@ -46,6 +47,10 @@ class Order:
         if program.deadline_at is not None:
             key = min(key, program.deadline_at - left_s)
         return key
+
+    def room_s(self, tokens: int, capacity: float) -> float:
+        """How much of rank so much of an engine's room is worth, where it is held for a step and no longer."""
+        return self._params.beta * ROOM_STEPS * self._step_s * tokens / capacity
 
     def seat_key(self, program: Program) -> float:
         """The rank of its seat as it is now; forecasts are asked only when a rank is needed."""

@@ -101,6 +101,11 @@ class Rooms:
             book.room = self._room(book, self._admit)
         return book.room
 
+    def need(self, program: Program, book: Book) -> int:
+        """Tokens that a seat of it would take there now, its leading segments only where they are not there."""
+        own = program.footprint(0) - program.shared_tokens
+        return own + book.engine.prefixes.missing(program.prefix)
+
     def _room(self, book: Book, admit: float) -> float:
         """Tokens that fresh seats may still take there.
 
@@ -134,13 +139,14 @@ class Rooms:
         ):
             return home
         own = program.footprint(0) - program.shared_tokens
-        return min(roomy, key=lambda b: self._placement(program, own, b))
+        return min(roomy, key=lambda b: self.placement(program, own, b))
 
     def _need(self, program: Program, own: int, book: Book) -> int:
         """Tokens that its seat there would add; `own` of them, and a margin, are its alone."""
         return max(own + book.margin, 0) + book.engine.prefixes.missing(program.prefix)
 
-    def _placement(self, program: Program, own: int, book: Book) -> tuple[float, float, str]:
+    def placement(self, program: Program, own: int, book: Book) -> tuple[float, float, str]:
+        """The smaller, the better is this engine for a seat of its own `own` tokens."""
         engine = book.engine
         filled = (book.load + self._need(program, own, book)) / book.capacity
         if engine.kv_tokens >= KV_TOKENS_ASSUMED or filled < PACKED_FROM:

@@ -2,7 +2,8 @@
 
 Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
 programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here:
-where different engines serve different models, those who wait for full ones hold up nobody who wants others.
+where different engines serve different models, those who wait for full ones hold up nobody who wants others. Those of a
+pipeline stand by the role that their next step has, so that the first of each can be told.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from agentserve.core.ids import EngineId, ProgramId, TenantId
 from agentserve.core.program import Program, Step
 
 _NONE: Mapping[TenantId, Lane] = {}
+ROLES_MAX = 32  # that stand apart; those of any more stand with those of none
+NO_ROLE = 0
 LEFT_MAX = 64  # entries of programs that left, beyond as many as wait, that a lane's heap keeps
 
 
 Engines = tuple[EngineId, ...]
+Wanted = tuple[Engines, int]  # and the role
 
 
 @dataclass(slots=True, eq=False)
@@ -30,13 +34,14 @@ class Queued:
     program: Program
     key: float
     engines: Engines = ()  # that serve the model of its steps
+    role: int = NO_ROLE  # whose prompt, by its hash, its next step begins with
     steps: list[Step] = field(default_factory=list)
     expected_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One tenant's part of the line for some engines. There is none for a tenant of which nobody waits for them."""
+    """One tenant's part of the line for some engines in some role; there is none where nobody waits."""
 
     tenant: TenantId
     account: Account
@@ -51,7 +56,7 @@ class Line:
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
         self._queued: dict[ProgramId, Queued] = {}
-        self._lanes: dict[Engines, dict[TenantId, Lane]] = {}  # none that nobody waits for
+        self._lanes: dict[Wanted, dict[TenantId, Lane]] = {}  # none that nobody waits for
         self._gap = 0.0  # between the tenants that waited when somebody was last asked for
 
     def __len__(self) -> int:
@@ -68,18 +73,23 @@ class Line:
     @property
     def fleets(self) -> int:
         """How many sets of engines are waited for: one, where all of them serve all models."""
-        return len(self._lanes)
+        return len({engines for engines, _ in self._lanes})
 
-    def join(self, program: Program, key: float, now: float, engines: Engines = ()) -> Queued:
+    def join(
+        self, program: Program, key: float, now: float, engines: Engines = (), role: int = NO_ROLE
+    ) -> Queued:
         """The program waits, its record hung on it."""
-        queued = program.own = Queued(program, key, engines)
-        lane = self._lanes.get(engines, _NONE).get(program.tenant)
+        if role != NO_ROLE and (engines, role) not in self._lanes and len(self._lanes) >= ROLES_MAX:
+            role = NO_ROLE
+        wanted = (engines, role)
+        queued = program.own = Queued(program, key, engines, role)
+        lane = self._lanes.get(wanted, _NONE).get(program.tenant)
         if lane is None:
             waiting = self.tenants
             if program.tenant not in waiting:
                 self.accounts.rejoin(program.tenant, waiting, now)
             lane = Lane(program.tenant, self.accounts.account(program.tenant, now))
-            self._lanes.setdefault(engines, {})[program.tenant] = lane
+            self._lanes.setdefault(wanted, {})[program.tenant] = lane
         self._queued[program.id] = queued
         lane.waiting += 1
         entry = (key, program.id)
@@ -92,7 +102,8 @@ class Line:
         """Out of the line; its heap entry is skipped when it comes up."""
         program.own = None
         queued = self._queued.pop(program.id)
-        lanes = self._lanes[queued.engines]
+        wanted = (queued.engines, queued.role)
+        lanes = self._lanes[wanted]
         lane = lanes[program.tenant]
         lane.waiting -= 1
         if lane.head is queued:
@@ -100,7 +111,7 @@ class Line:
         if not lane.waiting:
             del lanes[program.tenant]
             if not lanes:
-                del self._lanes[queued.engines]
+                del self._lanes[wanted]
         elif len(lane.heap) > LEFT_MAX + 2 * lane.waiting:
             lane.heap = [e for e in lane.heap if (q := self._queued.get(e[1])) is not None and q.key == e[0]]
             heapq.heapify(lane.heap)
@@ -111,21 +122,35 @@ class Line:
         if not full:
             self._gap = 0.0
         if len(self._lanes) == 1:  # nearly always
-            ((engines, lanes),) = self._lanes.items()
+            (((engines, _), lanes),) = self._lanes.items()
             lane = None if engines in full else self._first(lanes, now)
             return None if lane is None else lane.head
         first: Queued | None = None
-        before: tuple[float, TenantId, float] | None = None
-        for engines, lanes in list(self._lanes.items()):
+        before: tuple[float, TenantId, float, ProgramId] | None = None
+        for (engines, _), lanes in list(self._lanes.items()):
             if engines in full:
                 continue
             lane = self._first(lanes, now)
             if lane is None or lane.head is None:
                 continue
-            rank = (lane.account.now(now), lane.tenant, lane.head.key)
+            rank = (lane.account.now(now), lane.tenant, lane.head.key, lane.head.program.id)
             if before is None or rank < before:
                 first, before = lane.head, rank
         return first
+
+    def heads(self, queued: Queued, now: float) -> list[Queued]:
+        """Of its tenant and for the same engines, who is first in each role."""
+        heads = []
+        for (engines, _), lanes in list(self._lanes.items()):
+            lane = lanes.get(queued.program.tenant)
+            if lane is None or engines != queued.engines:
+                continue
+            head = lane.head
+            if head is None or not (head.steps or now <= head.expected_until):
+                head = self._settled(lane, now)
+            if head is not None:
+                heads.append(head)
+        return heads
 
     def _first(self, lanes: Mapping[TenantId, Lane], now: float) -> Lane | None:
         """The lane of the tenant with the least service, its head looked up."""

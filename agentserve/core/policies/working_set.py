@@ -12,7 +12,8 @@ How it decides
   beyond is one-sided (a little too much doubles completion times, a little too few costs little), so nothing adaptive
   ever passes the ceiling, but where next to no step finds what its program left, as in pipelines of fixed roles:
   nothing is lost by it there, the engine's own queue keeps it full, and gaps hold no seat. Of such programs who has
-  gone furthest and has the least work goes first.
+  gone furthest and has the least work goes first, but for what the room costs in which its role's prompt is held too
+  (`passing`).
 - A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
   the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
   the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
@@ -37,12 +38,13 @@ from agentserve.core.policies.guests import Guests
 from agentserve.core.policies.keeper import Keeper
 from agentserve.core.policies.order import Order
 from agentserve.core.policies.params import WorkingSetParams
+from agentserve.core.policies.passing import Passing
 from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.returns import Returns
 from agentserve.core.policies.rooms import Rooms
 from agentserve.core.policies.seats import Book, Seat, Seats
 from agentserve.core.policies.thresholds import Thresholds
-from agentserve.core.policies.waiting import Engines, Line, Queued
+from agentserve.core.policies.waiting import NO_ROLE, Engines, Line, Queued
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
@@ -66,6 +68,7 @@ class WorkingSet(Policy):
         self._seats = Seats(self.accounts)
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
+        self._passing = Passing(self._books, self._line, self._order, self._rooms)
         self._guests = Guests(self.board, self.params, self._books)
         self._counts = dict.fromkeys(
             ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated", "expected"),
@@ -191,7 +194,8 @@ class WorkingSet(Policy):
             self._line.leave(program)  # it was expected to want another model
             queued = None
         if not isinstance(queued, Queued):
-            queued = self._line.join(program, self._order.key(program), now, engines)
+            role = program.prefix[0].hash if program.prefix and self._anew.keeps_nothing(program) else NO_ROLE
+            queued = self._line.join(program, self._order.key(program), now, engines, role)
         queued.steps.append(step)
 
     def _expect(self, program: Program, now: float) -> None:
@@ -222,6 +226,10 @@ class WorkingSet(Policy):
             self._arm(now + self.params.sweep_s)
         full: tuple[Engines, ...] = ()
         while self._line and (queued := self._line.next(now, full)) is not None:
+            found = self._passing.find(queued, now) if self._anew.keeps_nothing(queued.program) else None
+            if found is not None:
+                self._seat(*found, now)
+                continue
             room = self._find_room(queued, now)
             if room is not None:
                 self._seat(queued, room, now)
