@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
-from agentserve.core.policies.waiting import LEFT_MAX, NO_ROLE, ROLES_MAX, Line, Queued
+from agentserve.core.policies.waiting import LEFT_MAX, NO_ROLE, ROLES_MAX, SMALL, Line, Queued
 from agentserve.core.program import Program, Step
 
 
@@ -87,16 +87,28 @@ def test_who_waits_for_full_engines_holds_up_nobody_who_waits_for_others() -> No
     line.join(program("best"), 0.0, 0.0, here).expected_until = 9.0
     line.join(program("worst", "u"), 2.0, 0.0, there).expected_until = 9.0
     line.join(program("second"), 1.0, 0.0, there).expected_until = 9.0
-    assert line.fleets == 2
+    assert line.rooms == 2
     assert line.tenants == ["t", "u"]
     order = []
-    while (queued := line.next(0.0, (here,))) is not None:
+    while (queued := line.next(0.0, ((here, False),))) is not None:
         order.append(queued.program.id)
         line.leave(queued.program)
     assert order == ["second", "worst"]
     first = line.next(0.0)
     assert first is not None
     assert first.program.id == "best"
+
+
+def test_who_wants_little_is_not_held_up_by_who_wants_much() -> None:
+    line = Line(Accounts(lambda _: 1.0))
+    here = (EngineId("here"),)
+    line.join(program("much"), 0.0, 0.0, here).expected_until = 9.0
+    line.join(program("little"), 1.0, 0.0, here, SMALL).expected_until = 9.0
+    first, other = line.next(0.0), line.next(0.0, ((here, False),))
+    assert first is not None
+    assert first.program.id == "much", "where both could go, the smaller key goes first"
+    assert other is not None
+    assert other.program.id == "little"
 
 
 def test_no_more_roles_stand_apart_than_can_be_looked_at() -> None:

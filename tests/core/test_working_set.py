@@ -107,6 +107,44 @@ def test_an_engine_that_holds_few_programs_is_filled_nearer_to_its_ceiling(desk:
     assert not admitted(3000, coarse=0.0)
 
 
+def test_a_small_program_takes_a_little_of_the_room_to_grow_while_large_ones_wait(desk: Any) -> None:
+    # 788 tokens a small seat, of 970 that are set aside for them
+    d = desk(foresight=Gaps(), small=0.1, small_room=0.1, coarse=0.0)
+    for name in ("a", "b", "large"):
+        d.arrive(name, tokens=3700)
+    d.arrive("small", tokens=300)
+    d.arrive("another", tokens=300)
+    assert d.sent("large") is None
+    assert d.sent("small") == "e0", "it waits for no large one"
+    assert d.sent("another") is None, "no more than a little"
+    d.arrive("later agent", tokens=100, tools_offered=3)
+    d.finish("small", tokens=300, final=True)
+    assert d.sent("another") == "e0"
+    assert d.sent("later agent") is None, "what is offered tools grows, however it begins"
+
+
+def test_a_flood_of_small_programs_keeps_no_large_one_out(desk: Any) -> None:
+    d = desk(foresight=Gaps(), small=0.1, small_room=0.1, coarse=0.0)
+    for name in ("a", "b", "large"):
+        d.arrive(name, tokens=3700)
+    for i in range(20):
+        d.arrive(f"small{i}", tokens=300)
+    d.finish("a", tokens=3700, final=True)
+    assert d.sent("large") == "e0", "what small ones hold of their own room is not charged to it"
+
+
+def test_a_program_that_has_grown_is_not_small_any_more(desk: Any) -> None:
+    d = desk(foresight=Gaps(), small=0.1, small_room=0.1, coarse=0.0)
+    for name in ("a", "b", "large"):
+        d.arrive(name, tokens=3700)
+    d.arrive("grows", tokens=300)
+    book = d.scheduler.policy._books["e0"]
+    assert book.aside == 788
+    d.finish("grows", tokens=300)
+    d.arrive("grows", 1, tokens=900)
+    assert book.aside == 0
+
+
 def test_where_no_program_returns_the_engine_is_given_more_than_it_can_keep(desk: Any) -> None:
     def admitted(d: Any) -> int:
         for i in range(12):

@@ -17,6 +17,8 @@ class WorkingSetParams:
     ceiling: float = 1.0  # of capacity, for growth
     coarse: float = 2.0  # of what a mean seat holds beyond `coarse_from`, admitted beyond `admit`
     coarse_from: float = 0.2  # of capacity: fewer than five such seats fit
+    small: float = 0.01  # of capacity: who needs no more, and is offered no tools, waits for no large one
+    small_room: float = 0.05  # of capacity, for small ones beside all others and beyond `admit`
     capacity_margin: float = 0.03  # capacity is believed to be this much less than reported
     margin_tokens: int = 600  # a step's growth beyond forecast,
     margin_share_max: float = (

@@ -60,6 +60,13 @@ class Rooms:
             self._served[model] = engines
         return engines
 
+    def is_small(self, program: Program) -> bool:
+        """Is a seat of it next to nothing on every engine? One that is offered tools grows, however it begins."""
+        if program.tools_offered:
+            return False
+        own = program.footprint(0) - program.shared_tokens
+        return all(own + book.margin <= book.small_max for book in self._books.values())
+
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
         own = program.footprint(0) - program.shared_tokens
@@ -82,6 +89,18 @@ class Rooms:
         if not found.roomy and len(found.full) > 1:
             found.full.sort(key=lambda b: b.load / b.capacity)
         return found
+
+    def aside(self, program: Program, model: str) -> Book | None:
+        """The best engine with room for a small program in what is set aside for these."""
+        own, params = program.footprint(0) - program.shared_tokens, self._params
+        roomy = []
+        for book in self._books.values():
+            room = min(
+                params.small_room * book.capacity - book.aside, params.ceiling * book.capacity - book.load
+            )
+            if book.engine.usable(model) and self._takes(book, program, own, room):
+                roomy.append(book)
+        return self.best(program, roomy) if roomy else None
 
     def fits(self, program: Program, book: Book) -> bool:
         """Is there room for a seat of it? A program too large for any engine may have one alone."""
@@ -113,6 +132,8 @@ class Rooms:
         the threshold on average, and that is free as well: so much less need be kept, if never beyond the ceiling.
         """
         params, capacity, load = self._params, book.capacity, book.load
+        # or a flood of small ones would keep the others out for ever
+        load -= min(book.aside, int(params.small_room * capacity))
         seats = len(book.seated)  # guests load it too, and have none
         large = load - params.coarse_from * capacity * seats
         if seats and large > 0 and admit < params.ceiling:

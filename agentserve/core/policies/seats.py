@@ -27,6 +27,7 @@ class Seat:
     path: tuple[Segment, ...]
     shared_tokens: int = 0  # of the path
     tokens: int = 0  # charged beyond the shared path
+    aside: bool = False  # of the room for small ones, while it is small
     key: float = 0.0
     stale: bool = False  # the program went on since its key was made; made anew when a rank is asked for
     kept_since: float | None = None  # in a gap since then
@@ -43,6 +44,7 @@ class Book:
     params: WorkingSetParams
     seated: dict[ProgramId, Program] = field(default_factory=dict)
     load: int = 0  # tokens of all seats, shared paths once, and of guests
+    aside: int = 0  # of these, those of small ones that passed large ones by
     held: list[Step] = field(default_factory=list)
     guests: dict[StepId, int] = field(default_factory=dict)  # their tokens, charged while they are there
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
@@ -53,7 +55,8 @@ class Book:
     )
     capacity: float = field(init=False)  # what the engine is believed to hold
     margin: int = field(init=False)  # what a program may grow by beyond what is known of it
-    measured: int = field(init=False)  # the engine's KV when these two were found
+    small_max: float = field(init=False)  # tokens of a small seat
+    measured: int = field(init=False)  # the engine's KV when these were found
 
     def __post_init__(self) -> None:
         self.measure()
@@ -65,11 +68,13 @@ class Book:
         known = tokens < KV_TOKENS_ASSUMED
         self.capacity = tokens * (1.0 - params.capacity_margin) if known else float(KV_TOKENS_ASSUMED)
         self.margin = min(params.margin_tokens, int(params.margin_share_max * self.capacity))
+        self.small_max = params.small * self.capacity
         self.room = None
 
-    def add(self, tokens: int) -> None:
-        """So many more are charged to the engine, or fewer."""
+    def add(self, tokens: int, *, aside: int = 0) -> None:
+        """So many more are charged to the engine, or fewer; so many of them aside."""
         self.load += tokens
+        self.aside += aside
         self.room = None
 
     def check(self) -> None:
@@ -78,6 +83,8 @@ class Book:
             raise InvariantBroken(f"{self.engine.id}: it holds {self.engine.kv_tokens}, not {self.measured}")
         charged = sum(p.own.tokens for p in self.seated.values()) + self.engine.prefixes.tokens()
         charged += sum(self.guests.values())
+        if sum(p.own.tokens for p in self.seated.values() if p.own.aside) != self.aside:
+            raise InvariantBroken(f"{self.engine.id}: its seats aside do not add up to {self.aside}")
         if charged != self.load:
             raise InvariantBroken(f"{self.engine.id}: seats add up to {charged}, the book says {self.load}")
         if sum(p.own.idle_tokens for p in self.seated.values()) != sum(self.idle.values()):
@@ -97,9 +104,9 @@ class Seats:
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
 
-    def give(self, program: Program, book: Book, key: float, now: float) -> Seat:
+    def give(self, program: Program, book: Book, key: float, now: float, *, aside: bool = False) -> Seat:
         """The program has its place on this engine."""
-        seat = program.own = Seat(book, program.prefix, program.shared_tokens, key=key)
+        seat = program.own = Seat(book, program.prefix, program.shared_tokens, key=key, aside=aside)
         book.seated[program.id] = program
         book.add(book.engine.prefixes.take(seat.path))
         self.charge(program, seat, now)
@@ -109,15 +116,20 @@ class Seats:
         """It has none any more."""
         program.own = None
         del seat.book.seated[program.id]
-        seat.book.add(-seat.tokens - seat.book.engine.prefixes.drop(seat.path))
+        given_back = seat.tokens + seat.book.engine.prefixes.drop(seat.path)
+        seat.book.add(-given_back, aside=-seat.tokens if seat.aside else 0)
         self._accounts.hold(program.tenant, -seat.tokens, now)
 
     def charge(self, program: Program, seat: Seat, now: float) -> None:
         """Bring the seat's charge up to what the program needs now."""
         tokens = max(program.footprint(seat.book.margin) - seat.shared_tokens, 0)
         if tokens != seat.tokens:
-            seat.book.add(tokens - seat.tokens)
-            self._accounts.hold(program.tenant, tokens - seat.tokens, now)
+            book, more, aside = seat.book, tokens - seat.tokens, 0
+            if seat.aside:
+                seat.aside = tokens <= book.small_max
+                aside = more if seat.aside else -seat.tokens
+            book.add(more, aside=aside)
+            self._accounts.hold(program.tenant, more, now)
             seat.tokens = tokens
 
     def rebase(self, program: Program, seat: Seat, now: float) -> None:

@@ -3,7 +3,8 @@
 Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
 programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here:
 where different engines serve different models, those who wait for full ones hold up nobody who wants others. Those of a
-pipeline stand by the role that their next step has, so that the first of each can be told.
+pipeline stand by the role that their next step has, so that the first of each can be told. Those that need next to
+nothing stand apart too: who waits for much room holds none of them up.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from agentserve.core.program import Program, Step
 _NONE: Mapping[TenantId, Lane] = {}
 ROLES_MAX = 32  # that stand apart; those of any more stand with those of none
 NO_ROLE = 0
+SMALL = -1  # in place of a role: of those that need next to nothing
 LEFT_MAX = 64  # entries of programs that left, beyond as many as wait, that a lane's heap keeps
 
 
 Engines = tuple[EngineId, ...]
 Wanted = tuple[Engines, int]  # and the role
+Room = tuple[Engines, bool]  # that may be full, and whether it is that of small ones
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +40,11 @@ class Queued:
     role: int = NO_ROLE  # whose prompt, by its hash, its next step begins with
     steps: list[Step] = field(default_factory=list)
     expected_until: float = 0.0
+
+    @property
+    def room(self) -> Room:
+        """What it waits for."""
+        return self.engines, self.role == SMALL
 
 
 @dataclass(slots=True, eq=False)
@@ -71,9 +79,9 @@ class Line:
         return list(dict.fromkeys(tenant for lanes in self._lanes.values() for tenant in lanes))
 
     @property
-    def fleets(self) -> int:
-        """How many sets of engines are waited for: one, where all of them serve all models."""
-        return len({engines for engines, _ in self._lanes})
+    def rooms(self) -> int:
+        """How many kinds of room are waited for: one, where all engines serve all models and nobody is small."""
+        return len({(engines, role == SMALL) for engines, role in self._lanes})
 
     def join(
         self, program: Program, key: float, now: float, engines: Engines = (), role: int = NO_ROLE
@@ -117,18 +125,18 @@ class Line:
             heapq.heapify(lane.heap)
         return queued
 
-    def next(self, now: float, full: Container[Engines] = ()) -> Queued | None:
-        """Who goes next: the tenant with the least service, then the smallest key; none that wait for `full` ones."""
+    def next(self, now: float, full: Container[Room] = ()) -> Queued | None:
+        """Who goes next: the tenant with the least service, then the smallest key; nobody who wants what is `full`."""
         if not full:
             self._gap = 0.0
         if len(self._lanes) == 1:  # nearly always
-            (((engines, _), lanes),) = self._lanes.items()
-            lane = None if engines in full else self._first(lanes, now)
+            (((engines, role), lanes),) = self._lanes.items()
+            lane = None if (engines, role == SMALL) in full else self._first(lanes, now)
             return None if lane is None else lane.head
         first: Queued | None = None
         before: tuple[float, TenantId, float, ProgramId] | None = None
-        for (engines, _), lanes in list(self._lanes.items()):
-            if engines in full:
+        for (engines, role), lanes in list(self._lanes.items()):
+            if (engines, role == SMALL) in full:
                 continue
             lane = self._first(lanes, now)
             if lane is None or lane.head is None:
@@ -187,6 +195,6 @@ class Line:
         return None
 
     def note_gap(self) -> None:
-        """Nobody is seated any more: keep the largest gap ever seen between tenants that wait for the same engines."""
+        """Nobody is seated any more: keep the largest gap ever seen between tenants that wait for the same room."""
         if self._gap:
             self.accounts.note_gap(self._gap)

@@ -14,6 +14,8 @@ How it decides
   nothing is lost by it there, the engine's own queue keeps it full, and gaps hold no seat. Of such programs who has
   gone furthest and has the least work goes first, but for what the room costs in which its role's prompt is held too
   (`passing`).
+- Programs without tools that need next to nothing, as questions do, wait for no large one: a little of the room to
+  grow is theirs. It is not charged to the others, whom a flood of small ones would else keep out for ever.
 - A seat in a gap is a pin: kept while the program's best rate of return times its prefill saved exceeds the price of
   the memory (`core.pins`). The price is zero while nobody waits; else it is what the waiting would do with it: `mu` x
   the rate at which the engine could fill its KV anew. Workflows whose pins do not pay lose their seats in every gap.
@@ -44,7 +46,7 @@ from agentserve.core.policies.returns import Returns
 from agentserve.core.policies.rooms import Rooms
 from agentserve.core.policies.seats import Book, Seat, Seats
 from agentserve.core.policies.thresholds import Thresholds
-from agentserve.core.policies.waiting import NO_ROLE, Engines, Line, Queued
+from agentserve.core.policies.waiting import NO_ROLE, SMALL, Line, Queued, Room
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
@@ -194,9 +196,14 @@ class WorkingSet(Policy):
             self._line.leave(program)  # it was expected to want another model
             queued = None
         if not isinstance(queued, Queued):
-            role = program.prefix[0].hash if program.prefix and self._anew.keeps_nothing(program) else NO_ROLE
-            queued = self._line.join(program, self._order.key(program), now, engines, role)
+            queued = self._line.join(program, self._order.key(program), now, engines, self._role(program))
         queued.steps.append(step)
+
+    def _role(self, program: Program) -> int:
+        """With whom it stands in the line."""
+        if self._anew.keeps_nothing(program):
+            return program.prefix[0].hash if program.prefix else NO_ROLE
+        return SMALL if self._rooms.is_small(program) else NO_ROLE
 
     def _expect(self, program: Program, now: float) -> None:
         """It has no seat, and when it will be back is known: into the line in time to restore its KV."""
@@ -224,27 +231,31 @@ class WorkingSet(Policy):
         if self._guests:
             self._guests.place(now)
             self._arm(now + self.params.sweep_s)
-        full: tuple[Engines, ...] = ()
+        full: tuple[Room, ...] = ()
         while self._line and (queued := self._line.next(now, full)) is not None:
             found = self._passing.find(queued, now) if self._anew.keeps_nothing(queued.program) else None
             if found is not None:
-                self._seat(*found, now)
+                self._seat(*found, now, aside=False)
                 continue
-            room = self._find_room(queued, now)
+            # a small one that passes a large one by takes nothing of what that waits for
+            passes = queued.role == SMALL and (queued.engines, False) in full
+            room = None if passes else self._find_room(queued, now)
+            aside = room is None and queued.role == SMALL
+            if aside:
+                room = self._rooms.aside(queued.program, self._model(queued))
             if room is not None:
-                self._seat(queued, room, now)
+                self._seat(queued, room, now, aside=aside)
                 continue
             self._arm(now + self.params.sweep_s)
-            full = (*full, queued.engines)
-            if self._line.fleets <= 1:
+            full = (*full, queued.room)
+            if self._line.rooms <= 1:
                 break
         self._line.note_gap()
 
     def _find_room(self, queued: Queued, now: float) -> Book | None:
         """The engine to seat it on: home while its KV is there, else where most is free; idle seats may have to go."""
         program = queued.program
-        model = queued.steps[0].model if queued.steps else program.model
-        found = self._rooms.look(program, model, now)
+        found = self._rooms.look(program, self._model(queued), now)
         if found.roomy:
             return self._rooms.best(program, found.roomy)
         for book in found.full:
@@ -252,10 +263,14 @@ class WorkingSet(Policy):
                 return book
         return None
 
-    def _seat(self, queued: Queued, book: Book, now: float) -> None:
+    def _model(self, queued: Queued) -> str:
+        """That its next step is for."""
+        return queued.steps[0].model if queued.steps else queued.program.model
+
+    def _seat(self, queued: Queued, book: Book, now: float, *, aside: bool) -> None:
         program = queued.program
         self._line.leave(program)
-        seat = self._seats.give(program, book, queued.key, now)
+        seat = self._seats.give(program, book, queued.key, now, aside=aside)
         self._counts["seats"] += 1
         if not queued.steps:
             self._warm_expected(program, seat, now)
