@@ -53,7 +53,7 @@ class Tooling:
     def __init__(self, draws: Draws, seconds: Seconds) -> None:
         self._draws = draws
         self._seconds = seconds
-        self._local = {
+        self.local = {
             tool: math.exp(own * sigma * draws.rng.gauss(0.0, 1.0))
             for tool, (_, _, sigma, own) in TOOLS.items()
         }
@@ -65,7 +65,7 @@ class Tooling:
         tool = self._names[index]
         _, median, sigma, own = TOOLS[tool]
         within = sigma * math.sqrt(1.0 - own * own)
-        seconds = self._seconds(self._draws, median * self._local[tool], within)
+        seconds = self._seconds(self._draws, median * self.local[tool], within)
         return ToolPlan(name=tool[0], argument_class=tool[1], seconds=seconds)
 
     def turn(self) -> tuple[ToolPlan, ...]:
