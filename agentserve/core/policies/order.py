@@ -14,7 +14,7 @@ from agentserve.core.program import Program, Step
 
 STEP_WEIGHT = 0.01  # of the newest gap in the mean
 RUN_S = 4.0  # that a step is taken to run
-ROOM_STEPS = 60.0  # of rank, that the room of a whole engine is worth to those who keep nothing there
+ROOM_STEPS = 100.0  # of rank, that the room of a whole engine is worth to those who keep nothing there
 
 
 class Order:
