@@ -2,8 +2,8 @@
 
     python -m tests.bench.relay.bare PORT ENGINE_URL [--reads]
 
-uvicorn's sockets, the gateway's own protocol class and its lean client, in one loop. `--reads` adds what no
-recogniser of programs can leave out: the body is decoded, its messages are hashed, the program is looked up by them,
+uvicorn's sockets, the gateway's own protocol class and its lean client, in one loop. `--reads` adds what a recogniser
+of programs does that remembers no bodies: each is decoded, its messages are hashed, the program is looked up by them,
 and the reply is read. The distance from here to nginx is the language's; the distance from the gateway to here is ours.
 """
 

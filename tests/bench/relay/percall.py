@@ -7,7 +7,7 @@ Everything stands as `agentserve up` wires it (identity, scheduler, journal on S
 server's and the engine client's protocols included; only the transports under them are made of memory. Figures are
 µs of CPU of the loop's thread for each call, and of the whole process; the least of the rounds counts, since whatever
 else runs on the machine can only add to it. `bare` and `reading` are the floors: the same protocols with nothing of
-ours between them, and with no more than the reading that recognition needs.
+ours between them, and with what a recogniser of programs reads that remembers no bodies.
 """
 
 from __future__ import annotations

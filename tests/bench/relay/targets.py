@@ -159,7 +159,7 @@ def _bare(place: Place) -> Sequence[str]:
 
 
 def _reading(place: Place) -> Sequence[str]:
-    """The same, and what no recogniser of programs can leave out: both bodies read, the messages hashed."""
+    """The same, and what a recogniser that remembers no bodies does: both of them read, the messages hashed."""
     return [*_bare(place), "--reads"]
 
 
