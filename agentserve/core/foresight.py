@@ -20,6 +20,10 @@ class Survival(Protocol):
         """P(gap > t), the mass that never returns included."""
         ...
 
+    def course(self, elapsed: float, horizons: tuple[float, ...]) -> Sequence[float]:
+        """P(gap > elapsed + horizon), by horizon."""
+        ...
+
     def quantile(self, q: float) -> float: ...
 
 
@@ -47,7 +51,19 @@ class Foresight(Protocol):
         ...
 
 
-class Exponential:
+class Pointwise:
+    """A distribution that is as quickly asked for each point as for all."""
+
+    __slots__ = ()
+
+    def survival(self, t: float) -> float:
+        raise NotImplementedError
+
+    def course(self, elapsed: float, horizons: tuple[float, ...]) -> Sequence[float]:
+        return [self.survival(elapsed + horizon) for horizon in horizons]
+
+
+class Exponential(Pointwise):
     """A gap of which only the mean is known."""
 
     __slots__ = ("mean_s",)
@@ -62,7 +78,7 @@ class Exponential:
         return -self.mean_s * math.log(max(1.0 - q, 1e-12))
 
 
-class Known:
+class Known(Pointwise):
     """A gap whose end is known."""
 
     __slots__ = ("seconds",)
@@ -109,7 +125,7 @@ class Naive:
 
 
 def keeping_pays(
-    gap: Survival, elapsed: float, horizons: Sequence[float], *, fill_s: float, price: float
+    gap: Survival, elapsed: float, horizons: tuple[float, ...], *, fill_s: float, price: float
 ) -> bool:
     """Is the best rate of return over any horizon, times `fill_s`, at least the price?
 
@@ -121,8 +137,8 @@ def keeping_pays(
         return fill_s / horizons[0] >= price
     held = 0.0
     before, at = 1.0, 0.0
-    for tau in horizons:
-        after = gap.survival(elapsed + tau) / alive
+    for tau, left in zip(horizons, gap.course(elapsed, horizons), strict=True):
+        after = left / alive
         held += (tau - at) * (before + after) / 2
         if held > 0 and (1.0 - after) / held * fill_s >= price:
             return True

@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from agentserve.core.events import AnyEvent, StepArrived
-from agentserve.core.foresight import Survival
+from agentserve.core.foresight import Pointwise, Survival
 from agentserve.core.learned import Learned
 from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.working_set import WorkingSet
@@ -36,7 +36,7 @@ class GapsToldParams(WorkingSetParams):
     own: int = 0  # 1: each program's own distributions
 
 
-class Slowest:
+class Slowest(Pointwise):
     """The longest of parallel calls, each log-normal: the logarithm of its median, and its sigma."""
 
     def __init__(self, calls: list[tuple[float, float]]) -> None:

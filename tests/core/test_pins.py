@@ -8,14 +8,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agentserve.core.foresight import Exponential, Known
+from agentserve.core.foresight import Exponential, Known, Pointwise
 from agentserve.core.ids import TenantId, WorkflowId
 from agentserve.core.pins import PROBE_EVERY, SETTLED_MIN, Bet, PinAccounts, gain_forecast_s, ttl_s
 
 T, W = TenantId("t"), WorkflowId("w")
 
 
-class Mixed:
+class Mixed(Pointwise):
     """Mostly back at once, else hardly ever: the longer it is away, the less it is worth waiting."""
 
     def survival(self, t: float) -> float:

@@ -14,13 +14,13 @@ from functools import lru_cache
 
 # What one observation adds to a histogram: (bin, mass) pairs, whose masses add to one.
 Smear = Sequence[tuple[int, float]]
+Positions = Sequence[tuple[int, float]]
 
 # Where, inside a bin, an observation may be centred. Four places are enough: beyond that the kernel's own
 # width (most of a bin) hides the difference.
 _PLACES = 4
-# Values whose position is remembered. How long to keep something is found by asking each forecast about the same few
-# hundred times.
-_POSITIONS_MAX = 4_096
+# How long to keep something is found by asking each forecast about the same times: their positions are remembered.
+_POSITIONS_MAX = 256
 
 
 class Grid:
@@ -40,7 +40,7 @@ class Grid:
         "log_edges",
         "low",
         "means",
-        "position",
+        "positions",
         "width",
     )
 
@@ -64,8 +64,10 @@ class Grid:
         self.means = tuple(
             (b - a) / math.log(b / a) for a, b in zip(self.edges, self.edges[1:], strict=False)
         )
-        # the bin of a value and how far into it (in log) the value lies, 0 to 1
-        self.position: Callable[[float], tuple[int, float]] = lru_cache(_POSITIONS_MAX)(self._position)
+        # the positions of so long after a time
+        self.positions: Callable[[float, tuple[float, ...]], Positions] = lru_cache(_POSITIONS_MAX)(
+            self._positions
+        )
         self._smears = tuple(
             tuple(self._smear(place + (part + 0.5) / _PLACES - 0.5, blur) for part in range(_PLACES))
             for place in range(inner)
@@ -97,7 +99,8 @@ class Grid:
         place = min(int(at), self.bins - 2)
         return self._smears[place][min(int((at - place) * _PLACES), _PLACES - 1)]
 
-    def _position(self, value: float) -> tuple[int, float]:
+    def position(self, value: float) -> tuple[int, float]:
+        """The bin of `value` and how far into it (in log) the value lies, 0 to 1."""
         if value <= self.low:
             return 0, 0.0
         if value >= self.edges[-1]:
@@ -105,6 +108,9 @@ class Grid:
         place = bisect_right(self.edges, value) - 1
         left = self.log_edges[place]
         return place, (math.log(value) - left) / (self.log_edges[place + 1] - left)
+
+    def _positions(self, elapsed: float, horizons: tuple[float, ...]) -> Positions:
+        return tuple(self.position(elapsed + horizon) for horizon in horizons)
 
     def value_at(self, place: int, part: float) -> float:
         """The inverse of `position`."""

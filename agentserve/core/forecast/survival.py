@@ -81,6 +81,16 @@ class Survival:
         """The probability of not having returned by `t`."""
         return 1.0 - self.cdf(t)
 
+    def course(self, elapsed: float, horizons: tuple[float, ...]) -> list[float]:
+        """The probability of not having returned by so long after `elapsed`, for each of the horizons."""
+        if self.elapsed_s > self.grid.low:
+            return [self.survival(elapsed + horizon) for horizon in horizons]
+        below, masses = self._below, self.masses
+        return [
+            1.0 - (below[place] + masses[place] * part)
+            for place, part in self.grid.positions(elapsed, horizons)
+        ]
+
     def quantile(self, q: float) -> float:
         """The time by which it has returned with probability `q`; the horizon where that is never."""
         for asked, answer in self._asked:

@@ -83,8 +83,13 @@ class Keeper:
         margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
         risk = self.params.touch_risk * max(engine.kv_tokens - book.load + margins, 0)
         held = engine.pin_mode == "native"  # a pin that has an end is the engine's to keep
-        idle = [p for p in book.seated.values() if p.idle and not (held and p.own.until is not None)]
-        return [p for p in idle if engine.written - p.home_clock > risk], bool(idle)
+        at_risk, later, written = [], False, engine.written
+        for p in book.seated.values():
+            if not p.open_steps and not (held and p.own.until is not None):
+                later = True
+                if written - p.home_clock > risk:
+                    at_risk.append(p)
+        return at_risk, later
 
     def _pin(self, program: Program, seat: Seat, since: float, now: float) -> None:
         """Someone wants the memory: from now on it has a price, and keeping it an end."""
