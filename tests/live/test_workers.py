@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from typing import Any
 
 import httpx
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentserve.core import events as ev
+from agentserve.core.ids import EngineId
 from agentserve.live.server import Patience
 from agentserve.live.workers import frames as fr
 from agentserve.live.workers import server as workers_server
+from agentserve.live.workers.link import Link
 from agentserve.live.workers.server import FrontedServer, listeners
 from tests.live.conftest import (
     USAGE_CHUNK,
@@ -207,6 +210,49 @@ async def test_a_worker_that_dies_takes_its_clients_and_no_others_and_has_a_succ
     await until(lambda: server.restarts == 2)
 
 
+async def test_a_worker_that_dies_leaves_no_step_of_its_clients_behind(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    engine.otherwise = raw(b"", hang=True)
+    running = await serve(engine)
+    server, driver = running.server, running.gateway.driver
+    assert isinstance(server, FrontedServer)
+    await until(lambda: len(server.worker_pids) == 2)
+    driver.tell(ev.EngineReported(engine=EngineId("e1"), seqs_max=2))
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    asking = [
+        asyncio.create_task(running.client.post(f"/p/p{n}/v1/chat/completions", json=body)) for n in range(5)
+    ]
+    # two have no byte of their reply yet, three wait for a seat
+    await until(lambda: len(engine.asked) == 2 and len(driver.scheduler.board.waiting) == 3)
+    for pid in server.worker_pids:
+        os.kill(pid, signal.SIGKILL)
+    ends = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(end, httpx.TransportError) for end in ends), ends
+    await running.quiet()
+    await until(lambda: engine.open == 0)
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    engine: ScriptedEngine, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failures = asyncio.create_subprocess_exec, [OSError(24, "Too many open files")] * 3
+
+    async def starved(*command: Any, **how: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await start(*command, **how)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", starved)
+    monkeypatch.setattr(workers_server, "RESTART_S", 0.01)
+    running = await serve(engine)
+    server = running.server
+    assert isinstance(server, FrontedServer)
+    await until(lambda: server.restarts == 3 and len(server.worker_pids) == 2, timeout_s=60.0)
+    engine.otherwise = answers(200, chat_reply("here"))
+    assert (await running.chat()).status_code == 200
+
+
 async def test_a_worker_that_hangs_is_ended_and_has_a_successor(
     engine: ScriptedEngine, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +324,46 @@ def test_frames_are_read_however_they_are_cut(sent: list[fr.Frame], size: int) -
     unframer = fr.Unframer(fr.FromWorker)
     got = [frame for at in range(0, len(stream), size) for frame in unframer.feed(stream[at : at + size])]
     assert got == sent
+
+
+@given(st.lists(FRAMES, max_size=3), st.binary(max_size=300), st.integers(1, 100))
+def test_what_is_no_frame_is_refused_and_what_came_before_it_is_read(
+    sent: list[fr.Frame], garbage: bytes, size: int
+) -> None:
+    stream = b"".join(map(fr.framed, sent)) + garbage
+    unframer = fr.Unframer(fr.FromWorker)
+    got: list[fr.Frame] = []
+    try:
+        for at in range(0, len(stream), size):
+            got += unframer.feed(stream[at : at + size])
+    except ValueError:
+        assert garbage
+        return
+    assert got[: len(sent)] == sent
+
+
+def test_a_frame_of_gigabytes_is_not_waited_for() -> None:
+    unframer = fr.Unframer(fr.FromWorker)
+    with pytest.raises(ValueError, match="a frame of 4294967295 bytes"):
+        unframer.feed(b"\xff" * fr.LENGTH_BYTES)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x00"])
+async def test_a_link_on_which_something_else_than_frames_is_said_ends(garbage: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[fr.Frame] = []
+    lost = asyncio.Event()
+    link = Link(fr.FromWorker, heard=heard.append, lost=lost.set)
+    ours.setblocking(False)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: link, ours)
+    with theirs:
+        theirs.sendall(fr.framed(fr.Left(request=7)))
+        await until(lambda: heard)
+        theirs.sendall(garbage)
+        async with asyncio.timeout(30.0):
+            await lost.wait()
+    assert heard == [fr.Left(request=7)]
+    assert not link.open
 
 
 def test_a_broken_carriage_is_raised_as_what_the_worker_met() -> None:

@@ -22,6 +22,9 @@ from agentserve.live.wire import Protocol, Reply
 # A request that came through a worker has a function here: it takes an `Order` and lets the worker carry it out.
 CARRIES = "agentserve.carries"
 LENGTH_BYTES = 4
+FRAME_BYTES_MAX = (
+    1 << 30
+)  # more is no frame: whoever is at the other end is not what it was, and is not waited for
 KINDS: dict[str, type[AgentServeError]] = {
     kind.__name__: kind for kind in (EngineUnreachable, EngineTimeout, EngineBroke, BadRequest)
 }
@@ -171,7 +174,10 @@ class Unframer:
         with memoryview(held) as view:
             while len(held) - at >= LENGTH_BYTES:
                 start = at + LENGTH_BYTES
-                end = start + int.from_bytes(view[at:start], "big")
+                length = int.from_bytes(view[at:start], "big")
+                if length > FRAME_BYTES_MAX:
+                    raise ValueError(f"a frame of {length} bytes")
+                end = start + length
                 if len(held) < end:
                     break
                 frames.append(self._decode(view[start:end]))

@@ -1,16 +1,20 @@
 """One end of the socket pair between a worker and the scheduler's process.
 
 Rule: frames in order, nothing else. Whoever holds an end is told of each frame that comes and, once, of its end; what
-is sent into an end that is lost is dropped, since its requests are lost with it.
+is sent into an end that is lost is dropped, since its requests are lost with it. What is no frame ends the link: what
+comes after it could not be told apart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import cast
 
 from agentserve.live.workers.frames import Frame, Unframer, framed
+
+log = logging.getLogger("agentserve.workers")
 
 WRITE_HIGH_BYTES = 4 * 1024 * 1024
 
@@ -52,7 +56,14 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._unframer.feed(data):
+        try:
+            frames = self._unframer.feed(data)
+        except ValueError as error:  # what msgspec raises too
+            log.error("a link between this gateway's processes is broken: %s", error)
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        for frame in frames:
             self._heard(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:

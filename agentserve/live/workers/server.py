@@ -87,30 +87,34 @@ class FrontedServer(GatewayServer):
         wait_s = RESTART_S
         while True:
             since = loop.time()
-            status = await self._worker(listening)
+            try:
+                status = await self._worker(listening)
+                what = f"a worker process ended with status {status} and its clients were cut off"
+            except OSError as error:  # out of processes, file descriptors or memory: that may pass
+                what = f"a worker process could not be started: {error}"
             self.restarts += 1
             self._gateway.telemetry.count("fallbacks", reason="worker")
             wait_s = RESTART_S if loop.time() - since > YOUNG_S else min(2 * wait_s, RESTART_S_MAX)
-            log.error(
-                "a worker process ended with status %d and its clients were cut off; another starts in %g s",
-                status,
-                wait_s,
-            )
+            log.error("%s; another starts in %g s", what, wait_s)
             await asyncio.sleep(wait_s)
 
     async def _worker(self, listening: list[socket.socket]) -> int:
         """Start one and wait for its end."""
         ours, theirs = socket.socketpair()
         lot = self._lot([sock.fileno() for sock in listening], theirs.fileno())
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "agentserve.live.workers.process",
-                msgspec.json.encode(lot).decode(),
-                pass_fds=(*lot.listen_fds, lot.link_fd),
-                start_new_session=True,  # a key pressed in our terminal is for us
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "agentserve.live.workers.process",
+                    msgspec.json.encode(lot).decode(),
+                    pass_fds=(*lot.listen_fds, lot.link_fd),
+                    start_new_session=True,  # a key pressed in our terminal is for us
+                )
+        except BaseException:
+            ours.close()
+            raise
         self._processes.add(process)
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
