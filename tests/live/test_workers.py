@@ -220,11 +220,12 @@ async def test_a_worker_that_dies_leaves_no_step_of_its_clients_behind(
     await until(lambda: len(server.worker_pids) == 2)
     driver.tell(ev.EngineReported(engine=EngineId("e1"), seqs_max=2))
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    running.client.timeout = httpx.Timeout(60.0)  # the workers may still be starting
     asking = [
         asyncio.create_task(running.client.post(f"/p/p{n}/v1/chat/completions", json=body)) for n in range(5)
     ]
     # two have no byte of their reply yet, three wait for a seat
-    await until(lambda: len(engine.asked) == 2 and len(driver.scheduler.board.waiting) == 3)
+    await until(lambda: len(engine.asked) == 2 and len(driver.scheduler.board.waiting) == 3, timeout_s=60.0)
     for pid in server.worker_pids:
         os.kill(pid, signal.SIGKILL)
     ends = await asyncio.gather(*asking, return_exceptions=True)
@@ -250,6 +251,7 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(
     assert isinstance(server, FrontedServer)
     await until(lambda: server.restarts == 3 and len(server.worker_pids) == 2, timeout_s=60.0)
     engine.otherwise = answers(200, chat_reply("here"))
+    running.client.timeout = httpx.Timeout(60.0)  # they may still be starting
     assert (await running.chat()).status_code == 200
 
 
