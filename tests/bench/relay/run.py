@@ -15,6 +15,7 @@ import argparse
 import http.client
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -230,4 +231,6 @@ def plot(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    # by a timeout, say: what was started ends with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

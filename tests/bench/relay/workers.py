@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,4 +94,6 @@ def _ticks(pid: str) -> int:
 
 
 if __name__ == "__main__":
+    # by a timeout, say: what was started ends with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
