@@ -14,9 +14,8 @@ from __future__ import annotations
 from agentserve.core.program import Program
 
 CARRY_WEIGHT = 0.05  # of the newest step in the share of those that could find what their program had left
-CARRIES_ASSUMED = (
-    1  # that did, before any was seen: no more, since all programs of a pipeline may start at once
-)
+# that did, before any was seen: no more, since all programs of a pipeline may start at once
+CARRIES_ASSUMED = 1
 CARRIES_FEW = 0.3  # below this share, the less is found, the more are admitted
 SIZE_WEIGHT = 0.05  # of the newest step in their mean size
 SIZE_SHARE = 0.5  # of its work that goes by its size: all of it would make the largest wait for everyone

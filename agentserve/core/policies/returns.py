@@ -76,9 +76,8 @@ class Returns:
             return None
         middle = gap.quantile(0.5)
         spread = gap.quantile(0.8) - gap.quantile(0.2)
-        program.survival = (
-            None  # it has no seat, so nobody asks again soon; and it is as large as all else of it
-        )
+        # it has no seat, so nobody asks again soon; and it is as large as all else of it
+        program.survival = None
         certain = spread <= max(self._params.certain_share * middle, 1.0)
         self._certainty.found(program, certain=certain)
         return program.gap_started_at + float(middle) if certain else None

@@ -50,9 +50,8 @@ class Book:
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
-    room: float | None = (
-        None  # for fresh seats, from when it is looked up until the load is another (`rooms`)
-    )
+    # for fresh seats, from when it is looked up until the load is another (`rooms`)
+    room: float | None = None
     capacity: float = field(init=False)  # what the engine is believed to hold
     margin: int = field(init=False)  # what a program may grow by beyond what is known of it
     small_max: float = field(init=False)  # tokens of a small seat

@@ -27,9 +27,8 @@ class Thresholds:
         self._params = params
         self._anew = anew
         self._returning = 1.0  # share of steps whose program had one before: at the start all are believed to
-        self._answered = (
-            0  # steps done since, whose programs could have come back: so many fresh ones are counted
-        )
+        # steps done since, whose programs could have come back: so many fresh ones are counted
+        self._answered = 0
 
     def arrived(self, program: Program) -> None:
         """Where next to no program returns, nothing that is kept is worth protecting, and more are admitted.

@@ -164,9 +164,8 @@ class WorkingSet(Policy):
 
     def hinted(self, program: Program, now: float) -> None:
         if program.idle and isinstance(program.own, Seat):
-            program.own.until = (
-                None  # more is known of the gap: the pin's end is found anew when it is asked for
-            )
+            # more is known of the gap: the pin's end is found anew when it is asked for
+            program.own.until = None
         elif program.idle and program.own is None:
             self._expect(program, now)
         self._fill(now)
