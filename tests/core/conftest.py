@@ -10,8 +10,13 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits, Share
 from agentserve.core.foresight import Naive
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
+
+
+def step_of(program: str, index: int) -> StepId:
+    return StepId(f"{program}/{index}")
 
 
 class Desk:
@@ -29,15 +34,17 @@ class Desk:
         **params: Any,
     ) -> None:
         self.board = Board(
-            foresight=foresight or Naive(), limits=limits or Limits(), shares=dict(shares or {})
+            foresight=foresight or Naive(),
+            limits=limits or Limits(),
+            shares={TenantId(tenant): share for tenant, share in (shares or {}).items()},
         )
         self.scheduler = Scheduler(self.board, make_policy(policy, self.board, params))
         self.now = 0.0
         self.dispatched: dict[str, str] = {}
         self.all: list[do.AnyDecision] = []
         for i in range(engines):
-            self.tell(ev.EngineBack(engine=f"e{i}"))
-            self.tell(ev.EngineReported(engine=f"e{i}", kv_tokens=kv_tokens, prefill_tokens_per_s=1000.0))
+            self.back(f"e{i}")
+            self.report(f"e{i}", kv_tokens=kv_tokens, prefill_tokens_per_s=1000.0)
 
     def tell(self, event: ev.AnyEvent, after: float = 0.0) -> list[do.AnyDecision]:
         self.now += after
@@ -56,8 +63,14 @@ class Desk:
         self, program: str, step: int = 0, *, tokens: int = 1000, after: float = 0.0, **extra: Any
     ) -> list[do.AnyDecision]:
         extra.setdefault("tenant", "t")
-        event = ev.StepArrived(step=f"{program}/{step}", program=program, prompt_tokens=tokens, **extra)
+        event = ev.StepArrived(
+            step=step_of(program, step), program=ProgramId(program), prompt_tokens=tokens, **extra
+        )
         return self.tell(event, after)
+
+    def start(self, program: str, step: int = 0, *, after: float = 0.0) -> list[do.AnyDecision]:
+        """The first byte of its reply comes."""
+        return self.tell(ev.StepStarted(step=step_of(program, step)), after)
 
     def finish(
         self,
@@ -69,8 +82,30 @@ class Desk:
         after: float = 1.0,
         **extra: Any,
     ) -> list[do.AnyDecision]:
-        event = ev.StepFinished(step=f"{program}/{step}", prompt_tokens=tokens, output_tokens=output, **extra)
+        name = step_of(program, step)
+        event = ev.StepFinished(step=name, prompt_tokens=tokens, output_tokens=output, **extra)
         return self.tell(event, after)
+
+    def fail(
+        self, program: str, step: int = 0, *, reason: str, retryable: bool = False
+    ) -> list[do.AnyDecision]:
+        return self.tell(ev.StepFailed(step=step_of(program, step), reason=reason, retryable=retryable))
+
+    def leave(self, program: str, step: int = 0) -> list[do.AnyDecision]:
+        """Its client closes the connection."""
+        return self.tell(ev.ClientGone(step=step_of(program, step)))
+
+    def end(self, program: str) -> list[do.AnyDecision]:
+        return self.tell(ev.ProgramEnded(program=ProgramId(program)))
+
+    def lose(self, engine: str) -> list[do.AnyDecision]:
+        return self.tell(ev.EngineLost(engine=EngineId(engine)))
+
+    def back(self, engine: str) -> list[do.AnyDecision]:
+        return self.tell(ev.EngineBack(engine=EngineId(engine)))
+
+    def report(self, engine: str, **figures: Any) -> list[do.AnyDecision]:
+        return self.tell(ev.EngineReported(engine=EngineId(engine), **figures))
 
     def timer(self) -> list[do.AnyDecision]:
         due = self.scheduler.next_deadline()

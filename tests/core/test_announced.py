@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from agentserve.core import events as ev
+from agentserve.core.ids import ProgramId, StepId, TenantId
 from agentserve.core.learned import Learned
 
+P = ProgramId("p")
 PYTEST = ev.PendingTool(id="c1", name="bash", argument_class="pytest")
 BARE = ev.PendingTool(id="c1", name="bash")  # as the SDK tells of it: it sees no arguments
 
@@ -28,8 +30,8 @@ def median_after(desk: Any, told: list[ev.AnyEvent]) -> float:
 
 def test_a_call_that_is_announced_is_still_learned_as_the_model_asked_for_it(desk: Any) -> None:
     silent = median_after(desk, [])
-    started = ev.ToolStarted(program="p", tool=BARE)
-    ended = ev.ToolEnded(program="p", tool_id="c1", duration_s=59.0)
+    started = ev.ToolStarted(program=P, tool=BARE)
+    ended = ev.ToolEnded(program=P, tool_id="c1", duration_s=59.0)
     assert silent > 20.0
     assert median_after(desk, [started]) == pytest.approx(silent)
     assert median_after(desk, [started, ended]) == pytest.approx(silent)
@@ -39,9 +41,9 @@ def test_an_announced_call_of_the_application_is_not_a_second_one(desk: Any) -> 
     d = desk()
     d.arrive("p")
     d.finish("p", tools=(PYTEST,))
-    d.tell(ev.ToolStarted(program="p", tool=ev.PendingTool(id="sdk-1", name="bash")))
+    d.tell(ev.ToolStarted(program=P, tool=ev.PendingTool(id="sdk-1", name="bash")))
     assert set(d.board.programs["p"].calls) == {"c1"}
-    d.tell(ev.ToolStarted(program="p", tool=ev.PendingTool(id="sdk-2", name="search")))
+    d.tell(ev.ToolStarted(program=P, tool=ev.PendingTool(id="sdk-2", name="search")))
     assert set(d.board.programs["p"].calls) == {"c1", "sdk-2"}
 
 
@@ -87,7 +89,7 @@ def test_each_measure_is_of_one_call_of_its_name_and_others_are_left_out() -> No
         for call, name in [("a", "bash"), ("b", "read"), ("c", "bash")]
     }
     arrived = ev.StepArrived(
-        step="s", program="p", tenant="t", prompt_tokens=1,
+        step=StepId("s"), program=P, tenant=TenantId("t"), prompt_tokens=1,
         measured=(("bash", 1.0), ("nobody", 9.0), ("bash", 2.0), ("bash", 3.0)),
     )  # fmt: skip
     assert arrived.took(calls) == {"a": 1.0, "c": 2.0}

@@ -7,39 +7,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentserve.core.fairness import Accounts
+from agentserve.core.ids import TenantId
+
+TENANTS = [TenantId(name) for name in "abc"]
 
 
 def test_service_accrues_with_tokens_held_over_time_and_weight() -> None:
-    accounts = Accounts(lambda t: 2.0 if t == "double" else 1.0)
-    accounts.hold("double", 100, 0.0)
-    accounts.hold("single", 100, 0.0)
+    single, double = TenantId("single"), TenantId("double")
+    accounts = Accounts(lambda t: 2.0 if t == double else 1.0)
+    accounts.hold(double, 100, 0.0)
+    accounts.hold(single, 100, 0.0)
     services = accounts.services(10.0)
-    assert services["single"] == pytest.approx(1000.0)
-    assert services["double"] == pytest.approx(500.0)
+    assert services[single] == pytest.approx(1000.0)
+    assert services[double] == pytest.approx(500.0)
 
 
 def test_a_tenant_that_was_away_starts_level_with_the_least_that_waited() -> None:
+    back, busy, busier = TenantId("back"), TenantId("busy"), TenantId("busier")
     accounts = Accounts(lambda _: 1.0)
-    accounts.hold("busy", 100, 0.0)
-    accounts.hold("busier", 300, 0.0)
-    accounts.rejoin("back", ["busy", "busier"], 10.0)
-    assert accounts.services(10.0)["back"] == pytest.approx(1000.0)
+    accounts.hold(busy, 100, 0.0)
+    accounts.hold(busier, 300, 0.0)
+    accounts.rejoin(back, [busy, busier], 10.0)
+    assert accounts.services(10.0)[back] == pytest.approx(1000.0)
 
 
 def test_a_tenant_that_holds_memory_is_not_lifted() -> None:
+    small, busy = TenantId("small"), TenantId("busy")
     accounts = Accounts(lambda _: 1.0)
-    accounts.hold("busy", 300, 0.0)
-    accounts.hold("small", 1, 0.0)
-    accounts.rejoin("small", ["busy"], 10.0)
-    assert accounts.services(10.0)["small"] == pytest.approx(10.0)
+    accounts.hold(busy, 300, 0.0)
+    accounts.hold(small, 1, 0.0)
+    accounts.rejoin(small, [busy], 10.0)
+    assert accounts.services(10.0)[small] == pytest.approx(10.0)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.floats(0.0, 10.0)), max_size=40))
-def test_the_sum_of_service_is_the_sum_of_token_seconds(moves: list[tuple[str, int, float]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(TENANTS), st.integers(0, 50), st.floats(0.0, 10.0)), max_size=40))
+def test_the_sum_of_service_is_the_sum_of_token_seconds(moves: list[tuple[TenantId, int, float]]) -> None:
     accounts = Accounts(lambda _: 1.0)
     now = 0.0
-    held: dict[str, int] = {}
+    held: dict[TenantId, int] = {}
     expected = 0.0
     for tenant, tokens, wait in moves:
         expected += sum(held.values()) * wait

@@ -16,8 +16,8 @@ TOOL = (ev.PendingTool(id="c", name="bash"),)
 def fleet(desk: Any) -> Any:
     """`e0` serves the big model, `e1` the small one."""
     d = desk(engines=2)
-    d.tell(ev.EngineReported(engine="e0", models=("big",)))
-    d.tell(ev.EngineReported(engine="e1", models=("small",)))
+    d.report("e0", models=("big",))
+    d.report("e1", models=("small",))
     return d
 
 
@@ -72,7 +72,7 @@ def test_who_waits_for_a_full_engine_holds_up_nobody_elsewhere(fleet: Any) -> No
 def test_a_model_that_no_engine_serves_any_more_holds_up_nobody(fleet: Any) -> None:
     fleet.arrive("x", model="big", tokens=8000)
     fleet.arrive("a", model="big", tokens=8000)
-    fleet.tell(ev.EngineReported(engine="e0", models=("new",)))
+    fleet.report("e0", models=("new",))
     fleet.finish("x", tokens=8000, final=True)
     fleet.arrive("b", model="new")
     assert (fleet.sent("a"), fleet.sent("b")) == (None, "e0")
@@ -84,7 +84,7 @@ def test_an_engine_that_stops_serving_a_model_gets_no_more_of_it(desk: Any) -> N
     d = desk(engines=2)
     d.arrive("a", model="m")
     d.finish("a", tools=TOOL)
-    d.tell(ev.EngineReported(engine="e0", models=("other",)))
+    d.report("e0", models=("other",))
     d.arrive("a", 1, model="m")
     assert (d.sent("a"), d.sent("a", 1)) == ("e0", "e1")
 
@@ -92,7 +92,7 @@ def test_an_engine_that_stops_serving_a_model_gets_no_more_of_it(desk: Any) -> N
 def test_a_program_returns_elsewhere_when_its_engine_began_to_drain_under_its_step(desk: Any) -> None:
     d = desk(engines=2)
     d.arrive("a")
-    d.tell(ev.EngineReported(engine="e0", draining=True))
+    d.report("e0", draining=True)
     d.finish("a", tools=TOOL)
     d.arrive("a", 1)
     assert (d.sent("a"), d.sent("a", 1)) == ("e0", "e1")
@@ -111,11 +111,11 @@ def test_a_waiting_guest_may_be_given_up_with_its_program(fleet: Any) -> None:
     fleet.arrive("x", model="small", tokens=8900)
     fleet.arrive("a", model="big")
     fleet.arrive("a", 1, model="small", tokens=3000, relation="auxiliary")
-    fleet.tell(ev.EngineLost(engine="e0"))
-    fleet.tell(ev.ClientGone(step="a/1"))
+    fleet.lose("e0")
+    fleet.leave("a", 1)
     assert list(fleet.board.programs["a"].open_steps) == ["a/0"], "which waits for its engine"
-    fleet.tell(ev.ClientGone(step="a/0"))
-    fleet.tell(ev.ProgramEnded(program="a"))
+    fleet.leave("a")
+    fleet.end("a")
     assert "a" not in fleet.board.programs
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from agentserve.core import events as ev
+from agentserve.core.ids import EngineId, ProgramId
+
+E, P = EngineId("e0"), ProgramId("p")
 
 
 def one_step(d: Any, program: str, step: int, *, tokens: int, cached: int | None = None) -> None:
     d.arrive(program, step, tokens=tokens)
-    d.tell(ev.StepStarted(step=f"{program}/{step}"), after=0.1)
+    d.start(program, step, after=0.1)
     d.finish(program, step, tokens=tokens, cached_tokens=cached)
 
 
@@ -21,7 +24,7 @@ def believed(d: Any, program: str) -> int:
 def test_what_an_engine_tells_of_a_program_stands_against_the_clock(desk: Any) -> None:
     d = desk("affinity", kv_tokens=4_000)
     one_step(d, "p", 0, tokens=1_000)
-    d.tell(ev.KvStored(engine="e0", program="p", tokens=992))
+    d.tell(ev.KvStored(engine=E, program=P, tokens=992))
     for i in range(8):  # an LRU that wrote so much would have let it go
         one_step(d, f"q{i}", 0, tokens=1_000)
     assert believed(d, "q0") == 0
@@ -31,17 +34,17 @@ def test_what_an_engine_tells_of_a_program_stands_against_the_clock(desk: Any) -
 def test_a_removal_is_believed_at_once_and_so_is_what_comes_back(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
-    d.tell(ev.KvStored(engine="e0", program="p", tokens=992))
-    d.tell(ev.KvRemoved(engine="e0", program="p", tokens_left=0))
+    d.tell(ev.KvStored(engine=E, program=P, tokens=992))
+    d.tell(ev.KvRemoved(engine=E, program=P, tokens_left=0))
     assert believed(d, "p") == 0
-    d.tell(ev.KvRemoved(engine="e0", program="p", tokens_left=480))
+    d.tell(ev.KvRemoved(engine=E, program=P, tokens_left=480))
     assert believed(d, "p") == 480
 
 
 def test_events_that_come_before_the_reply_outlast_it(desk: Any) -> None:
     d = desk()
     d.arrive("p", tokens=1_000)
-    d.tell(ev.KvStored(engine="e0", program="p", tokens=640), after=0.1)
+    d.tell(ev.KvStored(engine=E, program=P, tokens=640), after=0.1)
     d.finish("p", tokens=1_000, cached_tokens=0)
     assert believed(d, "p") == 640
 
@@ -49,7 +52,7 @@ def test_events_that_come_before_the_reply_outlast_it(desk: Any) -> None:
 def test_a_reply_that_found_more_than_the_events_tell_is_believed(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
-    d.tell(ev.KvRemoved(engine="e0", program="p", tokens_left=0))
+    d.tell(ev.KvRemoved(engine=E, program=P, tokens_left=0))
     one_step(d, "p", 1, tokens=1_200, cached=992)
     assert believed(d, "p") >= 1_200
 
@@ -57,23 +60,23 @@ def test_a_reply_that_found_more_than_the_events_tell_is_believed(desk: Any) -> 
 def test_a_compacted_program_has_only_its_shared_beginning(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
-    d.tell(ev.KvStored(engine="e0", program="p", tokens=992))
-    d.tell(ev.HintGiven(program="p", compacted=True))
+    d.tell(ev.KvStored(engine=E, program=P, tokens=992))
+    d.tell(ev.HintGiven(program=P, compacted=True))
     assert believed(d, "p") == 0
 
 
 def test_an_engine_that_comes_back_is_taken_at_no_word_of_before(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
-    d.tell(ev.KvStored(engine="e0", program="p", tokens=992))
-    d.tell(ev.EngineLost(engine="e0"))
-    d.tell(ev.EngineBack(engine="e0"))
+    d.tell(ev.KvStored(engine=E, program=P, tokens=992))
+    d.lose("e0")
+    d.back("e0")
     assert believed(d, "p") == 0
 
 
 def test_an_engine_with_blocks_keeps_whole_ones(desk: Any) -> None:
     d = desk()
-    d.tell(ev.EngineReported(engine="e0", block_tokens=16))
+    d.report("e0", block_tokens=16)
     one_step(d, "p", 0, tokens=1_000)
     assert believed(d, "p") % 16 == 0
     d.arrive("p", 1, tokens=1_024)

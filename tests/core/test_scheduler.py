@@ -11,6 +11,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Limits, Share
 from agentserve.core.events import AnyEvent
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies import POLICIES
 from agentserve.errors import ConfigError, InvariantBroken
 
@@ -30,11 +31,11 @@ def test_a_step_is_dispatched_at_once_when_there_is_room(desk: Any, policy: str)
 @pytest.mark.parametrize("policy", SIMPLE)
 def test_a_step_waits_while_no_engine_is_up_and_goes_when_one_is_back(desk: Any, policy: str) -> None:
     d = desk(policy)
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     (decision,) = d.arrive("p")
     assert isinstance(decision, do.Wait)
     assert d.sent("p") is None
-    d.tell(ev.EngineBack(engine="e0"))
+    d.back("e0")
     assert d.sent("p") == "e0"
 
 
@@ -43,11 +44,11 @@ def test_a_step_whose_engine_is_lost_is_dispatched_again_once(desk: Any, policy:
     d = desk(policy, engines=2)
     d.arrive("p")
     first = d.sent("p")
-    out = d.tell(ev.EngineLost(engine=first))
+    out = d.lose(first)
     assert any(isinstance(x, do.Abort) and x.step == "p/0" for x in out)
     second = d.sent("p")
     assert second not in (None, first)
-    d.tell(ev.StepFailed(step="p/0", reason="reset", retryable=True))
+    d.fail("p", reason="reset", retryable=True)
     assert d.board.steps == {}, "the second failure is final"
 
 
@@ -55,10 +56,10 @@ def test_a_step_whose_engine_is_lost_is_dispatched_again_once(desk: Any, policy:
 def test_a_step_that_sent_a_byte_is_not_dispatched_again(desk: Any, policy: str) -> None:
     d = desk(policy, engines=2)
     d.arrive("p")
-    d.tell(ev.StepStarted(step="p/0"))
-    out = d.tell(ev.EngineLost(engine=d.sent("p")))
+    d.start("p")
+    out = d.lose(d.sent("p"))
     assert not any(isinstance(x, do.Dispatch) for x in out)
-    d.tell(ev.StepFailed(step="p/0", reason="reset"))
+    d.fail("p", reason="reset")
     assert not d.board.steps
 
 
@@ -66,17 +67,17 @@ def test_a_step_that_sent_a_byte_is_not_dispatched_again(desk: Any, policy: str)
 def test_a_client_that_goes_frees_its_engine_and_is_aborted_upstream(desk: Any, policy: str) -> None:
     d = desk(policy)
     d.arrive("p")
-    out = d.tell(ev.ClientGone(step="p/0"))
+    out = d.leave("p")
     assert [type(x) for x in out if isinstance(x, do.Abort)] == [do.Abort]
     assert d.board.fleet["e0"].in_flight_tokens == 0
-    assert d.tell(ev.StepFinished(step="p/0", prompt_tokens=1, output_tokens=1)) == []
+    assert d.tell(ev.StepFinished(step=StepId("p/0"), prompt_tokens=1, output_tokens=1)) == []
 
 
 @pytest.mark.parametrize("policy", SIMPLE)
 def test_models_go_only_to_engines_that_serve_them(desk: Any, policy: str) -> None:
     d = desk(policy, engines=2)
-    d.tell(ev.EngineReported(engine="e0", models=("small",)))
-    d.tell(ev.EngineReported(engine="e1", models=("large",)))
+    d.report("e0", models=("small",))
+    d.report("e1", models=("large",))
     for i in range(4):
         d.arrive(f"p{i}", model="large", tokens=100)
         assert d.sent(f"p{i}") == "e1"
@@ -85,7 +86,7 @@ def test_models_go_only_to_engines_that_serve_them(desk: Any, policy: str) -> No
 @pytest.mark.parametrize("policy", SIMPLE)
 def test_a_draining_engine_gets_nothing_new(desk: Any, policy: str) -> None:
     d = desk(policy, engines=2)
-    d.tell(ev.EngineReported(engine="e0", draining=True))
+    d.report("e0", draining=True)
     for i in range(3):
         d.arrive(f"p{i}", tokens=100)
         assert d.sent(f"p{i}") == "e1"
@@ -93,7 +94,7 @@ def test_a_draining_engine_gets_nothing_new(desk: Any, policy: str) -> None:
 
 def test_a_step_that_waits_too_long_is_refused_with_a_time_to_come_back(desk: Any) -> None:
     d = desk("agentserve", limits=Limits(queue_timeout_s=5.0))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("p")
     while "p/0" in d.board.steps:
         d.timer()
@@ -106,7 +107,7 @@ def test_a_step_that_waits_too_long_is_refused_with_a_time_to_come_back(desk: An
 
 def test_overload_sheds_batch_before_interactive(desk: Any) -> None:
     d = desk("agentserve", limits=Limits(waiting_steps_max=2))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("a", priority="interactive")
     d.arrive("b", priority="batch")
     out = d.arrive("c", priority="interactive")
@@ -117,7 +118,7 @@ def test_overload_sheds_batch_before_interactive(desk: Any) -> None:
 
 def test_the_least_of_the_waiting_is_shed_whoever_came_last(desk: Any) -> None:
     d = desk("agentserve", limits=Limits(waiting_steps_max=2))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("a", priority="batch")
     d.arrive("b", priority="standard")
     out = d.arrive("c", priority="interactive")
@@ -129,9 +130,9 @@ def test_a_program_told_over_while_its_step_waits_is_gone_once_that_is_refused(
     desk: Any, policy: str
 ) -> None:
     d = desk(policy, limits=Limits(queue_timeout_s=5.0))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("p")
-    d.tell(ev.ProgramEnded(program="p"))
+    d.end("p")
     assert "p" in d.board.programs, "it still waits"
     d.fire(6.0)
     assert "p" not in d.board.programs
@@ -140,9 +141,9 @@ def test_a_program_told_over_while_its_step_waits_is_gone_once_that_is_refused(
 @pytest.mark.parametrize("priority", ["batch", "interactive"])
 def test_a_program_told_over_is_gone_when_its_step_is_shed(desk: Any, priority: str) -> None:
     d = desk("agentserve", limits=Limits(waiting_steps_max=1))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("p", priority="batch")
-    d.tell(ev.ProgramEnded(program="p"))
+    d.end("p")
     d.arrive("q", priority=priority)
     assert ("p" in d.board.programs) == (priority == "batch"), "of two alike the newer one is refused"
 
@@ -151,7 +152,7 @@ def test_a_refused_program_is_in_a_gap_until_it_tries_again(desk: Any) -> None:
     d = desk("agentserve", limits=Limits(waiting_steps_max=1))
     d.arrive("a")
     d.finish("a", tools=(ev.PendingTool(id="c", name="bash"),))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     d.arrive("b")
     out = d.arrive("a", 1, after=3.0)
     assert [x.step for x in out if isinstance(x, do.Reject)] == ["a/1"]
@@ -191,7 +192,7 @@ def test_a_final_step_ends_the_program(desk: Any) -> None:
     d.finish("p", final=True)
     assert "p" not in d.board.programs
     d.arrive("q")
-    d.tell(ev.ProgramEnded(program="q"))
+    d.end("q")
     assert "q" in d.board.programs, "its step still runs"
     d.finish("q")
     assert "q" not in d.board.programs
@@ -209,8 +210,8 @@ def test_an_auxiliary_step_does_not_change_the_program(desk: Any) -> None:
 
 def test_unknown_capacity_is_learned_from_a_miss(desk: Any) -> None:
     d = desk("affinity")
-    d.tell(ev.EngineBack(engine="x"))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.back("x")
+    d.lose("e0")
     for i in range(30):
         d.arrive(f"p{i}", tokens=3000)
         d.finish(f"p{i}", tokens=3000, cached_tokens=0)
@@ -224,8 +225,8 @@ def test_an_engine_of_unknown_capacity_that_caches_nothing_is_not_taken_for_one_
     desk: Any,
 ) -> None:
     d = desk("agentserve")
-    d.tell(ev.EngineBack(engine="x"))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.back("x")
+    d.lose("e0")
     for turn in range(4):
         d.arrive("p", turn, tokens=8000)
         d.finish("p", turn, tokens=8000, cached_tokens=0)
@@ -236,28 +237,28 @@ def test_an_engine_of_unknown_capacity_that_caches_nothing_is_not_taken_for_one_
 
 def test_an_engines_prefill_speed_is_learned_from_its_first_bytes(desk: Any) -> None:
     d = desk("affinity")
-    d.tell(ev.EngineBack(engine="x"))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.back("x")
+    d.lose("e0")
     for i in range(12):
         d.arrive(f"p{i}", tokens=4000)
-        d.tell(ev.StepStarted(step=f"p{i}/0"), after=0.08)
+        d.start(f"p{i}", after=0.08)
         d.finish(f"p{i}", tokens=4000, cached_tokens=0)
     assert 45_000 < d.board.fleet["x"].prefill_tokens_per_s < 51_000
-    d.tell(ev.EngineReported(engine="x", prefill_tokens_per_s=7.0))
+    d.report("x", prefill_tokens_per_s=7.0)
     assert d.board.fleet["x"].prefill_tokens_per_s == 7.0
 
 
 def test_a_slow_engine_is_known_for_one_from_its_first_prefill(desk: Any) -> None:
     d = desk("affinity")
-    d.tell(ev.EngineBack(engine="x"))
-    d.tell(ev.EngineReported(engine="x", kv_tokens=6000))
-    d.tell(ev.EngineLost(engine="e0"))
+    d.back("x")
+    d.report("x", kv_tokens=6000)
+    d.lose("e0")
     d.arrive("p", tokens=600)
-    d.tell(ev.StepStarted(step="p/0"), after=1.0)
+    d.start("p", after=1.0)
     d.finish("p", tokens=600, cached_tokens=0)
     assert d.board.fleet["x"].prefill_tokens_per_s == 600.0
     d.arrive("q", tokens=300)  # too little to tell
-    d.tell(ev.StepStarted(step="q/0"), after=0.01)
+    d.start("q", after=0.01)
     d.finish("q", tokens=300, cached_tokens=0)
     assert d.board.fleet["x"].prefill_tokens_per_s == 600.0
 
@@ -277,12 +278,13 @@ def test_the_same_events_give_the_same_decisions(desk: Any) -> None:
 
 def test_a_journal_of_events_survives_json(desk: Any) -> None:
     d = desk(engines=2)
+    a, p, t = StepId("a"), ProgramId("p"), TenantId("t")
     events: list[AnyEvent] = [
-        ev.StepArrived(step="a", program="p", tenant="t", prompt_tokens=5, prefix=(ev.Segment(7, 3),)),
+        ev.StepArrived(step=a, program=p, tenant=t, prompt_tokens=5, prefix=(ev.Segment(7, 3),)),
         ev.StepFinished(
-            step="a", prompt_tokens=5, output_tokens=2, tools=(ev.PendingTool(id="c", name="bash"),)
+            step=a, prompt_tokens=5, output_tokens=2, tools=(ev.PendingTool(id="c", name="bash"),)
         ),
-        ev.EngineLost(engine="e0"),
+        ev.EngineLost(engine=EngineId("e0")),
     ]
     raw = msgspec.json.encode(events)
     assert msgspec.json.decode(raw, type=list[AnyEvent]) == events

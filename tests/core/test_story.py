@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.story import Story
+
+Fact = TypeVar("Fact")
+
+A, P, E0, E1 = StepId("a"), ProgramId("p"), EngineId("e0"), EngineId("e1")
 
 
 class Teller:
     """A story with a clock, and the facts it has told."""
 
-    def __init__(self, **given: object) -> None:
-        self.story = Story(**given)  # type: ignore[arg-type]
+    def __init__(self, **given: Any) -> None:
+        self.story = Story(**given)
         self.now = 100.0
         self.facts: list[facts.AnyFact] = []
 
@@ -21,11 +28,11 @@ class Teller:
         self.facts += self.story.tell(event, self.now, decisions)
 
     def arrive(
-        self, step: str, *, after: float = 0.0, engine: str = "e0", reason: str = "free", **given: object
+        self, step: str, *, after: float = 0.0, engine: str = "e0", reason: str = "free", **given: Any
     ) -> None:
         given = {"program": "p", "tenant": "t", "prompt_tokens": 1000, **given}
-        event = ev.StepArrived(step=step, **given)  # type: ignore[arg-type]
-        self.tell(event, do.Dispatch(step=step, engine=engine, reason=reason), after=after)
+        event = ev.StepArrived(step=StepId(step), **given)
+        self.tell(event, do.Dispatch(step=event.step, engine=EngineId(engine), reason=reason), after=after)
 
     def finish(
         self,
@@ -33,38 +40,37 @@ class Teller:
         *decisions: do.AnyDecision,
         after: float = 2.0,
         tools: tuple[str, ...] = (),
-        **given: object,
+        **given: Any,
     ) -> None:
         given = {"prompt_tokens": 1000, "output_tokens": 100, "cached_tokens": 0, **given}
         out = tuple(ev.PendingTool(id=name, name=name) for name in tools)
-        self.tell(ev.StepFinished(step=step, tools=out, **given), *decisions, after=after)  # type: ignore[arg-type]
+        self.tell(ev.StepFinished(step=StepId(step), tools=out, **given), *decisions, after=after)
 
-    def of(self, kind: type) -> list[object]:
-        return [fact for fact in self.facts if type(fact) is kind]
+    def of(self, kind: type[Fact]) -> list[Fact]:
+        return [fact for fact in self.facts if isinstance(fact, kind)]
 
     @property
     def tools(self) -> list[facts.ToolCallOver]:
-        return self.of(facts.ToolCallOver)  # type: ignore[return-value]
+        return self.of(facts.ToolCallOver)
 
     @property
     def pins(self) -> list[facts.PinOver]:
-        return self.of(facts.PinOver)  # type: ignore[return-value]
+        return self.of(facts.PinOver)
 
     @property
     def closed(self) -> facts.ProgramClosed:
         [fact] = self.of(facts.ProgramClosed)
-        assert isinstance(fact, facts.ProgramClosed)
         return fact
 
 
 def pin(until: float = 1e9, engine: str = "e0") -> do.Pin:
-    return do.Pin(program="p", engine=engine, tokens=1100, until=until, reason="worth")
+    return do.Pin(program=P, engine=EngineId(engine), tokens=1100, until=until, reason="worth")
 
 
 def test_a_programs_time_leaves_out_people_and_its_slowdown_is_its_queueing() -> None:
     teller = Teller()
-    teller.tell(ev.StepArrived(step="a", program="p", tenant="t", prompt_tokens=10, relation="new"))
-    teller.tell(ev.TimerFired(), do.Dispatch(step="a", engine="e0"), after=3.0)  # queued for 3 s
+    teller.tell(ev.StepArrived(step=A, program=P, tenant=TenantId("t"), prompt_tokens=10, relation="new"))
+    teller.tell(ev.TimerFired(), do.Dispatch(step=A, engine=E0), after=3.0)  # queued for 3 s
     teller.finish("a", after=2.0, turn_done=True)
     teller.arrive("b", after=500.0, human=True)
     teller.finish("b", after=4.0, final=True)
@@ -93,7 +99,7 @@ def test_what_the_client_measured_wins_over_the_gap() -> None:
     teller = Teller()
     teller.arrive("a", relation="new")
     teller.finish("a", tools=("ls",))
-    teller.tell(ev.ToolEnded(program="p", tool_id="ls", duration_s=0.25, ok=False), after=3.0)
+    teller.tell(ev.ToolEnded(program=P, tool_id="ls", duration_s=0.25, ok=False), after=3.0)
     teller.arrive("b", after=1.0, returned=("ls",))
     [tool] = teller.tools
     assert (tool.seconds, tool.measured, tool.ok, tool.started_at) == (0.25, True, False, teller.now - 1.25)
@@ -110,7 +116,7 @@ def test_a_call_that_nobody_answered_took_at_least_so_long() -> None:
 
 def test_a_pin_is_hit_when_the_program_comes_back_to_its_engine() -> None:
     teller = Teller()
-    teller.tell(ev.EngineReported(engine="e0", prefill_tokens_per_s=1100.0))
+    teller.tell(ev.EngineReported(engine=E0, prefill_tokens_per_s=1100.0))
     teller.arrive("a", relation="new")
     teller.finish("a", pin())
     teller.arrive("b", after=7.0, reason="kept")
@@ -130,16 +136,16 @@ def test_a_pin_can_be_missed_revoked_refused_or_lost() -> None:
         teller.arrive("b", after=10.0, engine=engine)
         return teller.pins[0].end
 
-    unpin = do.Unpin(program="p", engine="e0", reason="outranked")
-    refused = ev.DecisionDone(decision="Pin", program="p", engine="e0", outcome="refused")
+    unpin = do.Unpin(program=P, engine=E0, reason="outranked")
+    refused = ev.DecisionDone(decision="Pin", program=P, engine=E0, outcome="refused")
     assert ended() == "hit"
     assert ended(engine="e1") == "moved"
     assert ended(until=105.0) == "expired"
     assert ended((ev.TimerFired(), (unpin,))) == "revoked"
     assert ended((ev.TimerFired(), (unpin,)), until=102.5) == "expired"
     assert ended((refused, ())) == "refused"
-    assert ended((ev.EngineLost(engine="e0"), ())) == "lost"
-    assert ended((ev.ProgramEnded(program="p"), ())) == "ended"
+    assert ended((ev.EngineLost(engine=E0), ())) == "lost"
+    assert ended((ev.ProgramEnded(program=P), ())) == "ended"
 
 
 def test_room_that_was_kept_without_a_word_counts_as_a_pin() -> None:
@@ -149,7 +155,7 @@ def test_room_that_was_kept_without_a_word_counts_as_a_pin() -> None:
     teller.finish("a")
     teller.arrive("b", after=4.0, reason="kept")
     teller.finish("b")
-    teller.tell(ev.TimerFired(), do.Unpin(program="p", engine="e0", reason="not_worth"), after=6.0)
+    teller.tell(ev.TimerFired(), do.Unpin(program=P, engine=E0, reason="not_worth"), after=6.0)
     assert [(p.end, p.held_s, p.announced) for p in teller.pins] == [
         ("hit", 4.0, False),
         ("revoked", 6.0, False),
@@ -160,13 +166,12 @@ def test_a_warm_is_used_late_or_for_nothing() -> None:
     def ended(*, done: bool, engine: str) -> str:
         teller = Teller()
         teller.arrive("a", relation="new")
-        warm = do.Warm(program="p", engine="e0", tokens=10, due=teller.now + 5, reason="return")
+        warm = do.Warm(program=P, engine=E0, tokens=10, due=teller.now + 5, reason="return")
         teller.finish("a", warm)
         if done:
-            teller.tell(ev.DecisionDone(decision="Warm", program="p", engine="e0", outcome="accepted"))
+            teller.tell(ev.DecisionDone(decision="Warm", program=P, engine=E0, outcome="accepted"))
         teller.arrive("b", engine=engine, after=5.0)
         [over] = teller.of(facts.WarmOver)
-        assert isinstance(over, facts.WarmOver)
         return over.end
 
     assert ended(done=True, engine="e0") == "used"
@@ -182,18 +187,15 @@ def test_context_that_must_be_computed_again_is_counted() -> None:
     teller.finish("b", prompt_tokens=1500, cached_tokens=300)
     teller.arrive("c", prompt_tokens=200, relation="compaction")
     teller.finish("c", prompt_tokens=200)
-    refilled = [
-        fact.refilled_tokens for fact in teller.of(facts.StepOver) if isinstance(fact, facts.StepOver)
-    ]
-    assert refilled == [0, 800, 0]
+    assert [fact.refilled_tokens for fact in teller.of(facts.StepOver)] == [0, 800, 0]
 
 
 def test_a_step_that_is_sent_again_is_no_second_step_and_given_up_it_failed() -> None:
     teller = Teller()
     teller.arrive("a", relation="new")
-    teller.tell(ev.StepFailed(step="a", reason="broke", retryable=True), do.Dispatch(step="a", engine="e1"))
-    teller.tell(ev.StepFailed(step="a", reason="broke", retryable=True))
-    teller.tell(ev.ProgramEnded(program="p"))
+    teller.tell(ev.StepFailed(step=A, reason="broke", retryable=True), do.Dispatch(step=A, engine=E1))
+    teller.tell(ev.StepFailed(step=A, reason="broke", retryable=True))
+    teller.tell(ev.ProgramEnded(program=P))
     assert (teller.closed.steps, teller.closed.failed_steps) == (0, 1)
 
 
@@ -203,9 +205,7 @@ def test_memory_is_bounded_and_the_forgotten_are_closed() -> None:
         teller.arrive(f"s{k}", program=f"p{k}", relation="new", after=1.0)
         teller.finish(f"s{k}", tools=("ls",))
     assert teller.story.live == 3
-    assert {
-        fact.reason for fact in teller.of(facts.ProgramClosed) if isinstance(fact, facts.ProgramClosed)
-    } == {"forgotten"}
+    assert {fact.reason for fact in teller.of(facts.ProgramClosed)} == {"forgotten"}
     teller.facts += teller.story.expire(teller.now + 1e6)
     assert teller.story.live == 0
     assert len(teller.of(facts.ProgramClosed)) == len(teller.of(facts.ProgramOpened)) == 10

@@ -378,7 +378,7 @@ def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: An
     for i in range(4):
         d.arrive(f"p{i}", tokens=3000, after=0.1)
     on_e0 = [p for p in ("p0", "p1", "p2", "p3") if d.sent(p) == "e0"]
-    d.tell(ev.EngineLost(engine=EngineId("e0")))
+    d.lose("e0")
     assert d.scheduler.policy._books["e0"].load == 0
     for _ in range(8):
         step = next((s for s in d.board.steps.values() if s.in_flight), None)
@@ -404,7 +404,7 @@ def test_memory_that_others_want_is_pinned_with_an_end_and_let_go_after_it(desk:
 
 def test_an_engine_that_keeps_kv_itself_is_told_to_until_it_refuses(desk: Any) -> None:
     d = desk(foresight=Gaps({"a": 3.0}))
-    d.tell(ev.EngineReported(engine=EngineId("e0"), pins_natively=True))
+    d.report("e0", pins_natively=True)
     d.arrive("a", tokens=4000)
     d.finish("a", tokens=4000)
     (pin,) = d.of(do.Pin)

@@ -168,7 +168,7 @@ def test_it_is_restored_as_it_was_stored_and_merges() -> None:
 
 
 def test_the_agents_own_list_is_read_in_its_common_shapes() -> None:
-    shapes = [
+    shapes: list[dict[str, object]] = [
         {"todos": [{"content": "x", "status": "completed"}, {"content": "y", "status": "pending"}]},
         {"plan": [{"step": "x", "status": "completed"}, {"step": "y", "status": "in_progress"}]},
         {"items": [{"text": "x", "done": True}, {"text": "y", "done": False}]},
@@ -176,13 +176,14 @@ def test_the_agents_own_list_is_read_in_its_common_shapes() -> None:
     ]
     for arguments in shapes:
         assert read_todo(arguments) == Todo(open=1, done=1), arguments
-    for other in (
+    others: list[dict[str, object]] = [
         {},
         {"todos": []},
         {"items": [1, 2]},
         {"plan": "first this"},
         {"todos": [{"status": "odd"}]},
-    ):
+    ]
+    for other in others:
         assert read_todo(other) is None
 
 

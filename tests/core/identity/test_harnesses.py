@@ -155,11 +155,11 @@ def codex(*items: Json, thread: str = SESSION) -> Json:
     }  # fmt: skip
 
 
-def codex_headers(window: int = 0, kind: str = "turn", turn: str = "u1", **extra: str) -> dict[str, str]:
+def codex_headers(window: int = 0, kind: str = "turn", turn: str = "u1") -> dict[str, str]:
     metadata = {"turn_id": turn, "root_turn_id": turn, "request_kind": kind}
     return {
         "originator": "codex_exec", "session-id": SESSION, "thread-id": SESSION, "x-client-request-id": SESSION,
-        "x-codex-window-id": f"{SESSION}:{window}", "x-codex-turn-metadata": json.dumps(metadata), **extra,
+        "x-codex-window-id": f"{SESSION}:{window}", "x-codex-turn-metadata": json.dumps(metadata),
     }  # fmt: skip
 
 
@@ -186,9 +186,8 @@ def test_codex_main_subagent_prewarm_and_compaction_land_where_they_should(wire:
     child = wire.send(
         codex(said("Review the patch."), thread="t-child"),
         path=path,
-        headers=codex_headers(
-            **{"thread-id": "t-child", "x-codex-parent-thread-id": SESSION, "x-openai-subagent": "review"}
-        ),
+        headers=codex_headers()
+        | {"thread-id": "t-child", "x-codex-parent-thread-id": SESSION, "x-openai-subagent": "review"},
     )
     assert (child.name, child.relation, child.parent_id) == ("t-child", "subagent", main.program_id)
     echo2, _ = wire.answer(second, "responses", "Mended.")
@@ -306,7 +305,7 @@ def test_every_row_of_the_table_has_its_test() -> None:
 
 
 def test_people_and_constant_cache_keys_are_no_programs(wire: Wire) -> None:
-    extra = {"user": "ann", "safety_identifier": "s", "prompt_cache_key": "my-app"}
+    extra: Json = {"user": "ann", "safety_identifier": "s", "prompt_cache_key": "my-app"}
     one = wire.send(chat(USER, **extra))
     two = wire.send(chat({"role": "user", "content": "Something quite different, please."}, **extra))
     assert one.program_id != two.program_id

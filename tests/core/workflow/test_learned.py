@@ -24,7 +24,8 @@ TOKENS = {"link": 180, "generate": 320, "execute": 60, "repair": 280, "check": 9
 def walk(
     graph: LearnedGraph, chain: dict[str, dict[str, float]], rng: random.Random, start: str = "link"
 ) -> int:
-    node, previous, steps = start, [], 0
+    node, steps = start, 0
+    previous: list[str] = []
     while True:
         steps += 1
         graph.observe_step(

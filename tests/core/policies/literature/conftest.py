@@ -8,6 +8,7 @@ import pytest
 
 from agentserve.core import events as ev
 from agentserve.core.board import Limits
+from agentserve.core.ids import ProgramId
 from agentserve.core.program import StepState
 
 TENANTS = ("t", "u", "v")
@@ -99,7 +100,7 @@ class Chaos:
 
     def lose(self, number: int) -> None:
         name = f"e{number % 2}"
-        self.desk.tell(ev.EngineLost(engine=name))
+        self.desk.lose(name)
         for step in [s for s in self.flying() if s.engine == name]:
             assert step.state in (StepState.STARTED, StepState.DISPATCHED)
             self.desk.tell(ev.StepFailed(step=step.id, reason="lost"))
@@ -107,11 +108,11 @@ class Chaos:
     def back(self, number: int) -> None:
         name = f"e{number % 2}"
         if not self.sched.board.fleet[name].up:
-            self.desk.tell(ev.EngineBack(engine=name))
-        self.desk.tell(ev.EngineReported(engine=name, kv_tokens=10_000, draining=False))
+            self.desk.back(name)
+        self.desk.report(name, kv_tokens=10_000, draining=False)
 
     def drain(self, number: int) -> None:
-        self.desk.tell(ev.EngineReported(engine=f"e{number % 2}", draining=True))
+        self.desk.report(f"e{number % 2}", draining=True)
 
     def gone(self, number: int) -> None:
         steps = list(self.sched.board.steps)
@@ -127,7 +128,7 @@ class Chaos:
     def hint(self, number: int) -> None:
         if idle := self.idle():
             name = idle[number % len(idle)]
-            self.desk.tell(ev.HintGiven(program=name, returns_in_s=float(number % 5)))
+            self.desk.tell(ev.HintGiven(program=ProgramId(name), returns_in_s=float(number % 5)))
 
     # -- the end
 

@@ -128,11 +128,11 @@ def test_what_is_old_large_and_not_reused_is_evicted_first(desk: Any) -> None:
 
 def test_an_idle_engine_steals_the_head_of_the_longest_line(desk: Any) -> None:
     d = desk("saga", engines=2)
-    d.tell(ev.EngineReported(engine="e1", draining=True))
+    d.report("e1", draining=True)
     for name in "abc":
         d.arrive(name, tokens=7000)
     assert [d.sent(n) for n in "abc"] == ["e0", None, None]
-    d.tell(ev.EngineReported(engine="e1", draining=False))
+    d.report("e1", draining=False)
     for _ in range(3):
         d.timer()
     assert [d.sent(n) for n in "abc"] == ["e0", "e1", None]

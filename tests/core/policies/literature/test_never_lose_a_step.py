@@ -41,5 +41,6 @@ def test_a_policy_has_a_name_and_says_when_it_loses(policy: str) -> None:
     module, cls = POLICIES[policy]
     loaded = importlib.import_module(module)
     assert getattr(loaded, cls).name == policy
+    assert loaded.__doc__
     for word in ("Intent:", "Reads:", "Loses:"):
         assert word in loaded.__doc__, f"{module} does not say `{word}`"

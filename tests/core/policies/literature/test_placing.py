@@ -9,6 +9,7 @@ import pytest
 from agentserve.core import events as ev
 from agentserve.core.policies.literature.dualmap import Ring
 from agentserve.core.policies.literature.lines import Line, LineByTenant, stamp
+from agentserve.core.program import Step
 
 
 def segment(name: int, tokens: int = 500) -> tuple[ev.Segment, ...]:
@@ -58,7 +59,7 @@ def test_the_warmer_candidate_takes_it_unless_the_objective_breaks(desk: Any) ->
         d.arrive(f"l{i}", tokens=1000)
     for i in range(12):
         if d.sent(f"l{i}") != home:
-            d.tell(ev.StepStarted(step=f"l{i}/0"))  # the other engine has no prefill left to do
+            d.start(f"l{i}")  # the other engine has no prefill left to do
     policy, at_home = d.scheduler.policy, d.board.fleet[home]
     assert policy._owed.of(at_home) >= 5000
     d.arrive("a", 3, tokens=3700)
@@ -72,9 +73,9 @@ def test_a_queued_step_moves_to_its_other_candidate_when_that_is_sooner(desk: An
     before = {p.id: p.own.engine for p in d.board.programs.values()}
     assert sorted(before.values()) == ["e0"] * 3 + ["e1"] * 3
     for name in [n for n in before if d.sent(n) == "e1"]:
-        d.tell(ev.StepStarted(step=f"{name}/0"))
+        d.start(name)
     gone = next(n for n in before if before[n] == "e1" and d.sent(n) is None)
-    d.tell(ev.ClientGone(step=f"{gone}/0"))
+    d.leave(gone)
     assert d.scheduler.policy.figures()["moved"] == 1
 
 
@@ -120,7 +121,7 @@ def test_a_prefix_whose_ttft_doubled_is_replicated(desk: Any) -> None:
     for i, wait_s in enumerate((0.1, 0.1, 0.5, 0.5)):
         d.now = 100.0 * (i >= 2) + i
         d.arrive(f"p{i}", tokens=2000, prefix=segment(7, 1500))
-        d.tell(ev.StepStarted(step=f"p{i}/0"), after=wait_s)
+        d.start(f"p{i}", after=wait_s)
         d.finish(f"p{i}", tokens=2000, final=True)
     d.arrive("q", tokens=2000, prefix=segment(7, 1500))
     assert d.scheduler.policy.figures()["replicated"] == 1
@@ -165,10 +166,11 @@ def test_a_program_moves_only_from_a_full_engine_to_a_free_one(desk: Any) -> Non
 
 def test_a_line_skips_what_left_and_follows_new_keys(desk: Any) -> None:
     d = desk("fifo")
-    d.tell(ev.EngineReported(engine="e0", draining=True))
+    d.report("e0", draining=True)
     for name, tenant in (("a", "t"), ("b", "t"), ("c", "u")):
         d.arrive(name, tenant=tenant)
-    a, b, c = d.board.steps.values()
+    waiting: list[Step] = list(d.board.steps.values())
+    a, b, c = waiting
     line = Line()
     for step, at in ((a, 1.0), (b, 2.0), (c, 3.0)):
         line.put(step, (0, at))

@@ -12,7 +12,7 @@ def test_steps_in_the_line_of_a_lost_engine_join_another(desk: Any) -> None:
     for name in "abcd":
         d.arrive(name, tokens=6000)
     assert [d.sent(n) for n in "abcd"] == ["e0", "e1", None, None]
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     assert d.sent("a") is None, "no byte of it had come: it waits again"
     served = []
     while d.board.steps:
@@ -26,7 +26,7 @@ def test_steps_of_a_draining_engine_wait_elsewhere_and_nothing_more_goes_there(d
     d = desk("infercept", engines=2)
     for name in "abcd":
         d.arrive(name, tokens=6000)
-    d.tell(ev.EngineReported(engine="e0", draining=True))
+    d.report("e0", draining=True)
     d.finish(next(n for n in "abcd" if d.sent(n) == "e0"), tokens=6000, final=True)
     assert not d.board.fleet["e0"].steps
     assert len(d.board.waiting) == 2
@@ -34,10 +34,10 @@ def test_steps_of_a_draining_engine_wait_elsewhere_and_nothing_more_goes_there(d
 
 def test_without_any_engine_steps_wait_for_the_first_to_come(desk: Any) -> None:
     d = desk("continuum", engines=1)
-    d.tell(ev.EngineLost(engine="e0"))
+    d.lose("e0")
     out = d.arrive("a")
     assert [x.reason for x in out] == ["no_engine"]
-    d.tell(ev.EngineBack(engine="e0"))
+    d.back("e0")
     assert d.sent("a") == "e0"
 
 
@@ -60,7 +60,7 @@ def test_a_step_larger_than_an_engine_goes_alone(desk: Any) -> None:
 
 def test_an_engine_takes_no_more_steps_than_it_has_places(desk: Any) -> None:
     d = desk("justitia")
-    d.tell(ev.EngineReported(engine="e0", seqs_max=2))
+    d.report("e0", seqs_max=2)
     for name in "abc":
         d.arrive(name, tokens=100)
     assert [d.sent(n) for n in "abc"] == ["e0", "e0", None]
@@ -70,8 +70,8 @@ def test_an_engine_takes_no_more_steps_than_it_has_places(desk: Any) -> None:
 
 def test_models_that_only_one_engine_serves_wait_for_it_alone(desk: Any) -> None:
     d = desk("vtc", engines=2)
-    d.tell(ev.EngineReported(engine="e0", models=("small",)))
-    d.tell(ev.EngineReported(engine="e1", models=("large",)))
+    d.report("e0", models=("small",))
+    d.report("e1", models=("large",))
     d.arrive("a", tokens=9000, model="large")
     d.arrive("b", tokens=9000, model="large")
     d.arrive("c", tokens=9000, model="small")

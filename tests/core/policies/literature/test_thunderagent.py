@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from agentserve.core import events as ev
-
 
 def paused(d: Any) -> set[str]:
     return set(d.scheduler.policy._paused)
@@ -71,8 +69,8 @@ def test_reasoning_programs_are_restored_before_acting_ones_on_any_engine(desk: 
     d.timer()
     assert d.sent("c", 2) == "e0", "1,100 tokens are free: enough for c, and d would leave too little"
     assert paused(d) == {"d"}
-    d.tell(ev.EngineBack(engine="e1"))
-    d.tell(ev.EngineReported(engine="e1", kv_tokens=10_000))
+    d.back("e1")
+    d.report("e1", kv_tokens=10_000)
     d.arrive("e", tokens=9000)
     assert d.sent("e") == "e1"
 
