@@ -27,6 +27,11 @@ class Keeper:
         seat.until = None
         seat.idle_tokens = seat.tokens
         seat.book.idle[program.tenant] += seat.tokens
+        self.used(program, seat.book)
+
+    def used(self, program: Program, book: Book) -> None:
+        """Its KV was last used when its clock says, which may be another engine's."""
+        book.oldest = min(book.oldest, program.home_clock)
 
     def end(self, program: Program, seat: Seat) -> None:
         """The program is back, or its seat is taken. A bet stays open until it is settled."""
@@ -82,14 +87,24 @@ class Keeper:
             return [], False
         margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
         risk = self.params.touch_risk * max(engine.kv_tokens - book.load + margins, 0)
-        held = engine.pin_mode == "native"  # a pin that has an end is the engine's to keep
-        at_risk, later, written = [], False, engine.written
+        safe_from = engine.written - risk
+        if book.oldest >= safe_from:  # nearly always; then whether there is any is soon found
+            return [], any(self._is_ours_to_touch(p, engine) for p in book.seated.values())
+        at_risk, later, oldest = [], False, engine.written
         for p in book.seated.values():
-            if not p.open_steps and not (held and p.own.until is not None):
+            if self._is_ours_to_touch(p, engine):
                 later = True
-                if written - p.home_clock > risk:
+                if p.home_clock < safe_from:
                     at_risk.append(p)
+                    continue
+            if p.idle:
+                oldest = min(oldest, p.home_clock)
+        book.oldest = oldest  # of all but those that are touched now: `used` is told of these
         return at_risk, later
+
+    def _is_ours_to_touch(self, program: Program, engine: Engine) -> bool:
+        """Idle, and not held by the engine itself: a native pin that has an end is the engine's to keep."""
+        return not program.open_steps and not (engine.pin_mode == "native" and program.own.until is not None)
 
     def _pin(self, program: Program, seat: Seat, since: float, now: float) -> None:
         """Someone wants the memory: from now on it has a price, and keeping it an end."""

@@ -50,6 +50,7 @@ class Book:
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
+    oldest: int = 0  # reading of the engine's clock, before which no idle seat's KV was last used
     # for fresh seats, from when it is looked up until the load is another (`rooms`)
     room: float | None = None
     capacity: float = field(init=False)  # what the engine is believed to hold
@@ -88,6 +89,8 @@ class Book:
             raise InvariantBroken(f"{self.engine.id}: seats add up to {charged}, the book says {self.load}")
         if sum(p.own.idle_tokens for p in self.seated.values()) != sum(self.idle.values()):
             raise InvariantBroken(f"{self.engine.id}: tenants' pins do not add up to the idle seats")
+        if any(p.idle and p.home_clock < self.oldest for p in self.seated.values()):
+            raise InvariantBroken(f"{self.engine.id}: KV of an idle seat is older than {self.oldest}")
         for step in self.held:
             if step.state is not StepState.WAITING or not isinstance(step.program.own, Seat):
                 raise InvariantBroken(f"step {step.id} is held but not waiting")

@@ -119,6 +119,8 @@ class WorkingSet(Policy):
             if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
                 self._seats.charge(program, seat, now)
                 self._gap_begins(program, seat, now)
+            elif isinstance(seat, Seat):
+                self._keeper.used(program, seat.book)
         elif isinstance(seat, Seat):
             seat.book.ran_at = now
             if step in seat.book.held:
@@ -412,6 +414,7 @@ class WorkingSet(Policy):
             self.board.warm(
                 program, book.engine, tokens=program.context_tokens, due=now, reason="touch", refresh=True
             )
+            self._keeper.used(program, book)
         if later:
             self._arm(now + self.params.touch_s)
 
