@@ -33,7 +33,7 @@ def figures(policy: str, *, workload: str, pressure: float) -> tuple[float, floa
         direct.heard(event, now, list(decided))
         return decided
 
-    world.scheduler.handle = heard  # type: ignore[method-assign]
+    world.scheduler.handle = heard  # type: ignore[method-assign]  # a tap between the two
     world.run()
     out = direct.figures()
     return out["cached_tokens"] / out["prompt_tokens"], out["direct_cached_tokens"] / out["prompt_tokens"]

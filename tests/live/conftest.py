@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -28,7 +28,16 @@ from agentserve.live.engines import Engines
 from agentserve.live.monitor import ProbeSettings
 from agentserve.live.serve import GatewayServer, server_for, started
 from agentserve.live.server import Patience
-from agentserve.ports import Capabilities, EngineLoad, EngineOptions, Hints, Outcome, Outgoing, Receipt
+from agentserve.ports import (
+    Capabilities,
+    EngineLoad,
+    EngineOptions,
+    Hints,
+    KvChange,
+    Outcome,
+    Outgoing,
+    Receipt,
+)
 
 ALL_PROTOCOLS = frozenset({"chat", "completions", "responses", "messages", "embeddings"})
 
@@ -222,6 +231,7 @@ class PlainAdapter:
         self.app = options.extra.get("app")
         self.boot = "1"
         self.prepared: list[Hints] = []
+        self.before_load: Callable[[], Awaitable[None]] | None = None
         self.protocols = frozenset(options.extra.get("protocols", ALL_PROTOCOLS))
 
     async def start(self) -> None: ...
@@ -237,6 +247,8 @@ class PlainAdapter:
         )
 
     async def load(self) -> EngineLoad:
+        if self.before_load is not None:
+            await self.before_load()
         if self.app is None:
             port = int(self.url.rpartition(":")[2])
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -266,6 +278,13 @@ class PlainAdapter:
     async def abort(self, request_id: str) -> Receipt:
         return Receipt(outcome=Outcome.REFUSED)
 
+    async def kv_events(self) -> AsyncIterator[KvChange]:
+        return
+        yield  # which makes it an iterator, of nothing
+
+
+Told = TypeVar("Told", bound=ev.Event)
+
 
 @dataclass(slots=True)
 class Books:
@@ -292,7 +311,7 @@ class Books:
     def gauge(self, name: str, value: float, /, **labels: str) -> None: ...
     def step_done(self, record: Any) -> None: ...
 
-    def told(self, kind: type) -> list[Any]:
+    def told(self, kind: type[Told]) -> list[Told]:
         return [event for event in self.events if isinstance(event, kind)]
 
 
@@ -309,6 +328,13 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def adapter(self) -> PlainAdapter:
+        """Of its first engine."""
+        adapter = self.gateway.engines["e1"].adapter
+        assert isinstance(adapter, PlainAdapter)
+        return adapter
 
     async def chat(self, **fields: Any) -> httpx.Response:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}

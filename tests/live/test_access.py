@@ -143,8 +143,7 @@ async def test_a_tenant_with_a_salt_has_it_handed_to_its_engine(engine: Scripted
     )
     running = await serve(settings=settings)
     await running.chat()
-    adapter = running.gateway.engines["e1"].adapter
-    assert adapter.prepared[-1].cache_salt  # type: ignore[attr-defined]
+    assert running.adapter.prepared[-1].cache_salt
 
 
 async def test_a_step_that_is_refused_leaves_no_trace_in_the_scheduler(

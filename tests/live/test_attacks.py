@@ -233,8 +233,9 @@ async def test_who_does_not_read_its_answer_stops_the_engine_and_is_cut_off(
             written += len(event)
 
     engine.otherwise = endless
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    _reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    assert isinstance(writer.transport, asyncio.ReadTransport)
+    writer.transport.pause_reading()
     writer.write(POST + LENGTH + b"\r\n" + BODY)
     await until(lambda: engine.left)
     assert written < 64 * 1024 * 1024  # what the sockets on the way hold, and no more

@@ -34,9 +34,8 @@ def test_one_probe_goes_through_after_the_pause_and_closes_it() -> None:
     assert breaker.probe_in_s(10.0) == PAUSE_S_MIN
     assert breaker.probe_in_s(11.0) == 0.0
     breaker.probing()
-    assert breaker.state is State.HALF_OPEN
-    assert breaker.succeeded()
-    assert breaker.state is State.CLOSED
+    states = (breaker.state, breaker.succeeded(), breaker.state)
+    assert states == (State.HALF_OPEN, True, State.CLOSED)
 
 
 def test_a_probe_that_fails_doubles_the_pause_up_to_a_bound() -> None:

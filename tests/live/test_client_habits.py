@@ -129,7 +129,8 @@ async def test_anthropics_client_raises_its_own_exception_for_each_refusal(
     ):
         error = await raised(ask(key, model, system))
         assert isinstance(error, kind)
-        assert error.body["error"]["type"] == word
+        body: Any = error.body
+        assert body["error"]["type"] == word
     assert int(error.response.headers["retry-after"]) >= 1
 
 
@@ -163,7 +164,9 @@ async def test_clients_wait_as_the_gateway_tells_them_and_get_through(
         await asyncio.gather(*(patient.chat.completions.create(model="m", messages=HI) for _ in range(60)))
         engine.otherwise = answers(200, MESSAGE)
         last = await other.messages.create(model="m", max_tokens=5, messages=HI)
-    assert last.content[0].text == "hello"  # type: ignore[union-attr]
+    (text,) = last.content
+    assert isinstance(text, anthropic.types.TextBlock)
+    assert text.text == "hello"
     assert len(engine.asked) == 61
 
 

@@ -15,6 +15,7 @@ from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits
 from agentserve.core.events import AnyEvent
 from agentserve.core.foresight import Naive
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.live.driver import Driver
@@ -22,6 +23,7 @@ from agentserve.ports import Outcome, Receipt
 from tests.live.virtual_time import run_virtually
 
 POLICIES = ("fifo", "affinity", "agentserve")
+E0, E1, A, B = EngineId("e0"), EngineId("e1"), EngineId("a"), EngineId("b")
 Story = list[tuple[float, AnyEvent, list[do.AnyDecision]]]
 
 
@@ -30,29 +32,33 @@ def fresh(policy: str) -> Scheduler:
     return Scheduler(board, make_policy(policy, board))
 
 
+def arrives(step: str, program: str = "p", *, tenant: str = "t", tokens: int = 5) -> ev.StepArrived:
+    return ev.StepArrived(
+        step=StepId(step), program=ProgramId(program), tenant=TenantId(tenant), prompt_tokens=tokens
+    )
+
+
 def script(seed: int) -> list[tuple[float, AnyEvent]]:
     """Arrivals, endings, hints and engine trouble at times that never coincide."""
     rng = random.Random(seed)
     out: list[tuple[float, AnyEvent]] = []
-    for i in range(2):
-        out.append((0.01 * (i + 1), ev.EngineBack(engine=f"e{i}")))
-        out.append((0.005 + 0.01 * (i + 1), ev.EngineReported(engine=f"e{i}", kv_tokens=12_000)))
+    for i, engine in enumerate((E0, E1)):
+        out.append((0.01 * (i + 1), ev.EngineBack(engine=engine)))
+        out.append((0.005 + 0.01 * (i + 1), ev.EngineReported(engine=engine, kv_tokens=12_000)))
     for p in range(14):
         at = 0.1 + rng.random() * 5
         tokens = rng.randrange(500, 3000)
         for k in range(rng.randrange(1, 6)):
-            step = f"p{p}/{k}"
-            out.append(
-                (at, ev.StepArrived(step=step, program=f"p{p}", tenant=f"t{p % 3}", prompt_tokens=tokens))
-            )
+            step = StepId(f"p{p}/{k}")
+            out.append((at, arrives(step, f"p{p}", tenant=f"t{p % 3}", tokens=tokens)))
             at += 3 + rng.random() * 6
             out.append(
                 (at, ev.StepFinished(step=step, prompt_tokens=tokens, output_tokens=50, cached_tokens=0))
             )
             at += 0.5 + rng.random() * 8
             tokens += rng.randrange(50, 900)
-    out.append((21.0 + rng.random(), ev.EngineLost(engine="e1")))
-    out.append((29.0 + rng.random(), ev.EngineBack(engine="e1")))
+    out.append((21.0 + rng.random(), ev.EngineLost(engine=E1)))
+    out.append((29.0 + rng.random(), ev.EngineBack(engine=E1)))
     return sorted(out, key=lambda pair: pair[0])
 
 
@@ -189,22 +195,22 @@ def test_when_the_core_fails_steps_are_placed_plainly_and_it_is_counted(
     async def main() -> None:
         telemetry: Any = Counting()
         driver = Driver(broken(), telemetry=telemetry)
-        for engine in ("a", "b"):
+        for engine in (A, B):
             driver.tell(ev.EngineBack(engine=engine))
-        first = driver.submit(ev.StepArrived(step="1", program="p", tenant="t", prompt_tokens=5))
+        first = driver.submit(arrives("1"))
         assert isinstance(await first.decision, do.Dispatch)
-        driver.tell(ev.EngineLost(engine="b"))
-        hit = driver.submit(ev.StepArrived(step="2", program="q", tenant="t", prompt_tokens=5))
+        driver.tell(ev.EngineLost(engine=B))
+        hit = driver.submit(arrives("2", "q"))
         assert not driver.healthy
         decision = await hit.decision
         assert isinstance(decision, do.Dispatch)
         assert (decision.engine, decision.reason) == ("a", "fallback")
-        driver.tell(ev.EngineBack(engine="b"))
-        driver.tell(ev.StepFailed(step="2", reason="reset", retryable=True))
+        driver.tell(ev.EngineBack(engine=B))
+        driver.tell(ev.StepFailed(step=StepId("2"), reason="reset", retryable=True))
         again = await hit.again()
         assert isinstance(again, do.Dispatch)
         assert again.engine == "b"
-        driver.tell(ev.StepFailed(step="2", reason="reset", retryable=True))
+        driver.tell(ev.StepFailed(step=StepId("2"), reason="reset", retryable=True))
         assert isinstance(await hit.again(), do.Reject), "a second retry is not made"
         assert telemetry.counts["fallbacks"] == 1
         await driver.stop()
@@ -218,13 +224,13 @@ def test_a_core_that_cannot_learn_is_left_out_as_one_that_cannot_decide() -> Non
     async def main() -> None:
         board = Board(foresight=Unteachable())
         driver = Driver(Scheduler(board, make_policy("agentserve", board)))
-        driver.tell(ev.EngineBack(engine="a"))
+        driver.tell(ev.EngineBack(engine=A))
         await asyncio.sleep(0.01)
-        first = driver.submit(ev.StepArrived(step="1", program="p", tenant="t", prompt_tokens=5))
+        first = driver.submit(arrives("1"))
         assert isinstance(await first.decision, do.Dispatch)
         await asyncio.sleep(0.01)
         assert not driver.healthy
-        second = driver.submit(ev.StepArrived(step="2", program="p", tenant="t", prompt_tokens=5))
+        second = driver.submit(arrives("2"))
         decision = await second.decision
         assert isinstance(decision, do.Dispatch)
         assert decision.reason == "fallback"
@@ -236,7 +242,7 @@ def test_a_core_that_cannot_learn_is_left_out_as_one_that_cannot_decide() -> Non
 def test_stopping_sends_waiting_steps_away() -> None:
     async def main() -> None:
         driver = Driver(fresh("agentserve"))
-        ticket = driver.submit(ev.StepArrived(step="1", program="p", tenant="t", prompt_tokens=5))
+        ticket = driver.submit(arrives("1"))
         assert not ticket.decision.done()
         await driver.stop()
         decision = await ticket.decision
@@ -249,9 +255,9 @@ def test_stopping_sends_waiting_steps_away() -> None:
 def test_a_client_that_leaves_while_waiting_is_forgotten() -> None:
     async def main() -> None:
         driver = Driver(fresh("agentserve"))
-        ticket = driver.submit(ev.StepArrived(step="1", program="p", tenant="t", prompt_tokens=5))
+        ticket = driver.submit(arrives("1"))
         ticket.cancel()
-        driver.tell(ev.EngineBack(engine="a"))
+        driver.tell(ev.EngineBack(engine=A))
         assert not ticket.decision.done()
         assert not driver.scheduler.board.steps
         await driver.stop()
@@ -277,7 +283,7 @@ def test_the_outcome_of_a_warm_comes_back_to_the_core() -> None:
         seen: list[AnyEvent] = []
         driver = Driver(fresh("agentserve"), hands=Hands())
         driver.listen(lambda event, now, decided: seen.append(event))
-        driver._carry_out(do.Warm(program="p", engine="a", tokens=5, due=0.0))
+        driver._carry_out(do.Warm(program=ProgramId("p"), engine=A, tokens=5, due=0.0))
         await asyncio.sleep(0.01)
         (done,) = [e for e in seen if isinstance(e, ev.DecisionDone)]
         assert (done.decision, done.outcome, done.cached_tokens) == ("Warm", "accepted", 7)
@@ -287,21 +293,18 @@ def test_the_outcome_of_a_warm_comes_back_to_the_core() -> None:
 
 
 async def test_who_listens_hears_of_an_arrival_after_the_decision_and_before_anything_else_happens() -> None:
-    def arrival(step: str) -> ev.StepArrived:
-        return ev.StepArrived(step=step, program="p", tenant="t", prompt_tokens=10)  # type: ignore[arg-type]
-
     driver = Driver(fresh("fifo"))
     heard: list[tuple[str, int]] = []
     steps = driver.scheduler.board.steps
     driver.listen(lambda event, now, decided: heard.append((type(event).__name__, len(steps))))
-    driver.tell(ev.EngineBack(engine="e0"))
-    ticket = driver.submit(arrival("s1"))
+    driver.tell(ev.EngineBack(engine=E0))
+    ticket = driver.submit(arrives("s1"))
     assert ticket.decision.done()
     assert heard == [("EngineBack", 0)]
-    driver.submit(arrival("s2"))
+    driver.submit(arrives("s2"))
     assert heard[1:] == [("StepArrived", 1)]
     await asyncio.sleep(0)
     assert heard[2:] == [("StepArrived", 2)]
-    driver.submit(arrival("s3"))
+    driver.submit(arrives("s3"))
     await driver.stop()
     assert heard[3:] == [("StepArrived", 3)]

@@ -8,11 +8,15 @@ import pytest
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.live.feed import PROGRAMS_MAX, QUEUE_MAX, RECENT_MAX, STORY_MAX, Feed
+
+S1, E = StepId("s1"), EngineId("e")
 
 
 def arrived(program: str, step: str = "s") -> ev.StepArrived:
-    return ev.StepArrived(step=step, program=program, tenant=program.split("/")[0], prompt_tokens=1)  # type: ignore[arg-type]
+    tenant = TenantId(program.split("/")[0])
+    return ev.StepArrived(step=StepId(step), program=ProgramId(program), tenant=tenant, prompt_tokens=1)
 
 
 async def test_a_watcher_of_one_tenant_sees_nothing_of_another() -> None:
@@ -50,12 +54,8 @@ async def test_closing_the_feed_ends_every_stream() -> None:
 
 def test_a_story_holds_decisions_about_the_program_that_another_event_caused() -> None:
     feed = Feed(clock=lambda: 1.0)
-    feed.heard(arrived("a/x", "s1"), 0.0, [do.Wait(step="s1", reason="seat")])  # type: ignore[arg-type]
-    feed.heard(
-        arrived("a/y", "s2"),
-        0.0,
-        [do.Dispatch(step="s1", engine="e", reason="seated")],  # type: ignore[arg-type]
-    )
+    feed.heard(arrived("a/x", "s1"), 0.0, [do.Wait(step=S1, reason="seat")])
+    feed.heard(arrived("a/y", "s2"), 0.0, [do.Dispatch(step=S1, engine=E, reason="seated")])
     reasons = [decision["reason"] for entry in feed.story("a/x") for decision in entry["decisions"]]
     assert reasons == ["seat", "seated"]
 
@@ -76,7 +76,7 @@ async def test_who_comes_later_is_told_what_is_remembered_and_who_comes_back_onl
     for i in range(3):
         feed.heard(arrived("a/x", f"s{i}"), 0.0, [])
     feed.heard(arrived("b/y", "other"), 0.0, [])
-    feed.heard(ev.EngineReported(engine="e"), 0.0, [])  # type: ignore[arg-type]
+    feed.heard(ev.EngineReported(engine=E), 0.0, [])
     watching = feed.watch(tenant="a", after=0)
     seen = [await anext(watching) for _ in range(3)]
     assert [entry["event"]["step"] for entry in seen] == ["s0", "s1", "s2"]
@@ -106,9 +106,9 @@ async def test_what_is_remembered_is_bounded() -> None:
 def test_a_step_is_remembered_until_it_is_over() -> None:
     feed = Feed(clock=lambda: 1.0)
     feed.heard(arrived("a/x", "s1"), 0.0, [])
-    feed.heard(ev.StepFailed(step="s1", reason="lost", retryable=True), 0.0, [])  # type: ignore[arg-type]
+    feed.heard(ev.StepFailed(step=S1, reason="lost", retryable=True), 0.0, [])
     assert feed.owner("s1") == "a/x"
-    feed.heard(ev.StepFinished(step="s1", prompt_tokens=1, output_tokens=1), 0.0, [])  # type: ignore[arg-type]
+    feed.heard(ev.StepFinished(step=S1, prompt_tokens=1, output_tokens=1), 0.0, [])
     assert feed.owner("s1") is None
     assert [entry["event"]["type"] for entry in feed.story("a/x")] == [
         "StepArrived",

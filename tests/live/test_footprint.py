@@ -29,6 +29,11 @@ def left_behind() -> list[object]:
     return [one for one in gc.get_objects() if isinstance(one, (Exchange, Request))]
 
 
+async def asked_once_more(engine: ScriptedEngine) -> None:
+    before = len(engine.asked)
+    await until(lambda: len(engine.asked) > before)
+
+
 def connections() -> int:
     return sum(isinstance(one, (Connection, HttpConnection)) for one in gc.get_objects())
 
@@ -88,8 +93,7 @@ async def test_a_connection_that_is_gone_is_freed_without_the_collector(
             body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": ending == "cut"}
             asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
             if ending == "left":
-                asked = len(engine.asked)
-                await until(lambda asked=asked: len(engine.asked) > asked)
+                await asked_once_more(engine)
                 asking.cancel()
             await asyncio.wait([asking])
             asking.exception() if not asking.cancelled() else None

@@ -17,7 +17,7 @@ async def test_an_engine_whose_probes_time_out_is_lost(engine: ScriptedEngine, s
     async def never() -> None:
         await asyncio.sleep(60)
 
-    running.gateway.engines["e1"].adapter.load = never  # type: ignore[method-assign, assignment]
+    running.adapter.before_load = never
     await until(lambda: running.books.told(ev.EngineLost))
     assert not running.gateway.engines["e1"].up
 
@@ -36,7 +36,7 @@ async def test_an_engine_that_serves_while_its_probes_time_out_is_busy_and_not_l
         running.gateway.monitor.heard(one)
         await asyncio.sleep(60)
 
-    one.adapter.load = heard_but_silent  # type: ignore[method-assign, assignment]
+    running.adapter.before_load = heard_but_silent
     await until(lambda: probes > 6)
     assert one.up
     assert not running.books.told(ev.EngineLost)
@@ -44,6 +44,6 @@ async def test_an_engine_that_serves_while_its_probes_time_out_is_busy_and_not_l
 
 async def test_a_restarted_engine_has_lost_what_it_held(engine: ScriptedEngine, serve: Serve) -> None:
     running = await serve(engine, probes=IMPATIENT)
-    running.gateway.engines["e1"].adapter.boot = "2"  # type: ignore[attr-defined]
+    running.adapter.boot = "2"
     await until(lambda: len(running.books.told(ev.EngineBack)) == 2)
     assert [lost.reason for lost in running.books.told(ev.EngineLost)] == ["restarted"]

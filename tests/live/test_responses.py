@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai.types.responses import ResponseCompletedEvent, ResponseCreatedEvent
 
 from agentserve.config import LimitSettings
 from agentserve.errors import NotFound, TooLarge
@@ -93,7 +94,10 @@ async def test_a_streamed_response_is_kept_and_says_what_it_follows(
             assert event.type.startswith("response.")
         seen = [e async for e in await client.responses.create(
             model="m", input="two", stream=True, previous_response_id="resp_1")]  # fmt: skip
-        assert [e.response.previous_response_id for e in seen] == ["resp_1", "resp_1"]  # type: ignore[union-attr]
+        opened, completed = seen
+        assert isinstance(opened, ResponseCreatedEvent)
+        assert isinstance(completed, ResponseCompletedEvent)
+        assert [e.response.previous_response_id for e in (opened, completed)] == ["resp_1", "resp_1"]
         kept = await client.responses.retrieve("resp_2")
         assert kept.output_text == "hello"
         listed = await client.responses.input_items.list("resp_2", order="asc")

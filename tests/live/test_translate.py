@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic import BadRequestError as AnthropicBadRequest
+from anthropic.types import TextBlock, ThinkingBlock, ToolUseBlock
 from openai import AsyncOpenAI, BadRequestError
 
+from agentserve.core import events as ev
 from agentserve.errors import BadRequest
 from agentserve.live.translate import translation
 from tests.live.conftest import ScriptedEngine, Serve, answers, chat_reply, delta, sse, streams
@@ -73,9 +75,12 @@ async def test_the_anthropic_client_reads_a_translated_message(
             message = await client.messages.create(**asked)
     kinds = [block.type for block in message.content]
     assert kinds == ["thinking", "text", "tool_use", "tool_use"]
-    assert message.content[0].thinking == "let me see"  # type: ignore[union-attr]
-    assert message.content[1].text == "I will look."  # type: ignore[union-attr]
-    look: Any = message.content[2]
+    thought, text, look, _ = message.content
+    assert isinstance(thought, ThinkingBlock)
+    assert thought.thinking == "let me see"
+    assert isinstance(text, TextBlock)
+    assert text.text == "I will look."
+    assert isinstance(look, ToolUseBlock)
     assert (look.id, look.name, look.input) == ("c1", "look", {"at": 1})
     assert message.stop_reason == "tool_use"
     assert (
@@ -87,7 +92,9 @@ async def test_the_anthropic_client_reads_a_translated_message(
     assert sent["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "go"}]
     assert (sent["tool_choice"], sent["max_tokens"]) == ("required", 50)
     await running.quiet()
-    assert [tool.name for tool in running.books.events[-1].tools] == ["look", "wait"]
+    finished = running.books.events[-1]
+    assert isinstance(finished, ev.StepFinished)
+    assert [tool.name for tool in finished.tools] == ["look", "wait"]
     assert running.books.steps[-1]["cached_tokens"] == 16
 
 
@@ -108,7 +115,7 @@ async def test_the_openai_client_reads_a_translated_response(
             async with client.responses.stream(**asked) as stream:
                 made = await stream.get_final_response()
         else:
-            made = await client.responses.create(**asked)  # type: ignore[assignment]
+            made = await client.responses.create(**asked)
         assert made.output_text == "I will look."
         assert [item.type for item in made.output] == [
             "reasoning",

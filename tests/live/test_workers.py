@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from agentserve.core import events as ev
 from agentserve.core.ids import EngineId
 from agentserve.live.server import Patience
+from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.live.workers import frames as fr
 from agentserve.live.workers import server as workers_server
 from agentserve.live.workers.link import Link
@@ -113,7 +114,8 @@ async def test_a_stream_is_fetched_by_the_worker_and_not_by_the_scheduler(
     assert (await running.chat(stream=True)).content == sse(delta("a"), delta("b", "stop"))
     await running.quiet()
     (one,) = running.gateway.engines
-    assert one.upstream.connections == 0  # type: ignore[attr-defined]
+    assert isinstance(one.upstream, LeanUpstream)
+    assert one.upstream.connections == 0
     finished = running.books.told(ev.StepFinished)[-1]
     assert (finished.prompt_tokens, finished.output_tokens) == (20, 5)
 

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import hashlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from agentserve_adapters.emulated import wire
 from agentserve_adapters.emulated.asked import Gone, Json, Receive, Refused, named
-from agentserve_adapters.emulated.host import Host, TooLong
+from agentserve_adapters.emulated.host import Host, Progress, TooLong
 from agentserve_adapters.emulated.options import EmulatedOptions
 from agentserve_adapters.emulated.record import Submission
 from agentserve_adapters.emulated.speech import Speech, speak
@@ -89,14 +89,14 @@ class Generation:
         self,
         tokens: list[int],
         speeches: list[Speech],
-        runs: list[AsyncIterator[Any]],
+        runs: list[AsyncGenerator[Progress]],
         shape: wire.ChatShape,
         receive: Receive,
         send: Send,
     ) -> None:
-        async def finish(run: AsyncIterator[Any]) -> int:
+        async def finish(run: AsyncGenerator[Progress]) -> int:
             cached = 0
-            async with contextlib.aclosing(run) as steps:  # type: ignore[type-var]
+            async with contextlib.aclosing(run) as steps:
                 async for progress in steps:
                     cached = progress.cached_tokens
                     if progress.lost:
@@ -127,7 +127,7 @@ class Generation:
         body: Json,
         tokens: list[int],
         speeches: list[Speech],
-        runs: list[AsyncIterator[Any]],
+        runs: list[AsyncGenerator[Progress]],
         shape: wire.ChatShape,
         receive: Receive,
         send: Send,
@@ -135,9 +135,9 @@ class Generation:
         lines: asyncio.Queue[bytes | None] = asyncio.Queue(64)
         cached = [0]
 
-        async def one(index: int, speech: Speech, run: AsyncIterator[Any]) -> None:
+        async def one(index: int, speech: Speech, run: AsyncGenerator[Progress]) -> None:
             before = 0
-            async with contextlib.aclosing(run) as steps:  # type: ignore[type-var]
+            async with contextlib.aclosing(run) as steps:
                 async for progress in steps:
                     if progress.lost:
                         failed = wire.error("EngineCore encountered an issue", 500, "InternalServerError")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from agentserve.engine import (
     EmulatedEngine,
@@ -75,7 +75,7 @@ class Host:
     def __len__(self) -> int:
         return len(self._requests)
 
-    async def run(self, submission: Submission) -> AsyncIterator[Progress]:
+    async def run(self, submission: Submission) -> AsyncGenerator[Progress]:
         """Submit; yield whenever there are more tokens, at last when it is over. Closing the iterator aborts."""
         self._count += 1
         name = f"r{self._count}"

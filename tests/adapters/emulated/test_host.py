@@ -31,7 +31,7 @@ def late_host() -> LateHost:
 
 async def told(host: Host, *, tokens: int = 160, stream: bool = False) -> list[Progress]:
     run = host.run(Submission(hashes=BLOCKS, prompt_tokens=tokens, output_tokens=4, stream=stream))
-    async with contextlib.aclosing(run) as steps:  # type: ignore[type-var]
+    async with contextlib.aclosing(run) as steps:
         return [progress async for progress in steps]
 
 
@@ -65,7 +65,7 @@ async def test_a_stream_may_end_between_two_looks_at_the_clock() -> None:
     host = SteppingHost(profile=profile("llama-3.1-8b-h100"), config=EngineConfig(kv_tokens=16_000))
     for output in range(20, 120, 7):
         run = host.run(Submission(hashes=(), prompt_tokens=16, output_tokens=output, stream=True))
-        async with contextlib.aclosing(run) as steps, asyncio.timeout(30):  # type: ignore[type-var]
+        async with contextlib.aclosing(run) as steps, asyncio.timeout(30):
             assert [p.done async for p in steps][-1] == output
     assert not broken
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,12 +20,13 @@ from agentserve.core.identity import (
     scoped,
     unscoped,
 )
-from agentserve.core.identity.evidence import digest_of
+from agentserve.core.identity.evidence import Role, digest_of
 from agentserve.core.identity.known import CALLS_MAX, MARKS_MAX, TIPS_MAX
 
 
-def item(role: str, words: str, **ids: tuple[str, ...]) -> Item:
-    return Item(role=role, digest=digest_of(role.encode(), words.encode()), size=len(words), **ids)  # type: ignore
+def item(role: Role, words: str, *, calls: tuple[str, ...] = (), returns: tuple[str, ...] = ()) -> Item:
+    digest = digest_of(role.encode(), words.encode())
+    return Item(role=role, digest=digest, size=len(words), calls=calls, returns=returns)
 
 
 @dataclass
@@ -98,8 +100,8 @@ def test_agents_that_overlap_in_any_order_are_each_one_program(seed: int) -> Non
         assert len(named) == sum(any(r.step_index for r in a.seen) for a in of_tenant)
 
 
-def opening(words: str, **more: object) -> CallEvidence:
-    return CallEvidence(items=(item("user", words),), **more)  # type: ignore[arg-type]
+def opening(words: str, **more: Any) -> CallEvidence:
+    return CallEvidence(items=(item("user", words),), **more)
 
 
 def test_idle_programs_are_forgotten_with_all_that_led_to_them() -> None:
