@@ -90,6 +90,20 @@ class Rooms:
             found.full.sort(key=lambda b: b.load / b.capacity)
         return found
 
+    def none_for(self, own: float, now: float) -> bool:
+        """Is there surely no seat for who needs at least `own` tokens of its own, nor an engine to be looked through?
+
+        It is so after most events, and this is all that needs to be asked then.
+        """
+        sweep_s = self._params.sweep_s
+        self._as_admitted()
+        for book in self._books.values():
+            if not book.engine.up or book.engine.draining:
+                continue
+            if not book.seated or now - book.swept_at >= sweep_s or own + book.margin <= self._look_up(book):
+                return False
+        return True
+
     def aside(self, program: Program, model: str) -> Book | None:
         """The best engine with room for a small program in what is set aside for these."""
         own, params = program.footprint(0) - program.shared_tokens, self._params

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from agentserve.core.fairness import Account, Accounts
 from agentserve.core.ids import EngineId, ProgramId, TenantId
 from agentserve.core.program import Program, Step
+from agentserve.errors import InvariantBroken
 
 _NONE: Mapping[TenantId, Lane] = {}
 ROLES_MAX = 32  # that stand apart; those of any more stand with those of none
@@ -39,6 +40,7 @@ class Queued:
     engines: Engines = ()  # that serve the model of its steps
     role: int = NO_ROLE  # whose prompt, by its hash, its next step begins with
     steps: list[Step] = field(default_factory=list)
+    own: int = 0  # tokens that it needs beyond those that it may share, while it has steps
     expected_until: float = 0.0
 
     @property
@@ -66,6 +68,7 @@ class Line:
         self._queued: dict[ProgramId, Queued] = {}
         self._lanes: dict[Wanted, dict[TenantId, Lane]] = {}  # none that nobody waits for
         self._gap = 0.0  # between the tenants that waited when somebody was last asked for
+        self._least: float | None = None  # what `least` says, until another is first somewhere
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -104,7 +107,20 @@ class Line:
         heapq.heappush(lane.heap, entry)
         if lane.heap[0] is entry:
             lane.head = queued
+            self._least = None
         return queued
+
+    def comes(self, queued: Queued, step: Step) -> None:
+        """One more step of it waits."""
+        queued.steps.append(step)
+        self.needs(queued)
+
+    def needs(self, queued: Queued) -> None:
+        """Its steps are others than they were, and so is what it needs."""
+        own = queued.program.footprint(0) - queued.program.shared_tokens
+        if own != queued.own:
+            queued.own = own
+            self._least = None
 
     def leave(self, program: Program) -> Queued:
         """Out of the line; its heap entry is skipped when it comes up."""
@@ -116,6 +132,7 @@ class Line:
         lane.waiting -= 1
         if lane.head is queued:
             lane.head = None
+            self._least = None
         if not lane.waiting:
             del lanes[program.tenant]
             if not lanes:
@@ -145,6 +162,17 @@ class Line:
             if before is None or rank < before:
                 first, before = lane.head, rank
         return first
+
+    @property
+    def least(self) -> float:
+        """Whoever is next needs at least so many tokens of its own; -inf where that takes a look at the line itself."""
+        if self._least is None:
+            lanes = ((role, lane.head) for (_, role), lanes in self._lanes.items() for lane in lanes.values())
+            self._least = min(
+                head.own if head is not None and head.steps and role != SMALL else -math.inf
+                for role, head in lanes
+            )
+        return self._least
 
     def heads(self, queued: Queued, now: float) -> list[Queued]:
         """Of its tenant and for the same engines, who is first in each role."""
@@ -188,11 +216,21 @@ class Line:
             if queued is not None and queued.key == key:
                 if queued.steps or now <= queued.expected_until:
                     lane.head = queued
+                    self._least = None
                     return queued
                 self.leave(queued.program)
             else:
                 heapq.heappop(lane.heap)
         return None
+
+    def check(self) -> None:
+        """What is remembered of those who wait is what they need."""
+        for queued in self._queued.values():
+            if queued.steps and queued.own != queued.program.footprint(0) - queued.program.shared_tokens:
+                raise InvariantBroken(f"{queued.program.id} waits for {queued.own} tokens, which it does not need")
+        remembered, self._least = self._least, None
+        if remembered is not None and self._queued and remembered != self.least:
+            raise InvariantBroken(f"{remembered} is not the least that the first of the line need")
 
     def note_gap(self) -> None:
         """Nobody is seated any more: keep the largest gap ever seen between tenants that wait for the same room."""
