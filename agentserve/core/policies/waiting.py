@@ -227,7 +227,9 @@ class Line:
         """What is remembered of those who wait is what they need."""
         for queued in self._queued.values():
             if queued.steps and queued.own != queued.program.footprint(0) - queued.program.shared_tokens:
-                raise InvariantBroken(f"{queued.program.id} waits for {queued.own} tokens, which it does not need")
+                raise InvariantBroken(
+                    f"{queued.program.id} waits for {queued.own} tokens, which it does not need"
+                )
         remembered, self._least = self._least, None
         if remembered is not None and self._queued and remembered != self.least:
             raise InvariantBroken(f"{remembered} is not the least that the first of the line need")
