@@ -21,7 +21,7 @@ from agentserve.cli.shapes import profile_of
 from agentserve.config import EngineSettings, Settings
 from agentserve.core.board import Board, Limits, Share
 from agentserve.core.identity import Resolver
-from agentserve.core.ids import ProgramId, TenantId
+from agentserve.core.ids import TenantId
 from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.policies.policy import Policy
@@ -161,7 +161,7 @@ def _keep(
             return {str(t): s for t, s in books.services(time.time()).items()}
 
     store.snapshots(
-        chain_of=lambda program: resolver.record(ProgramId(program)),
+        chain_of=resolver.record,
         forecasts=foresight.states(),
         accounts=accounts,
         graphs=lambda: {(tenant, name): body for tenant, name, body in graphs.take_changed()},

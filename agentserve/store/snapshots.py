@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from agentserve.core.ids import ProgramId
 from agentserve.ports import Journal
 
 log = logging.getLogger("agentserve.store")
@@ -32,7 +33,7 @@ class Snapshots:
         self,
         journal: Journal,
         *,
-        chain_of: Callable[[str], bytes | None] | None = None,
+        chain_of: Callable[[ProgramId], bytes | None] | None = None,
         forecasts: Mapping[str, Callable[[], bytes]] | None = None,
         accounts: Callable[[], Mapping[str, float]] | None = None,
         graphs: Callable[[], Mapping[tuple[str, str], bytes]] | None = None,
@@ -97,7 +98,7 @@ class Snapshots:
         began = time.perf_counter()
         for program in dirty:
             try:
-                body = self._chain_of(program)
+                body = self._chain_of(ProgramId(program))
             except Exception:
                 log.exception("the identity of a program could not be written down")
                 continue

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from agentserve.config import Settings
+from agentserve.core.ids import ProgramId
 from agentserve.errors import StoreError
 from agentserve.store import migrations
 from agentserve.store.archive import Archive
@@ -80,7 +81,7 @@ class Store:
     def snapshots(
         self,
         *,
-        chain_of: Callable[[str], bytes | None] | None = None,
+        chain_of: Callable[[ProgramId], bytes | None] | None = None,
         forecasts: Mapping[str, Callable[[], bytes]] | None = None,
         accounts: Callable[[], Mapping[str, float]] | None = None,
         graphs: Callable[[], Mapping[tuple[str, str], bytes]] | None = None,

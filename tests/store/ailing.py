@@ -12,6 +12,7 @@ import sys
 
 from agentserve.config import StoreSettings
 from agentserve.core import events as ev
+from agentserve.core.ids import StepId
 from agentserve.store.journal import WriteBehind
 from tests.store.conftest import AT, step_row
 
@@ -28,7 +29,7 @@ async def main(url: str) -> None:
         await asyncio.sleep(0.01)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES_MAX, hard))
     for number in range(STEPS):
-        journal.event(ev.StepStarted(step=str(number)), AT + number, [])
+        journal.event(ev.StepStarted(step=StepId(str(number))), AT + number, [])
         journal.step(step_row(str(number), "acme/p", AT + number))
     while journal.up:
         await asyncio.sleep(0.01)

@@ -20,6 +20,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.ports import Journal, StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database
@@ -176,24 +177,24 @@ class Gateway:
 
     def step(self, program: str, number: int, at: float, *, tenant: str = "acme", **given: Any) -> None:
         """One step of a program, 2 s long, at this time."""
-        step = f"{program}#{number}"
+        step, owner, engine = StepId(f"{program}#{number}"), ProgramId(program), EngineId("e0")
         tell = self.journal.event
         arrived = ev.StepArrived(
             step=step,
-            program=program,
-            tenant=tenant,
+            program=owner,
+            tenant=TenantId(tenant),
             prompt_tokens=1000,
-            workflow="coder",
+            workflow=WorkflowId("coder"),
             relation="new" if number == 0 else "continues",
             returned=(f"c{number - 1}",) if number else (),
         )
-        tell(arrived, at, [do.Dispatch(step=step, engine="e0", reason="kept" if number else "free")])
+        tell(arrived, at, [do.Dispatch(step=step, engine=engine, reason="kept" if number else "free")])
         tell(ev.StepStarted(step=step), at + 0.75, [])
         tool = ev.PendingTool(id=f"c{number}", name="bash", argument_class="git diff")
         finished = ev.StepFinished(
             step=step, prompt_tokens=1000, output_tokens=50, cached_tokens=800, tools=(tool,)
         )
-        pin = do.Pin(program=program, engine="e0", tokens=1050, until=at + 60, reason="worth")
+        pin = do.Pin(program=owner, engine=engine, tokens=1050, until=at + 60, reason="worth")
         tell(finished, at + 2.0, [pin])
         self.journal.step(step_row(step, program, at, tenant=tenant, index=number, **given))
 
@@ -202,7 +203,7 @@ class Gateway:
         for number in range(steps):
             self.step(program, number, at, **given)
             at += 2.0 + gap_s
-        self.journal.event(ev.ProgramEnded(program=program), at, [])
+        self.journal.event(ev.ProgramEnded(program=ProgramId(program)), at, [])
 
 
 @pytest.fixture

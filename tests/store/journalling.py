@@ -10,6 +10,7 @@ from collections import deque
 
 from agentserve.config import StoreSettings
 from agentserve.core import events as ev
+from agentserve.core.ids import StepId
 from agentserve.store.journal import WriteBehind
 from tests.store.conftest import AT, step_row
 
@@ -25,7 +26,7 @@ async def main(url: str) -> None:
     said = deque([(began, 0)])  # when how many had been said
     while True:
         while number < (time.monotonic() - began) * 1000:
-            journal.event(ev.StepStarted(step=str(number)), AT + number, [])
+            journal.event(ev.StepStarted(step=StepId(str(number))), AT + number, [])
             journal.step(step_row(str(number), "acme/p", AT + number))
             journal.fact("chain", {"program": "acme/p", "body": str(number).encode(), "at": AT})
             number += 1

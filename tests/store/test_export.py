@@ -13,6 +13,7 @@ from agentserve.cli import main
 from agentserve.config import StoreSettings
 from agentserve.core import events as ev
 from agentserve.core.forecast.evaluation import call_row, program_row
+from agentserve.core.ids import ProgramId, TenantId
 from agentserve.sim.importers import read
 from agentserve.store import export, migrations
 from agentserve.store.database import Database
@@ -67,10 +68,11 @@ async def test_tool_calls_come_out_as_the_forecasts_judge_reads_them(
     database: Database, journal: WriteBehind, gateway: Gateway
 ) -> None:
     gateway.program("acme/p", 2, AT)
+    q, acme = ProgramId("acme/q"), TenantId("acme")
     tool = ev.PendingTool(id="m", name="search", kind="tool", timeout_s=9.0, exact_hash=-5)
-    journal.event(ev.ProgramDeclared(program="acme/q", tenant="acme"), AT, [])
-    journal.event(ev.ToolStarted(program="acme/q", tool=tool), AT + 1, [])
-    journal.event(ev.ToolEnded(program="acme/q", tool_id="m", duration_s=2.5, ok=False), AT + 3.5, [])
+    journal.event(ev.ProgramDeclared(program=q, tenant=acme), AT, [])
+    journal.event(ev.ToolStarted(program=q, tool=tool), AT + 1, [])
+    journal.event(ev.ToolEnded(program=q, tool_id="m", duration_s=2.5, ok=False), AT + 3.5, [])
     assert await journal.flushed()
     lines = await collected(database, "tools")
     rows = [call_row(line) for line in lines]

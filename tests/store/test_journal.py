@@ -14,6 +14,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits
 from agentserve.core.foresight import Naive
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.store import queries
@@ -23,6 +24,9 @@ from agentserve.store.journal import REST, Pace, WriteBehind
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
 from tests.store.conftest import AT, Cluster, Gateway, step_row, until
+
+ACME, P, S = TenantId("acme"), ProgramId("acme/p"), StepId("s")
+E0, E1 = EngineId("e0"), EngineId("e1")
 
 
 def now() -> float:
@@ -79,11 +83,11 @@ async def test_sums_grow_over_batches_and_a_program_that_comes_back_is_live_agai
 
 
 async def test_engines_are_kept_as_they_were_last_seen(database: Database, journal: WriteBehind) -> None:
-    journal.event(ev.EngineBack(engine="e0"), AT, [])
-    journal.event(ev.EngineReported(engine="e0", kv_tokens=9000, running=3, models=("m",)), AT + 1, [])
-    journal.event(ev.EngineLost(engine="e1", reason="refused"), AT + 2, [])
+    journal.event(ev.EngineBack(engine=E0), AT, [])
+    journal.event(ev.EngineReported(engine=E0, kv_tokens=9000, running=3, models=("m",)), AT + 1, [])
+    journal.event(ev.EngineLost(engine=E1, reason="refused"), AT + 2, [])
     assert await journal.flushed()
-    journal.event(ev.EngineReported(engine="e0", waiting=2), AT + 3, [])
+    journal.event(ev.EngineReported(engine=E0, waiting=2), AT + 3, [])
     assert await journal.flushed()
     e0, e1 = await queries.engines(database)
     assert (e0["state"], e0["kv_tokens"], e0["running"], e0["waiting"]) == ("up", 9000, 3, 2)
@@ -98,17 +102,17 @@ async def test_the_journal_replays_to_the_same_decisions(database: Database, jou
 
     scheduler = fresh()
     script: list[tuple[ev.AnyEvent, float]] = [
-        (ev.EngineBack(engine="e0"), 0.0),
-        (ev.EngineReported(engine="e0", kv_tokens=10_000), 0.1),
+        (ev.EngineBack(engine=E0), 0.0),
+        (ev.EngineReported(engine=E0, kv_tokens=10_000), 0.1),
     ]
     for p in range(6):
         at = 1.0 + p
-        prefix = (ev.Segment(2**63 + p, 300),)
+        step, prefix = StepId(f"{p}"), (ev.Segment(2**63 + p, 300),)
         arrived = ev.StepArrived(
-            step=f"{p}", program=f"p{p}", tenant="t", prompt_tokens=4000, prefix=prefix, role=-p
+            step=step, program=ProgramId(f"p{p}"), tenant=ACME, prompt_tokens=4000, prefix=prefix, role=-p
         )
         script.append((arrived, at))
-        script.append((ev.StepFinished(step=f"{p}", prompt_tokens=4000, output_tokens=10), at + 20))
+        script.append((ev.StepFinished(step=step, prompt_tokens=4000, output_tokens=10), at + 20))
     said = []
     for event, now in sorted(script, key=lambda pair: pair[1]):
         decided = scheduler.handle(event, now)
@@ -138,7 +142,7 @@ async def test_a_batch_that_is_written_twice_counts_once(database: Database) -> 
     """The commit went through and its confirmation was lost."""
     fold = Fold()
     writer = Writer(database, "w")
-    told = [Told(ev.ProgramDeclared(program="acme/p", tenant="acme"), AT, [])]
+    told = [Told(ev.ProgramDeclared(program=P, tenant=ACME), AT, [])]
     folded = fold.fold(told, [Record("step", step_row("s", "acme/p", AT))])
     await writer.write(folded, 1, 0, AT)
     await writer.write(folded, 1, 0, AT)
@@ -176,10 +180,11 @@ async def test_what_makes_no_sense_is_left_out_and_counted(
     journal.step({"step": "s", "program": "acme/p"})
     journal.fact("account", {"tenant": "acme"})
     journal.fact("engine", {"id": None, "state": object()})
-    journal.event(None, AT, [])  # type: ignore[arg-type]
-    journal.event(ev.StepStarted(step="s"), AT, [object()])  # type: ignore[list-item]
+    journal.event(None, AT, [])  # type: ignore[arg-type]  # no event
+    journal.event(ev.StepStarted(step=S), AT, [object()])  # type: ignore[list-item]  # no decision
+    prefix = (ev.Segment(2**70, 5),)
     arrived = ev.StepArrived(
-        step="x", program="acme/q", tenant="acme", prompt_tokens=1, prefix=(ev.Segment(2**70, 5),)
+        step=StepId("x"), program=ProgramId("acme/q"), tenant=ACME, prompt_tokens=1, prefix=prefix
     )
     journal.event(arrived, AT, [])
     gateway.step("acme/p", 0, AT)
@@ -211,7 +216,7 @@ async def test_whatever_clients_call_things_can_be_stored(database: Database, jo
 def test_when_the_queue_is_full_the_oldest_detail_goes_first_and_is_counted(sqlite_url: str) -> None:
     journal = WriteBehind(StoreSettings(url=sqlite_url, queue_rows_max=10))  # never started
     for k in range(8):
-        journal.event(ev.StepStarted(step=f"s{k}"), float(k), [])
+        journal.event(ev.StepStarted(step=StepId(f"s{k}")), float(k), [])
     for k in range(6):
         journal.step(step_row(f"s{k}", "acme/p", AT))
     assert journal.queued == 10
@@ -225,14 +230,15 @@ def test_when_the_queue_is_full_the_oldest_detail_goes_first_and_is_counted(sqli
 async def test_what_was_lost_to_overflow_is_noted_in_the_journal(sqlite_url: str) -> None:
     journal = WriteBehind(StoreSettings(url=sqlite_url, queue_rows_max=10, flush_interval_s=0.02), clock=now)
     for k in range(25):
-        journal.event(ev.StepStarted(step=f"s{k}"), float(k), [])
+        journal.event(ev.StepStarted(step=StepId(f"s{k}")), float(k), [])
     journal.start()
     assert await journal.flushed()
     await journal.stop()
     database = Database(sqlite_url)
     [piece] = await journal_of(database)
     assert piece.dropped == 15
-    assert [event.step for event, _, _ in piece.told] == [f"s{k}" for k in range(15, 25)]  # type: ignore[union-attr]
+    kept = [ev.StepStarted(step=StepId(f"s{k}")) for k in range(15, 25)]
+    assert [event for event, _, _ in piece.told] == kept
     await database.close()
 
 
@@ -336,8 +342,8 @@ async def test_a_database_that_was_stopped_is_caught_up_with_when_it_is_back(clu
 async def test_a_driver_time_that_is_not_of_the_epoch_is_shifted(sqlite_url: str) -> None:
     journal = WriteBehind(StoreSettings(url=sqlite_url, flush_interval_s=0.02), clock=now, clock_offset_s=AT)
     journal.start()
-    dispatch = do.Dispatch(step="s", engine="e0", reason="free")
-    journal.event(ev.StepArrived(step="s", program="acme/p", tenant="acme", prompt_tokens=1), 7.0, [dispatch])
+    dispatch = do.Dispatch(step=S, engine=E0, reason="free")
+    journal.event(ev.StepArrived(step=S, program=P, tenant=ACME, prompt_tokens=1), 7.0, [dispatch])
     assert await journal.flushed()
     await journal.stop()
     database = Database(sqlite_url)

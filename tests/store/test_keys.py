@@ -22,7 +22,11 @@ async def test_a_key_stands_for_its_tenant_and_scopes(database: Database) -> Non
     await view.refresh()
     found = view.check(made.token, NOW)
     assert found is not None
-    assert (found.tenant, found.scopes, found.key_id) == ("acme", {"call", "read"}, made.key.key_id)
+    assert (found.tenant, found.scopes, found.key_id) == (
+        "acme",
+        frozenset({"call", "read"}),
+        made.key.key_id,
+    )
     prefix, public, secret = made.token.split("-")
     assert (prefix, public) == ("as", made.key.key_id)
     assert len(secret) == 40

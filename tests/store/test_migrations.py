@@ -19,13 +19,13 @@ from agentserve.store.database import Database, write_ahead
 from agentserve.store.folding import Fold
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Collected, Gateway
+from tests.store.conftest import AT, Cluster, Collected, Gateway
 
 
 async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        return compare_metadata(context, schema.Row.metadata)
+        return list(compare_metadata(context, schema.Row.metadata))
 
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
@@ -33,11 +33,14 @@ async def test_the_migrations_make_exactly_the_schema_of_the_code(database: Data
 
 async def everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
     """The rows of all tables that there are, in order."""
+
+    def there(connection: Connection, name: str) -> bool:
+        return connection.dialect.has_table(connection, name)
+
     found = {}
     async with database.reading() as connection:
         for table in schema.Row.metadata.sorted_tables:
-            names = await connection.run_sync(lambda c, name=table.name: c.dialect.has_table(c, name))
-            if names:
+            if await connection.run_sync(there, table.name):
                 rows = await connection.execute(select(table).order_by(*table.primary_key.columns))
                 found[table.name] = [tuple(row) for row in rows]
     return found
@@ -122,8 +125,8 @@ async def test_the_embedded_database_is_made_when_it_is_opened(sqlite_url: str) 
     await database.close()
 
 
-async def test_postgresql_is_upgraded_only_when_the_operator_says_so(cluster: object) -> None:
-    database = Database(cluster.url())  # type: ignore[attr-defined]
+async def test_postgresql_is_upgraded_only_when_the_operator_says_so(cluster: Cluster) -> None:
+    database = Database(cluster.url())
     with pytest.raises(StoreError, match="run `agentserve db upgrade`"):
         await migrations.ready(database)
     await migrations.upgrade(database)
@@ -131,8 +134,8 @@ async def test_postgresql_is_upgraded_only_when_the_operator_says_so(cluster: ob
     await database.close()
 
 
-async def test_a_database_of_a_newer_version_is_refused(cluster: object) -> None:
-    database = Database(cluster.url())  # type: ignore[attr-defined]
+async def test_a_database_of_a_newer_version_is_refused(cluster: Cluster) -> None:
+    database = Database(cluster.url())
     await migrations.upgrade(database)
     async with database.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from agentserve.config import StoreSettings
 from agentserve.store import export, queries
@@ -26,8 +27,8 @@ async def fill(database: Database, programs: int, at: Callable[[int], float]) ->
         await writer.write(fold.fold(collected.told, collected.records), number + 1, 0, at(number))
 
 
-def sweeper(database: Database, now: float, **settings: float) -> Sweeper:
-    return Sweeper(database, StoreSettings(**settings), clock=lambda: now)  # type: ignore[arg-type]
+def sweeper(database: Database, now: float, **settings: Any) -> Sweeper:
+    return Sweeper(database, StoreSettings(**settings), clock=lambda: now)
 
 
 async def test_what_is_older_than_the_limit_goes_and_nothing_else(database: Database) -> None:
