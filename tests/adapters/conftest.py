@@ -6,6 +6,7 @@ shape lacks is answered with 404, as every one of these servers does.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -307,7 +308,7 @@ def old_vllm() -> dict[str, Any]:
 
 @pytest.fixture
 def body() -> dict[str, Any]:
-    return json.loads(json.dumps(BODY))
+    return copy.deepcopy(BODY)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from agentserve.config import StoreSettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.ports import StepRecord
 from agentserve.store.journal import WriteBehind
 from agentserve.telemetry import Recorder
@@ -45,22 +46,23 @@ class Nowhere(SpanExporter):
 def steps(count: int, first: int) -> list[tuple[list[Told], StepRecord, dict[str, object]]]:
     """What a gateway tells of each step, ready made, so that only telling it is timed."""
     out = []
+    acme, coder, e0 = TenantId("acme"), WorkflowId("coder"), EngineId("e0")
     now = time.time()
     for k in range(first, first + count):
-        step, program, at = f"s{k}", f"acme/p{k % 200}", now + k * 1e-3
+        step, program, at = StepId(f"s{k}"), ProgramId(f"acme/p{k % 200}"), now + k * 1e-3
         tool = ev.PendingTool(id="c", name="bash", argument_class="git diff")
         told: list[Told] = [
             (
                 ev.StepArrived(
                     step=step,
                     program=program,
-                    tenant="acme",
+                    tenant=acme,
                     prompt_tokens=4000,
                     returned=("c",),
-                    workflow="coder",
+                    workflow=coder,
                 ),
                 at,
-                [do.Dispatch(step=step, engine="e0", reason="kept", cause="StepArrived#1")],
+                [do.Dispatch(step=step, engine=e0, reason="kept", cause="StepArrived#1")],
             ),
             (ev.StepStarted(step=step), at + 0.2, []),
             (

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import openai
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
 START_S = 60.0
 
@@ -85,11 +86,13 @@ async def talk(url: str) -> AsyncIterator[Any]:
             stream = await client.chat.completions.create(
                 model="emulated", messages=messages, tools=[SEARCH], stream=True
             )
-            said, call = "", None
+            said = ""
+            call: ChoiceDeltaToolCall | None = None
             async for chunk in stream:
                 delta = chunk.choices[0].delta
                 said += delta.content or ""
-                call = (delta.tool_calls or [call])[0] if call is None else call
+                if delta.tool_calls:
+                    call = call or delta.tool_calls[0]
             yield said, call
             if call is not None:
                 function = {"name": "search", "arguments": '{"q":"x"}'}
@@ -134,7 +137,7 @@ def test_one_agent_is_one_program_in_the_store_the_metrics_and_a_trace(tmp_path:
 def test_a_running_agent_is_the_same_program_after_the_gateway_was_killed(tmp_path: Path) -> None:
     port = free_port()
 
-    async def first_step() -> tuple[Any, Any]:
+    async def first_step() -> Any:
         async for turn in talk(f"http://127.0.0.1:{port}"):
             return turn
         raise AssertionError

@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -130,11 +131,9 @@ async def ready(url: str, process: asyncio.subprocess.Process) -> None:
 
 async def call(client: openai.AsyncOpenAI, i: int) -> tuple[bool, bool, bool, bool]:
     """One question, whole and streamed: whole, streamed, alike, counted."""
-    messages = [{"role": "user", "content": f"question {i}: " + f"why {i}? " * 50}]
-    whole = await client.chat.completions.create(  # type: ignore[call-overload]
-        model="emulated", messages=messages, max_tokens=24
-    )
-    stream = await client.chat.completions.create(  # type: ignore[call-overload]
+    messages: list[Any] = [{"role": "user", "content": f"question {i}: " + f"why {i}? " * 50}]
+    whole = await client.chat.completions.create(model="emulated", messages=messages, max_tokens=24)
+    stream = await client.chat.completions.create(
         model="emulated",
         messages=messages,
         max_tokens=24,

@@ -54,7 +54,8 @@ def _block(tokens: Iterator[tuple[str, str]], root: dict[str, Any], here: Any) -
 
 def _block_tokens(tokens: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
     """Everything up to the `end` that belongs to an opened block."""
-    inner, depth = [], 1
+    inner: list[tuple[str, str]] = []
+    depth = 1
     for token in tokens:
         if token[0] == "action":
             depth += token[1].startswith(("if ", "range ")) - (token[1] == "end")

@@ -62,11 +62,11 @@ def test_the_wheels_work_in_an_environment_that_holds_nothing_else(
         ["up", "--print-config"],
         ["simulate", "--programs", "4", "--engines", "1"],
     ):
-        done = subprocess.run(
+        asked = subprocess.run(
             [venv / "bin/agentserve", *arguments],
             cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert asked.returncode == 0, asked.stderr
     done = subprocess.run(
         [venv / "bin/python", "-c", "import agentserve_sdk; agentserve_sdk.init"],
         cwd=tmp_path,

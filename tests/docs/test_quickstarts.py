@@ -58,7 +58,7 @@ def test_the_curl_section_gets_an_answer_and_a_program(gateway: str) -> None:
 
 def test_codex_settings_are_what_agentserve_run_would_give_it() -> None:
     (block,) = of("toml")
-    read = tomllib.loads(block.values[0].text)  # type: ignore[attr-defined]
+    read = tomllib.loads(block.values[0].text)
     provider = read["model_providers"][read["model_provider"]]
     assert provider["base_url"] == f"{ADDRESS}/v1"
     assert provider["wire_api"] == "responses"

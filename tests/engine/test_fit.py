@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ SHAPES = [
 ]
 
 
-def measured(noise: float = 0.0, **factors: float) -> list[Sample]:
+def measured(noise: float = 0.0, **factors: Any) -> list[Sample]:
     rng = random.Random(7)
     real = replace(profile("llama-3.1-8b-h100"), **factors)
     out = []

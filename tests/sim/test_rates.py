@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from agentserve.sim.ablations import ABLATIONS
+from agentserve.sim.ablations import ABLATIONS, Ablation
 from agentserve.sim.rates import Point, capped, sustained, svg
 from agentserve.sim.run import Trial, run
 
@@ -39,8 +39,8 @@ def test_the_curve_is_well_formed_and_has_a_line_for_each_arm() -> None:
 
 
 @pytest.mark.parametrize("arm", ABLATIONS, ids=lambda a: a.name)
-def test_every_ablation_runs_and_finishes_every_program(arm: object) -> None:
-    trial = arm.of(  # type: ignore[attr-defined]
+def test_every_ablation_runs_and_finishes_every_program(arm: Ablation) -> None:
+    trial = arm.of(
         Trial(workload="coding", engines=1, kv_tokens=130_000, programs=6, pressure=2.0, seed=3, check=True)
     )
     figures, _, _ = run(trial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.ports import StepRecord
 from agentserve.telemetry import Recorder
 from agentserve.telemetry.meters import CHILDREN_MAX, Meters
@@ -20,16 +22,18 @@ from agentserve.telemetry.metrics import BY_NAME, PREFIX, TABLE, Metric, queryab
 from agentserve.telemetry.spans import Spans
 
 AT = 1_700_000_000.0
+ACME, CODER, P, E0 = TenantId("acme"), WorkflowId("coder"), ProgramId("acme/p"), EngineId("e0")
+A, B = StepId("a"), StepId("b")
 
 
-def record(step: str = "s", **given: object) -> StepRecord:
-    plain: dict[str, object] = {
+def record(step: str = "s", **given: Any) -> StepRecord:
+    plain: dict[str, Any] = {
         "step": step, "program": "acme/p", "tenant": "acme", "protocol": "chat", "model": "m", "arrived_at": AT,
         "dispatched_at": AT + 0.4, "first_byte_at": AT + 0.9, "ended_at": AT + 3.0, "engine": "e0", "status": 200,
         "outcome": "finished", "prompt_tokens": 100, "output_tokens": 7, "cached_tokens": 60, "workflow": "coder",
         "overhead_s": 0.0001, "identity_source": "content", "relation": "continues",
     }  # fmt: skip
-    return StepRecord(**{**plain, **given})  # type: ignore[arg-type]
+    return StepRecord(**{**plain, **given})
 
 
 def figures(recorder: Recorder) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -79,23 +83,23 @@ def test_a_step_counts_once_everywhere() -> None:
 def test_the_story_of_a_program_is_counted() -> None:
     recorder = Recorder()
     tool = ev.PendingTool(id="c", name="bash")
-    pin = do.Pin(program="acme/p", engine="e0", tokens=500, until=AT + 60)
+    pin = do.Pin(program=P, engine=E0, tokens=500, until=AT + 60)
     told: list[tuple[ev.AnyEvent, float, list[do.AnyDecision]]] = [
-        (ev.EngineBack(engine="e0"), 0, []),
-        (ev.EngineReported(engine="e0", kv_tokens=9000, running=2, prefill_tokens_per_s=1000.0), 0, []),
+        (ev.EngineBack(engine=E0), 0, []),
+        (ev.EngineReported(engine=E0, kv_tokens=9000, running=2, prefill_tokens_per_s=1000.0), 0, []),
         (
             ev.StepArrived(
-                step="a", program="acme/p", tenant="acme", prompt_tokens=400, workflow="coder", relation="new"
+                step=A, program=P, tenant=ACME, prompt_tokens=400, workflow=CODER, relation="new"
             ),
-            1, [do.Dispatch(step="a", engine="e0")],
+            1, [do.Dispatch(step=A, engine=E0)],
         ),
-        (ev.StepFinished(step="a", prompt_tokens=400, output_tokens=100, tools=(tool,)), 3, [pin]),
+        (ev.StepFinished(step=A, prompt_tokens=400, output_tokens=100, tools=(tool,)), 3, [pin]),
         (
-            ev.StepArrived(step="b", program="acme/p", tenant="acme", prompt_tokens=600, returned=("c",)),
-            8, [do.Dispatch(step="b", engine="e0", reason="kept")],
+            ev.StepArrived(step=B, program=P, tenant=ACME, prompt_tokens=600, returned=("c",)),
+            8, [do.Dispatch(step=B, engine=E0, reason="kept")],
         ),
-        (ev.StepFinished(step="b", prompt_tokens=600, output_tokens=1, cached_tokens=200, final=True), 9, []),
-        (ev.EngineLost(engine="e0"), 10, []),
+        (ev.StepFinished(step=B, prompt_tokens=600, output_tokens=1, cached_tokens=200, final=True), 9, []),
+        (ev.EngineLost(engine=E0), 10, []),
     ]  # fmt: skip
     for event, now, decisions in told[:4]:
         recorder.watch(event, AT + now, decisions)
@@ -191,15 +195,15 @@ def test_a_finished_program_carries_its_trace_and_says_where_its_time_went() -> 
     exporter = InMemorySpanExporter()
     recorder = Recorder(spans=Spans(exporter, batched=False))
     tool = ev.PendingTool(id="c", name="bash")
-    arrived = ev.StepArrived(step="a", program="acme/p", tenant="acme", prompt_tokens=400, workflow="coder")
-    back = ev.StepArrived(step="b", program="acme/p", tenant="acme", prompt_tokens=600, returned=("c",))
-    recorder.watch(ev.EngineBack(engine="e0"), AT, [])
-    recorder.watch(arrived, AT, [do.Wait(step="a")])
+    arrived = ev.StepArrived(step=A, program=P, tenant=ACME, prompt_tokens=400, workflow=CODER)
+    back = ev.StepArrived(step=B, program=P, tenant=ACME, prompt_tokens=600, returned=("c",))
+    recorder.watch(ev.EngineBack(engine=E0), AT, [])
+    recorder.watch(arrived, AT, [do.Wait(step=A)])
     recorder.step_done(record("a"))
-    recorder.watch(ev.TimerFired(), AT + 2, [do.Dispatch(step="a", engine="e0")])
-    recorder.watch(ev.StepFinished(step="a", prompt_tokens=400, output_tokens=100, tools=(tool,)), AT + 3, [])
-    recorder.watch(back, AT + 7, [do.Dispatch(step="b", engine="e0")])
-    recorder.watch(ev.StepFinished(step="b", prompt_tokens=600, output_tokens=1, final=True), AT + 9, [])
+    recorder.watch(ev.TimerFired(), AT + 2, [do.Dispatch(step=A, engine=E0)])
+    recorder.watch(ev.StepFinished(step=A, prompt_tokens=400, output_tokens=100, tools=(tool,)), AT + 3, [])
+    recorder.watch(back, AT + 7, [do.Dispatch(step=B, engine=E0)])
+    recorder.watch(ev.StepFinished(step=B, prompt_tokens=600, output_tokens=1, final=True), AT + 9, [])
     parts = {
         part: value(recorder, "program_part_seconds_total", workflow="coder", part=part)
         for part in ("queue", "tools", "person", "model")
@@ -255,7 +259,7 @@ def test_counting_observing_and_setting_reach_the_metric() -> None:
 def test_switched_off_it_records_nothing() -> None:
     recorder = Recorder(TelemetrySettings(metrics=False))
     recorder.step_done(record())
-    recorder.watch(ev.EngineLost(engine="e0"), AT, [])
+    recorder.watch(ev.EngineLost(engine=E0), AT, [])
     recorder.count("retries", engine="e0")
     assert not any(
         name.startswith(("steps_total", "engine_losses", "retries")) for name, _ in figures(recorder)
@@ -264,8 +268,8 @@ def test_switched_off_it_records_nothing() -> None:
 
 def test_an_event_that_cannot_be_followed_is_counted_and_never_raised() -> None:
     recorder = Recorder()
-    recorder.watch(ev.StepStarted(step="s"), AT, [object()])  # type: ignore[list-item]
-    recorder.watch(None, AT, [])  # type: ignore[arg-type]
-    recorder.watch(ev.EngineReported(engine=None, running=1), AT, [])  # type: ignore[arg-type]
+    recorder.watch(ev.StepStarted(step=A), AT, [object()])  # type: ignore[list-item]  # no decision
+    recorder.watch(None, AT, [])  # type: ignore[arg-type]  # no event
+    recorder.watch(ev.EngineReported(engine=None, running=1), AT, [])  # type: ignore[arg-type]  # no engine
     recorder.step_done(record())
     assert value(recorder, "steps_total", tenant="acme", workflow="coder", outcome="finished") == 1

@@ -12,15 +12,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import facts
+from agentserve.core.ids import StepId
 from agentserve.errors import ConfigError
 from agentserve.telemetry import Recorder
 from agentserve.telemetry.conventions import ATTRIBUTES, OPERATIONS, Conventions
 from agentserve.telemetry.spans import Spans, make_spans
 from agentserve.telemetry.traceparent import derived, parse_traceparent
 from tests.telemetry.collector import Collector
-from tests.telemetry.test_metrics import AT, record
+from tests.telemetry.test_metrics import AT, E0, record
 from tests.telemetry.tree import tree
 
+S = StepId("s")
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -44,7 +46,7 @@ class Traced:
 
 
 def tool(**given: Any) -> facts.ToolCallOver:
-    plain = {
+    plain: dict[str, Any] = {
         "program": "acme/p",
         "id": "c",
         "name": "bash",
@@ -52,7 +54,7 @@ def tool(**given: Any) -> facts.ToolCallOver:
         "started_at": AT + 3,
         "seconds": 2.0,
     }
-    return facts.ToolCallOver(**{**plain, **given})  # type: ignore[arg-type]
+    return facts.ToolCallOver(**{**plain, **given})
 
 
 def parent_of(span: ReadableSpan) -> int | None:
@@ -61,12 +63,12 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def test_a_program_is_one_tree_of_steps_queues_and_tools() -> None:
     traced = Traced()
-    decisions = (do.Wait(step="s", reason="no_room"), do.Dispatch(step="s", engine="e0", reason="fits"))
+    decisions = (do.Wait(step=S, reason="no_room"), do.Dispatch(step=S, engine=E0, reason="fits"))
     traced.spans.step(record(decisions=decisions, finish_reason="tool_calls"))
     traced.spans.fact(tool())
     traced.spans.fact(tool(id="d", name="search", measured=True, ok=False))
@@ -255,7 +257,7 @@ async def test_a_collector_receives_the_trace_over_otlp() -> None:
     with Collector() as collector:
         recorder = Recorder(TelemetrySettings(traces="otlp", otlp_endpoint=collector.url))
         await recorder.start()
-        recorder.step_done(record(decisions=(do.Dispatch(step="s", engine="e0", reason="kept"),)))
+        recorder.step_done(record(decisions=(do.Dispatch(step=S, engine=E0, reason="kept"),)))
         await recorder.stop()
     assert tree(collector.spans).splitlines() == [
         "invoke_workflow coder  0.00 s + 3.00 s  steps=1 end=open",

@@ -35,7 +35,7 @@ async def publishing(serve: Any, **options: Any) -> AsyncIterator[tuple[httpx.As
 
 async def replayed(endpoint: str, start: int = 0) -> list[tuple[int, bytes]]:
     """Everything from a sequence number on, to the end that the publisher marks."""
-    out = []
+    out: list[tuple[int, bytes]] = []
     context = zmq.asyncio.Context()
     try:
         with context.socket(zmq.DEALER) as dealer:
@@ -131,8 +131,8 @@ async def test_nonsense_on_the_replay_socket_is_passed_over(serve: Any) -> None:
         context = zmq.asyncio.Context()
         with context.socket(zmq.DEALER) as dealer:
             dealer.connect(endpoint)
-            for frames in ((b"x",), (b"", b"no number at all"), (b"", b"", b"", b"")):
-                await dealer.send_multipart(frames)
+            for nonsense in ((b"x",), (b"", b"no number at all"), (b"", b"", b"", b"")):
+                await dealer.send_multipart(nonsense)
             await dealer.send_multipart((b"", (0).to_bytes(8, "big")))
             frames = await asyncio.wait_for(dealer.recv_multipart(), 30)
             assert int.from_bytes(frames[2], "big") == 0

@@ -71,4 +71,5 @@ async def test_errors_have_anthropics_shape(serve: Any) -> None:
     async with serve() as (url, _), client(url) as c:
         with pytest.raises(anthropic.NotFoundError) as caught:
             await c.messages.create(model="other", max_tokens=5, messages=[{"role": "user", "content": "x"}])
-    assert caught.value.body["type"] == "error"  # type: ignore[index]
+    body: Any = caught.value.body
+    assert body["type"] == "error"

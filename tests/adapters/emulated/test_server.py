@@ -13,7 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-SEARCH = {
+SEARCH: Any = {
     "type": "function",
     "function": {"name": "search", "parameters": {"type": "object", "properties": {}}},
 }
@@ -34,6 +34,7 @@ async def test_equal_requests_get_equal_replies_and_the_second_is_cached(serve: 
     assert first.usage is not None
     assert second.usage is not None
     assert first.usage.prompt_tokens_details is not None
+    assert second.usage.prompt_tokens_details is not None
     assert first.usage.prompt_tokens_details.cached_tokens == 0
     cached = second.usage.prompt_tokens_details.cached_tokens or 0
     assert second.usage.prompt_tokens - 16 <= cached < second.usage.prompt_tokens
@@ -104,7 +105,7 @@ async def test_a_scripted_conversation_calls_tools_turn_by_turn(serve: Any) -> N
     script = 'agentserve-script: [{"tool": "search", "arguments": {"q": "x"}}, {"text": "all done"}]'
     async with serve() as (url, _), client(url) as c:
         messages: Any = [{"role": "user", "content": f"please\n{script}\nthanks"}]
-        first = await c.chat.completions.create(model="emulated", messages=messages, tools=[SEARCH])  # type: ignore[list-item]
+        first = await c.chat.completions.create(model="emulated", messages=messages, tools=[SEARCH])
         call: Any = (first.choices[0].message.tool_calls or [])[0]
         assert first.choices[0].finish_reason == "tool_calls"
         assert (call.function.name, json.loads(call.function.arguments)) == ("search", {"q": "x"})
@@ -113,7 +114,7 @@ async def test_a_scripted_conversation_calls_tools_turn_by_turn(serve: Any) -> N
         stream = await c.chat.completions.create(
             model="emulated",
             messages=messages,
-            tools=[SEARCH],  # type: ignore[list-item]
+            tools=[SEARCH],
             stream=True,
         )
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
@@ -140,7 +141,7 @@ async def test_streamed_tool_calls_accumulate_to_the_whole_ones(serve: Any) -> N
         stream = await c.chat.completions.create(
             model="emulated",
             messages=[{"role": "system", "content": script}, {"role": "user", "content": "go"}],
-            tools=[SEARCH],  # type: ignore[list-item]
+            tools=[SEARCH],
             stream=True,
         )
         calls: dict[int, list[str]] = {}
@@ -165,7 +166,10 @@ async def test_several_choices_stop_marks_and_a_schema(serve: Any) -> None:
             model="emulated", messages=messages, stop=[" "], max_tokens=30
         )
         assert " " not in (stopped.choices[0].message.content or "")
-        schema = {"type": "object", "properties": {"n": {"type": "integer"}, "ok": {"type": "boolean"}}}
+        schema: dict[str, object] = {
+            "type": "object",
+            "properties": {"n": {"type": "integer"}, "ok": {"type": "boolean"}},
+        }
         shaped = await c.chat.completions.create(
             model="emulated",
             messages=messages,

@@ -40,6 +40,7 @@ from agentserve.live.app import Gateway
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
 from agentserve.live.upstream.lean import Connection, LeanUpstream
+from agentserve.store.journal import WriteBehind
 from tests.bench.relay.bare import Bare
 
 CONNECTIONS = 32
@@ -342,6 +343,8 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                     end.protocol.connection_made(end)
                     ends[case].append(end)
                 await load.run(ends[case], 500)
+            journal = served.relay._ledger._journal
+            assert isinstance(journal, WriteBehind)
             settle_interpreter()
             for _ in range(args.rounds):
                 for case, clients in ends.items():
@@ -349,7 +352,7 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                     thread_s, process_s = time.thread_time(), time.process_time()
                     await load.run(clients, calls)
                     us = (time.thread_time() - thread_s) / calls * 1e6
-                    await served.relay._ledger._journal.flushed()  # type: ignore[attr-defined]
+                    await journal.flushed()
                     all_us = (time.process_time() - process_s) / calls * 1e6
                     best = found.setdefault(case, {"us": us, "process_us": all_us})
                     best["us"], best["process_us"] = min(best["us"], us), min(best["process_us"], all_us)
