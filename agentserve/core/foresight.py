@@ -6,10 +6,10 @@ Rule: a forecast is advice. Everything that uses one must stay correct when it i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Protocol
 
 from agentserve.core.events import AnyEvent
+from agentserve.core.forecast.survival import Keeping
 from agentserve.core.program import Program, Step
 
 
@@ -20,11 +20,14 @@ class Survival(Protocol):
         """P(gap > t), the mass that never returns included."""
         ...
 
-    def course(self, elapsed: float, horizons: tuple[float, ...]) -> Sequence[float]:
-        """P(gap > elapsed + horizon), by horizon."""
-        ...
-
     def quantile(self, q: float) -> float: ...
+
+    def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
+        """How long to keep what the return needs, `elapsed_s` into the gap, and at most for `cap_s` more.
+
+        `break_even_s` of holding cost as much as one miss.
+        """
+        ...
 
 
 class Foresight(Protocol):
@@ -51,19 +54,7 @@ class Foresight(Protocol):
         ...
 
 
-class Pointwise:
-    """A distribution that is as quickly asked for each point as for all."""
-
-    __slots__ = ()
-
-    def survival(self, t: float) -> float:
-        raise NotImplementedError
-
-    def course(self, elapsed: float, horizons: tuple[float, ...]) -> Sequence[float]:
-        return [self.survival(elapsed + horizon) for horizon in horizons]
-
-
-class Exponential(Pointwise):
+class Exponential:
     """A gap of which only the mean is known."""
 
     __slots__ = ("mean_s",)
@@ -77,8 +68,15 @@ class Exponential(Pointwise):
     def quantile(self, q: float) -> float:
         return -self.mean_s * math.log(max(1.0 - q, 1e-12))
 
+    def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
+        """For good or not at all: how long it is away says nothing."""
+        if self.mean_s > break_even_s:
+            return Keeping(0.0, 0.0, 0.0)
+        back = 1.0 - math.exp(-cap_s / self.mean_s)
+        return Keeping(cap_s, back, self.mean_s * back)
 
-class Known(Pointwise):
+
+class Known:
     """A gap whose end is known."""
 
     __slots__ = ("seconds",)
@@ -91,6 +89,13 @@ class Known(Pointwise):
 
     def quantile(self, q: float) -> float:
         return self.seconds
+
+    def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
+        """To its end, and past it if it was foretold too short."""
+        left = max(self.seconds - elapsed_s, 0.0)
+        if left > min(break_even_s, cap_s):
+            return Keeping(0.0, 0.0, 0.0)
+        return Keeping(cap_s, 1.0, left)
 
 
 class Naive:
@@ -122,25 +127,3 @@ class Naive:
 
     def steps_left(self, program: Program) -> float:
         return max(self.steps_mean - program.steps_done, 1.0)
-
-
-def keeping_pays(
-    gap: Survival, elapsed: float, horizons: tuple[float, ...], *, fill_s: float, price: float
-) -> bool:
-    """Is the best rate of return over any horizon, times `fill_s`, at least the price?
-
-    The rate is P(back within tau) / E[time held until then], both conditional on `elapsed` already gone: what a second
-    of keeping buys at best, in returns. The first horizon that will do is enough.
-    """
-    alive = gap.survival(elapsed)
-    if alive <= 1e-9:
-        return fill_s / horizons[0] >= price
-    held = 0.0
-    before, at = 1.0, 0.0
-    for tau, left in zip(horizons, gap.course(elapsed, horizons), strict=True):
-        after = left / alive
-        held += (tau - at) * (before + after) / 2
-        if held > 0 and (1.0 - after) / held * fill_s >= price:
-            return True
-        before, at = after, tau
-    return price <= 0.0

@@ -9,7 +9,9 @@ seconds of the engine's time. Both are proportional to the tokens, so the size c
     return_rate(elapsed) x (time to fill the whole KV anew) >= price
 
 but for attention: the KV is filled more slowly by few long contexts than by many short ones, so long ones are kept
-longer. The pin's end is where that fails first. The price is zero while nobody waits, so a TTL is asked for only then.
+longer. Held for the time to fill the KV over the price, a pin has cost what its program's return spares: beside that
+break-even its forecast says where keeping is worth most (`Survival.keeping`), and there the pin ends. The price is zero
+while nobody waits, so an end is asked for only then.
 """
 
 from __future__ import annotations
@@ -18,46 +20,13 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from agentserve.core.foresight import Survival, keeping_pays
 from agentserve.core.ids import TenantId, WorkflowId
-
-HORIZONS_S = (0.05, 0.15, 0.4, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
-# Elapsed times at which keeping is tested; the crossing between two of them is found by halving.
-TESTED_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-HALVINGS = 3
 
 WORKFLOWS_MAX = 1000
 GAIN_WEIGHT = 0.05  # of the newest bet in a workflow's mean gain
 SETTLED_MIN = 30  # bets before a workflow is judged
 # of a workflow switched off, each so manieth gap is kept all the same, to learn if that changed
 PROBE_EVERY = 16
-
-
-def ttl_s(gap: Survival, *, fill_s: float, price: float, longest_s: float) -> float:
-    """Seconds from the gap's beginning until keeping no longer pays; 0 when it does not pay at all."""
-
-    def worth(elapsed: float) -> bool:
-        return keeping_pays(gap, elapsed, HORIZONS_S, fill_s=fill_s, price=price)
-
-    good = 0.0
-    for elapsed in TESTED_S:
-        if elapsed >= longest_s:
-            return longest_s
-        if not worth(elapsed):
-            break
-        good = elapsed
-    else:
-        return longest_s
-    if elapsed == 0.0:
-        return 0.0
-    bad = elapsed
-    for _ in range(HALVINGS):
-        middle = (good + bad) / 2
-        if worth(middle):
-            good = middle
-        else:
-            bad = middle
-    return bad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,20 +113,3 @@ class PinAccounts:
             "pins_lost_s": self.lost_s,
             "pins_switched_off": float(self.switched_off),
         }
-
-
-def gain_forecast_s(gap: Survival, *, kept_s: float, elapsed: float, spared_s: float, rent: float) -> float:
-    """What a bet made `elapsed` seconds into the gap is expected to give: P(back in time) x spared - rent x time held.
-
-    `rent` is in seconds per second: the price times the share of the KV.
-    """
-    alive = gap.survival(elapsed)
-    if alive <= 1e-9:
-        return spared_s
-    held = at = 0.0
-    before = 1.0
-    for tau in (*[h for h in HORIZONS_S if h < kept_s - elapsed], max(kept_s - elapsed, 0.0)):
-        after = gap.survival(elapsed + tau) / alive
-        held += (tau - at) * (before + after) / 2
-        before, at = after, tau
-    return (1.0 - before) * spared_s - rent * held

@@ -14,9 +14,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agentserve.core.events import AnyEvent, StepArrived
-from agentserve.core.foresight import Pointwise, Survival
+from agentserve.core.forecast import Survival
+from agentserve.core.forecast.grid import TOOL_SECONDS
+from agentserve.core.foresight import Survival as Gap
 from agentserve.core.learned import Learned
 from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.working_set import WorkingSet
@@ -36,26 +39,15 @@ class GapsToldParams(WorkingSetParams):
     own: int = 0  # 1: each program's own distributions
 
 
-class Slowest(Pointwise):
+def slowest(calls: list[tuple[float, float]]) -> Survival:
     """The longest of parallel calls, each log-normal: the logarithm of its median, and its sigma."""
-
-    def __init__(self, calls: list[tuple[float, float]]) -> None:
-        self._calls = calls
-
-    def survival(self, t: float) -> float:
-        if t <= 0.0:
-            return 1.0
-        over = 1.0
-        for median, sigma in self._calls:
-            over *= 0.5 * math.erfc((median - math.log(t)) / (sigma * math.sqrt(2.0)))
-        return 1.0 - over
-
-    def quantile(self, q: float) -> float:
-        low, high = 1e-3, 1e5
-        for _ in range(40):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if 1.0 - self.survival(middle) < q else (low, middle)
-        return high
+    by = [0.0]
+    for edge in TOOL_SECONDS.log_edges[1:-1]:
+        back = 1.0
+        for median, sigma in calls:
+            back *= 0.5 * math.erfc((median - edge) / (sigma * math.sqrt(2.0)))
+        by.append(back)
+    return Survival(TOOL_SECONDS, [later - earlier for earlier, later in pairwise([*by, 1.0])])
 
 
 class Told(Learned):
@@ -74,11 +66,11 @@ class Told(Learned):
                 self._seen[program.id, (calls[0].name, calls[0].argument_class)].append(math.log(took_s))
         super().learn(event, program, step, now)
 
-    def gap(self, program: Program, now: float) -> Survival:
+    def gap(self, program: Program, now: float) -> Gap:
         if not program.calls:
             return super().gap(program, now)
         drawn = self._told if self._own else self._inferred
-        return Slowest([drawn(program, (c.name, c.argument_class)) for c in program.calls.values()])
+        return slowest([drawn(program, (c.name, c.argument_class)) for c in program.calls.values()])
 
     def _inferred(self, program: Program, call: Call) -> tuple[float, float]:
         """All programs' distribution, narrowed by what was seen of this one's."""

@@ -3,57 +3,68 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentserve.core.foresight import Exponential, Known, Pointwise
+from agentserve.core.forecast import Survival
+from agentserve.core.forecast.grid import TOOL_SECONDS
+from agentserve.core.foresight import Exponential, Known
 from agentserve.core.ids import TenantId, WorkflowId
-from agentserve.core.pins import PROBE_EVERY, SETTLED_MIN, Bet, PinAccounts, gain_forecast_s, ttl_s
+from agentserve.core.pins import PROBE_EVERY, SETTLED_MIN, Bet, PinAccounts
 
 T, W = TenantId("t"), WorkflowId("w")
 
 
-class Mixed(Pointwise):
+def mixed() -> Survival:
     """Mostly back at once, else hardly ever: the longer it is away, the less it is worth waiting."""
 
-    def survival(self, t: float) -> float:
-        return 0.9 * math.exp(-t / 1.0) + 0.1 * math.exp(-t / 1000.0)
+    def back_by(t: float) -> float:
+        return 1.0 - 0.9 * math.exp(-t / 1.0) - 0.1 * math.exp(-t / 1000.0)
 
-    def quantile(self, q: float) -> float:
-        raise NotImplementedError
+    by = [0.0, *map(back_by, TOOL_SECONDS.edges[1:-1]), 1.0]
+    return Survival(TOOL_SECONDS, [later - earlier for earlier, later in pairwise(by)])
 
 
-def test_a_gap_shorter_than_filling_the_memory_is_kept_to_its_end_and_a_long_one_not_at_all() -> None:
-    assert ttl_s(Known(3.0), fill_s=10.0, price=0.5, longest_s=300.0) == 300.0
-    assert ttl_s(Known(100.0), fill_s=10.0, price=0.5, longest_s=300.0) == 0.0
+def test_a_gap_shorter_than_the_break_even_is_kept_to_its_end_and_a_longer_one_not_at_all() -> None:
+    assert Known(3.0).keeping(20.0, 300.0) == (300.0, 1.0, 3.0)
+    assert Known(100.0).keeping(20.0, 300.0).ttl_s == 0.0
+    assert Known(100.0).keeping(20.0, 300.0, 90.0).held_s == 10.0, "most of it has gone"
 
 
 def test_a_pin_ends_where_its_return_has_become_unlikely() -> None:
-    ttl = ttl_s(Mixed(), fill_s=10.0, price=0.5, longest_s=300.0)
     # by then 0.9 e^-t has sunk below what the slow tenth would need to be worth it
-    assert 2.0 < ttl < 6.0
+    assert 2.0 < mixed().keeping(20.0, 300.0).ttl_s < 6.0
+    assert mixed().keeping(20.0, 300.0, 8.0).ttl_s == 0.0, "it has been away for too long already"
 
 
 def test_a_higher_price_never_keeps_longer() -> None:
-    ends = [ttl_s(Mixed(), fill_s=10.0, price=price, longest_s=300.0) for price in (0.0, 0.2, 0.5, 2.0, 9.0)]
+    ends = [mixed().keeping(10.0 / price, 300.0).ttl_s for price in (0.001, 0.2, 0.5, 2.0, 9.0)]
     assert ends == sorted(ends, reverse=True)
     assert ends[0] == 300.0
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    mean=st.floats(0.01, 1e4),
-    fill=st.floats(0.1, 1e3),
-    price=st.floats(0.0, 5.0),
-    longest=st.floats(1.0, 1e3),
-)
+@given(mean=st.floats(0.01, 1e4), break_even=st.floats(0.1, 1e3), longest=st.floats(1.0, 1e3))
 def test_an_exponential_gap_is_kept_for_good_or_not_at_all(
-    mean: float, fill: float, price: float, longest: float
+    mean: float, break_even: float, longest: float
 ) -> None:
-    assume(longest <= 20 * mean)  # after that nothing is left of it to tell its rate by
-    assert ttl_s(Exponential(mean), fill_s=fill, price=price, longest_s=longest) in (0.0, longest)
+    keeping = Exponential(mean).keeping(break_even, longest)
+    assert keeping.ttl_s == (longest if mean <= break_even else 0.0)
+    assert Exponential(mean).keeping(break_even, longest, 50.0) == keeping, "how long it is away says nothing"
+
+
+@settings(max_examples=50, deadline=None)
+@given(break_even=st.floats(0.5, 100.0), elapsed=st.floats(0.0, 20.0))
+def test_the_gain_that_is_forecast_is_the_gain_that_comes(break_even: float, elapsed: float) -> None:
+    gap = mixed()
+    ttl, back, held = gap.keeping(break_even, 300.0, elapsed)
+    alive = gap.survival(elapsed)
+    assert back == pytest.approx(1.0 - gap.survival(elapsed + ttl) / alive, abs=0.01)
+    cuts = [gap.survival(elapsed + ttl * (i + 0.5) / 400) / alive for i in range(400)]
+    assert held == pytest.approx(sum(cuts) * ttl / 400, rel=0.05, abs=0.02)
 
 
 def bet(price: float = 0.5) -> Bet:
@@ -88,11 +99,3 @@ def test_a_workflow_whose_pins_do_not_pay_is_switched_off_probed_and_taken_back(
         accounts.settle(T, W, bet(), until=30.0, saved_s=5.0)
     assert accounts.allowed(T, W)
     assert accounts.switched_off == 0
-
-
-def test_the_gain_that_is_forecast_is_the_gain_that_comes() -> None:
-    # back after 2 s for sure: all of the prefill is spared, two seconds are paid for
-    known = gain_forecast_s(Known(2.0), kept_s=10.0, elapsed=0.0, spared_s=3.0, rent=0.1)
-    assert known == pytest.approx(3.0 - 0.2, abs=0.11)
-    never = gain_forecast_s(Known(1e9), kept_s=10.0, elapsed=0.0, spared_s=3.0, rent=0.1)
-    assert never == pytest.approx(-1.0)

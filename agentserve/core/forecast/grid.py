@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 # What one observation adds to a histogram: (bin, mass) pairs, whose masses add to one.
 Smear = Sequence[tuple[int, float]]
-Positions = Sequence[tuple[int, float]]
 
 # Where, inside a bin, an observation may be centred. Four places are enough: beyond that the kernel's own
 # width (most of a bin) hides the difference.
 _PLACES = 4
-# How long to keep something is found by asking each forecast about the same times: their positions are remembered.
-_POSITIONS_MAX = 256
 
 
 class Grid:
@@ -40,7 +36,6 @@ class Grid:
         "log_edges",
         "low",
         "means",
-        "positions",
         "width",
     )
 
@@ -63,10 +58,6 @@ class Grid:
         # The mean of a value that is uniform in log inside its bin.
         self.means = tuple(
             (b - a) / math.log(b / a) for a, b in zip(self.edges, self.edges[1:], strict=False)
-        )
-        # the positions of so long after a time
-        self.positions: Callable[[float, tuple[float, ...]], Positions] = lru_cache(_POSITIONS_MAX)(
-            self._positions
         )
         self._smears = tuple(
             tuple(self._smear(place + (part + 0.5) / _PLACES - 0.5, blur) for part in range(_PLACES))
@@ -108,9 +99,6 @@ class Grid:
         place = bisect_right(self.edges, value) - 1
         left = self.log_edges[place]
         return place, (math.log(value) - left) / (self.log_edges[place + 1] - left)
-
-    def _positions(self, elapsed: float, horizons: tuple[float, ...]) -> Positions:
-        return tuple(self.position(elapsed + horizon) for horizon in horizons)
 
     def value_at(self, place: int, part: float) -> float:
         """The inverse of `position`."""

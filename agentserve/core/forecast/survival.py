@@ -11,12 +11,21 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from agentserve.core.forecast.grid import Grid
 
 # Keeping for longer than this many break-even times has never paid on the workloads measured.
 CAP_BREAK_EVENS = 2.0
 QUANTILES_KEPT_MAX = 4
+
+
+class Keeping(NamedTuple):
+    """How long to keep what a return needs, at the least expected cost, and what comes of it."""
+
+    ttl_s: float  # from now; 0: let go at once
+    back: float  # P(back by then)
+    held_s: float  # expected, until it is back or let go
 
 
 class Survival:
@@ -81,16 +90,6 @@ class Survival:
         """The probability of not having returned by `t`."""
         return 1.0 - self.cdf(t)
 
-    def course(self, elapsed: float, horizons: tuple[float, ...]) -> list[float]:
-        """The probability of not having returned by so long after `elapsed`, for each of the horizons."""
-        if self.elapsed_s > self.grid.low:
-            return [self.survival(elapsed + horizon) for horizon in horizons]
-        below, masses = self._below, self.masses
-        return [
-            1.0 - (below[place] + masses[place] * part)
-            for place, part in self.grid.positions(elapsed, horizons)
-        ]
-
     def quantile(self, q: float) -> float:
         """The time by which it has returned with probability `q`; the horizon where that is never."""
         for asked, answer in self._asked:
@@ -122,14 +121,20 @@ class Survival:
         return total
 
     def best_ttl(self, break_even_s: float, cap_s: float = math.inf) -> float:
+        """`keeping`'s answer alone."""
+        return self.keeping(break_even_s, cap_s).ttl_s
+
+    def keeping(self, break_even_s: float, cap_s: float = math.inf, elapsed_s: float = 0.0) -> Keeping:
         """How long to keep what the return needs, from now, at the least expected cost.
 
         `break_even_s` is how many seconds of holding cost as much as one miss. Keeping until t costs the time
         held plus, with the probability of no return by then, the miss. Zero means: let go at once.
         """
-        if break_even_s <= 0.0 or cap_s <= 0.0:
-            return 0.0
         grid, origin = self.grid, self.elapsed_s
+        if elapsed_s > max(origin, grid.low):
+            return Survival(grid, self.masses, elapsed_s=elapsed_s).keeping(break_even_s, cap_s)
+        if break_even_s <= 0.0 or cap_s <= 0.0:
+            return Keeping(0.0, 0.0, 0.0)
         end = origin + min(cap_s, CAP_BREAK_EVENS * break_even_s)
         first = grid.position(origin)[0] if origin > grid.low else 0
         last = max(first, bisect_right(grid.edges, end, 0, grid.bins) - 1)  # the bin that holds the cap
@@ -137,7 +142,12 @@ class Survival:
         if origin:
             means = [max(mean - origin, 0.0) for mean in means]
         miss = break_even_s - origin
-        best, best_at, held, alive = break_even_s, origin, 0.0, 1.0
+        best, best_at, missed = (
+            break_even_s,
+            origin,
+            1.0,
+        )  # the cost, when, and the probability of no return by then
+        held, alive = 0.0, 1.0
         for mass, mean, edge in zip(
             self.masses[first:last], means[first:last], grid.edges[first + 1 : last + 1], strict=True
         ):
@@ -145,7 +155,7 @@ class Survival:
             alive -= mass
             cost = held + alive * (edge + miss)
             if cost < best:
-                best, best_at = cost, edge
+                best, best_at, missed = cost, edge, alive
         # Between two edges the cap itself is the last candidate.
         left = max(grid.edges[last], origin)
         if end > left:
@@ -154,5 +164,5 @@ class Survival:
             part = self.masses[last] * min(1.0, (inside - start) / (1.0 - start))
             cost = held + part * (0.5 * (left + end) - origin) + (alive - part) * (end + miss)
             if cost < best:
-                best_at = end
-        return best_at - origin
+                best, best_at, missed = cost, end, alive - part
+        return Keeping(best_at - origin, 1.0 - missed, best - missed * break_even_s)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from agentserve.core.board import Board
 from agentserve.core.fleet import Engine
-from agentserve.core.pins import Bet, PinAccounts, gain_forecast_s, ttl_s
+from agentserve.core.forecast.survival import Keeping
+from agentserve.core.pins import Bet, PinAccounts
 from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.seats import Book, Seat
 from agentserve.core.program import Program, Step
@@ -113,12 +114,15 @@ class Keeper:
         if not self._allowed(program, seat, capacity):
             seat.until = now
             return
-        seat.until = since + self._kept_s(program, engine, capacity, since, now)
-        if seat.until <= now:
+        keeping = self._keeping(program, engine, capacity, since, now)
+        seat.until = now + keeping.ttl_s
+        if keeping.ttl_s <= 0.0:
             return
-        tokens = min(program.context_tokens, seat.tokens)
+        tokens, price = min(program.context_tokens, seat.tokens), self.params.mu
         if seat.bet is None:
-            seat.bet = self._bet(program, seat, tokens, capacity, since, now)
+            rent = price * tokens / capacity
+            gain_s = keeping.back * engine.restore_s(tokens) - keeping.held_s * rent
+            seat.bet = Bet(made_at=now, tokens=tokens, price=price, capacity=capacity, expected_s=gain_s)
         self.board.pin(
             program, engine, tokens=tokens, until=seat.until, mode=engine.pin_mode, reason="worth_keeping"
         )
@@ -130,30 +134,17 @@ class Keeper:
             return False
         return self.accounts.allowed(program.tenant, program.workflow)
 
-    def _kept_s(self, program: Program, engine: Engine, capacity: float, since: float, now: float) -> float:
-        """The pin's length, from the beginning of the gap."""
-        longest_s = self.params.pin_s_max
+    def _keeping(
+        self, program: Program, engine: Engine, capacity: float, since: float, now: float
+    ) -> Keeping:
+        """How much longer to keep it, and what is to be expected of that."""
+        longest_s = since + self.params.pin_s_max - now
         if program.returns_at is not None and self.announced(program, now):
-            return min(program.returns_at - since, longest_s) + self.params.announced_s
+            away_s = program.returns_at - now
+            return Keeping(min(away_s, longest_s) + self.params.announced_s, 1.0, max(away_s, 0.0))
         gap = self.board.gap(program)
-        if gap is None:
-            return longest_s
+        if gap is None or program.gap_started_at is None or not self.params.mu:
+            return Keeping(longest_s, 0.0, longest_s)
         context = max(program.context_tokens, 1)
         fill_s = engine.restore_s(context) * capacity / context
-        return ttl_s(gap, fill_s=fill_s, price=self.params.mu, longest_s=longest_s)
-
-    def _bet(
-        self, program: Program, seat: Seat, tokens: int, capacity: float, since: float, now: float
-    ) -> Bet:
-        price = self.params.mu
-        expected_s = 0.0
-        gap = self.board.gap(program)
-        if gap is not None and seat.until is not None:
-            expected_s = gain_forecast_s(
-                gap,
-                kept_s=seat.until - since,
-                elapsed=now - since,
-                spared_s=seat.book.engine.restore_s(tokens),
-                rent=price * tokens / capacity,
-            )
-        return Bet(made_at=now, tokens=tokens, price=price, capacity=capacity, expected_s=expected_s)
+        return gap.keeping(fill_s / self.params.mu, longest_s, now - program.gap_started_at)
