@@ -11,6 +11,7 @@ from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from agentserve.live.arriving import Inflow
 from agentserve.live.asgi import LEFT_EXTENSION, StreamCut
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Request:
         self.raw_path = b""
         self.query = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
+        self.body: bytes | Inflow = b""
         self.read = False
         self.keep_alive = True
         self.on_left: Callable[[], None] | None = None
@@ -90,7 +91,10 @@ class Request:
     async def receive(self) -> MutableMapping[str, Any]:
         if not self.read:
             self.read = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
+            body, self.body = self.body, b""
+            # by now the loop has let go of what it wrote a long one into
+            body = body if isinstance(body, bytes) else body.whole()
+            return {"type": "http.request", "body": body, "more_body": False}
         if not self.left and not self.done:
             self.waiter = self.connection.loop.create_future()
             await self.waiter

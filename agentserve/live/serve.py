@@ -68,7 +68,7 @@ def server_for(
         gateway,
         host=host,
         port=settings.gateway.port if port is None else port,
-        http=limited(
+        http=limited(  # type: ignore[arg-type]  # buffered protocols too
             header_bytes_max=settings.limits.header_bytes_max,
             body_bytes_max=settings.limits.body_bytes_max,
             bodies_bytes_max=settings.limits.bodies_bytes_max,

@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from agentserve.live import shapes
+from agentserve.live.arriving import CAME_BYTES_MIN, STRAIGHT_BYTES_MIN, Arriving, Inflow
 from agentserve.live.asgi import StreamCut
 from agentserve.live.request import STATUS_LINES, Request
 
@@ -30,6 +31,7 @@ log = logging.getLogger("agentserve.http")
 HEADERS_MAX = 128
 PIPELINE_MAX = 16  # requests that may wait behind the one being answered
 FRAMING_SHARE_MAX = 8  # bytes on the wire for one of a chunked body: chunks of one byte take six
+READ_BYTES = 64 * 1024  # at once, but of a long body's rest as many as come
 WRITE_HIGH_BYTES = 256 * 1024
 LINGER_S = 0.5
 TICK_S = 1.0
@@ -56,20 +58,13 @@ class Patience:
     stall_s: float = 60.0  # without taking anything of its answer
 
 
-class Arriving:
-    """Bodies that are not whole yet, of all connections together: nobody knows yet whether their senders have keys."""
-
-    __slots__ = ("bytes", "bytes_max")
-
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes = 0
-        self.bytes_max = bytes_max
-
-
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(asyncio.BufferedProtocol):
     """One client's connection."""
 
     # set by `limited`
+    scratch = memoryview(
+        bytearray(READ_BYTES)
+    )  # one for all connections of a loop: it is read as soon as it is filled
     header_bytes_max = 64 * 1024
     body_bytes_max = 32 * 1024 * 1024
     arriving = Arriving(1024 * 1024 * 1024)
@@ -110,14 +105,27 @@ class HttpConnection(asyncio.Protocol):
         self._in_message = False
         self._head_bytes = 0
         self._after_bytes = 0  # all that came after the head: the body, and how it is framed
+        self._declared = 0  # length of the body
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._inflow: Inflow | None = None  # of a long body: the parser does not see its rest
+        self._claimed = 0  # of `arriving`
 
     def _let_go(self) -> None:
         """The body is whole, or never will be."""
-        self.arriving.bytes -= self._body_bytes
+        self.arriving.bytes -= self._claimed
+        self._claimed = 0
         self._body = []
         self._body_bytes = 0
+        self._inflow = None
+
+    def _claim(self, count: int) -> None:
+        """So many more bytes are held for the body."""
+        self._claimed += count
+        arriving = self.arriving
+        arriving.bytes += count
+        if arriving.bytes > arriving.bytes_max:
+            raise Refused(503, "too many bodies arrive at once; send it again in a while")
 
     # -- asyncio
 
@@ -144,20 +152,17 @@ class HttpConnection(asyncio.Protocol):
             self._current.client_left()
         self._queue.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.scratch if self._inflow is None else self._inflow.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
-        if not self._head_done:
-            self._head_bytes += len(data)
-        else:
-            self._after_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-            if not self._head_done:
-                if self._head_bytes > self.header_bytes_max:
-                    raise Refused(431, "the request's headers are too large")
-            elif self._after_bytes > self.header_bytes_max + FRAMING_SHARE_MAX * self._body_bytes:
-                raise Refused(431, "the request's body is framed in more bytes than it has")
+            if self._inflow is None:
+                self._feed(nbytes)
+            else:
+                self._flow(self._inflow, nbytes)
         except Refused as refused:
             self._refuse(refused)
         except httptools.HttpParserUpgrade:
@@ -169,6 +174,30 @@ class HttpConnection(asyncio.Protocol):
             )
         except httptools.HttpParserError as error:
             self._refuse(Refused(400, f"the request is not valid HTTP: {error}"))
+
+    def _feed(self, count: int) -> None:
+        """Bytes for the parser."""
+        if not self._head_done:
+            self._head_bytes += count
+        else:
+            self._after_bytes += count
+        self._parser.feed_data(self.scratch[:count])
+        if not self._head_done:
+            if self._head_bytes > self.header_bytes_max:
+                raise Refused(431, "the request's headers are too large")
+        elif self._after_bytes > self.header_bytes_max + FRAMING_SHARE_MAX * self._body_bytes:
+            raise Refused(431, "the request's body is framed in more bytes than it has")
+        elif self._declared - self._body_bytes >= STRAIGHT_BYTES_MIN and self._body_bytes >= CAME_BYTES_MIN:
+            self._inflow = Inflow(self._declared, self._body)
+            self._body = []
+            self._claim(self._inflow.size - self._body_bytes)
+
+    def _flow(self, inflow: Inflow, count: int) -> None:
+        """Bytes of a long body, where they are to stay."""
+        self._claim(inflow.add(count))
+        if inflow.complete:
+            self.on_message_complete()
+            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body's end
 
     def eof_received(self) -> bool:
         return False
@@ -229,7 +258,8 @@ class HttpConnection(asyncio.Protocol):
             if name == b"content-length":
                 if not value.isdigit():
                     raise Refused(400, "the content length is not a number")
-                if int(value) > self.body_bytes_max:
+                self._declared = int(value)
+                if self._declared > self.body_bytes_max:
                     raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
             if name == b"expect":
                 expects = value.lower() == b"100-continue"
@@ -243,12 +273,9 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
         self._body_bytes += len(data)
-        arriving = self.arriving
-        arriving.bytes += len(data)
         if self._body_bytes > self.body_bytes_max:
             raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
-        if arriving.bytes > arriving.bytes_max:
-            raise Refused(503, "too many bodies arrive at once; send it again in a while")
+        self._claim(len(data))
 
     def on_message_complete(self) -> None:
         request = Request(self)
@@ -261,15 +288,18 @@ class HttpConnection(asyncio.Protocol):
         )
         request.query = parsed.query or b""
         request.headers = self._headers
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = self._body
+        request.body = self._inflow or (body[0] if len(body) == 1 else b"".join(body))
         request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
         self._let_go()
         self._fresh()
         if self._current is None:
             self._answer(request)
         elif len(self._queue) < PIPELINE_MAX:
+            # A client that has its whole answer already only came before we were done with the books.
+            if self._queue or not self._current.done:
+                self._pause_reading()
             self._queue.append(request)
-            self._pause_reading()
         else:
             raise Refused(429, "too many requests are pipelined")
 
@@ -389,6 +419,7 @@ def limited(
             "header_bytes_max": header_bytes_max,
             "body_bytes_max": body_bytes_max,
             "arriving": Arriving(bodies_bytes_max),
+            "scratch": memoryview(bytearray(READ_BYTES)),
             "patience": patience or Patience(),
         },
     )

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from agentserve.config import LimitSettings
+from agentserve.live.arriving import Inflow
 from tests.live.conftest import Running, ScriptedEngine, Serve
 
 BODY = b'{"model":"m","messages":[]}'
@@ -114,6 +115,35 @@ async def test_the_same_bytes_in_any_pieces_are_the_same_request(
     await talk(running, chunked[:80], chunked[80:])
     assert [asked.body for asked in engine.asked] == [BODY, BODY]
     assert "x-trailer" not in engine.asked[1].headers
+
+
+@pytest.mark.parametrize("piece_bytes", [5_000, 9_000, 65_536, 1_000_000])
+async def test_a_long_body_is_the_same_in_any_pieces_and_ends_where_the_next_request_begins(
+    piece_bytes: int, engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    text = bytes(97 + i * i % 26 for i in range(300_000))
+    body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % text
+    whole = (POST + b"content-length: %d\r\n\r\n" % len(body) + body) * 2 + HIDDEN
+    pieces = [whole[i : i + piece_bytes] for i in range(0, len(whole), piece_bytes)]
+    heard = await talk(running, *pieces, timeout_s=30.0)
+    assert heard.count(b"HTTP/1.1 200") == 3
+    assert [asked.body for asked in engine.asked] == [body, body]
+
+
+def test_a_long_body_takes_no_more_memory_than_eight_times_what_has_come() -> None:
+    sent = bytes(i * i % 251 for i in range(1_000_000))
+    inflow, came, held = Inflow(len(sent), [sent[:5_000], sent[5_000:9_000]]), 9_000, 0
+    held = inflow.size
+    while not inflow.complete:
+        room = inflow.room()
+        assert came + len(room) == held == inflow.size <= 8 * came
+        count = min(len(room), 70_000)
+        room[:count] = sent[came : came + count]
+        del room
+        came += count
+        held += inflow.add(count)
+    assert inflow.whole() == sent
 
 
 async def test_pipelined_requests_are_answered_in_order(engine: ScriptedEngine, serve: Serve) -> None:

@@ -53,7 +53,7 @@ async def serve(lot: Lot) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             front,
-            http=limited(
+            http=limited(  # type: ignore[arg-type]  # buffered protocols too
                 header_bytes_max=lot.header_bytes_max,
                 body_bytes_max=lot.body_bytes_max,
                 bodies_bytes_max=lot.bodies_bytes_max,

@@ -78,7 +78,8 @@ async def serve(port: int, url: str, *, reads: bool) -> None:
     """Until a signal says to stop."""
     speaks = limited(header_bytes_max=1 << 16, body_bytes_max=1 << 25, bodies_bytes_max=1 << 30)
     config = uvicorn.Config(
-        Bare(LeanUpstream(url), reads=reads), port=port, http=speaks, ws="none", lifespan="off", log_config=None,
+        Bare(LeanUpstream(url), reads=reads), port=port, ws="none", lifespan="off", log_config=None,
+        http=speaks,  # type: ignore[arg-type]  # buffered protocols too
         backlog=BACKLOG, access_log=False, server_header=False, proxy_headers=False,
     )  # fmt: skip
     settle_interpreter()

@@ -45,7 +45,6 @@ from tests.bench.relay.bare import Bare
 
 CONNECTIONS = 32
 EVENTS = 200
-READ_BYTES = 256_000  # what the loop reads from a socket at once
 TEXT = ("words of six " * 60)[:700]
 USAGE = {"prompt_tokens": 260, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 240}}
 
@@ -154,7 +153,7 @@ class ClientEnd(asyncio.Transport):
     def __init__(self, index: int, request: bytes, load: Load) -> None:
         super().__init__()
         self._load = load
-        self._pieces = [request[i : i + READ_BYTES] for i in range(0, len(request), READ_BYTES)]
+        self._request = memoryview(request)
         self._streams = b'"stream":true' in request
         self.protocol: HttpConnection | None = None
 
@@ -167,8 +166,14 @@ class ClientEnd(asyncio.Transport):
     def ask(self) -> None:
         """One request."""
         assert self.protocol is not None
-        for piece in self._pieces:
-            self.protocol.data_received(piece)
+        came, size = 0, len(self._request)
+        while came < size:
+            room = self.protocol.get_buffer(-1)
+            count = min(len(room), size - came)
+            room[:count] = self._request[came : came + count]
+            del room
+            self.protocol.buffer_updated(count)
+            came += count
 
     def writelines(self, parts: Any) -> None:
         self.write(b"".join(parts))
