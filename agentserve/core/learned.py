@@ -48,6 +48,24 @@ class GapEnded:
     forecast: Forecast
 
 
+class _Gap:
+    """The same as it is noted down: its program goes on meanwhile, and what is not forecast may never be asked for."""
+
+    __slots__ = ("called", "forecast", "program", "seconds")
+
+    def __init__(
+        self,
+        program: Program,
+        calls: Mapping[str, PendingTool] | None,
+        seconds: float,
+        forecast: Forecast | None,
+    ) -> None:
+        self.program = program
+        self.called = tuple(calls.values()) if calls else ()
+        self.seconds = seconds
+        self.forecast = forecast
+
+
 class Learned:
     """Implements `foresight.Foresight`."""
 
@@ -58,8 +76,7 @@ class Learned:
         self.remaining = RemainingForecaster()
         self.gaps_calibration = SampledCalibration()
         self.outputs_calibration = SampledCalibration()
-        # that the latest step to arrive ended, where it was forecast: by the scheduler, or as one in a few to be judged
-        self.gap_ended: GapEnded | None = None
+        self._gap_ended: _Gap | None = None
         self._lengths_wanted = 0
         self._lessons: list[Callable[[], None]] = []  # of the last event
         self._learners: dict[type[ev.Event], Callable[[Any, Program, Step | None, float], None]] = {
@@ -130,7 +147,7 @@ class Learned:
     # -- taught
 
     def _arrived(self, event: ev.StepArrived, program: Program, step: Step | None, now: float) -> None:
-        self.gap_ended = None
+        self._gap_ended = None
         if event.relation == "auxiliary":
             return
         if program.steps_done == 0:
@@ -152,67 +169,66 @@ class Learned:
         self, program: Program, now: float, *, censored: bool = False, took: Mapping[str, float] | None = None
     ) -> None:
         assert program.gap_started_at is not None
-        seconds = now - program.gap_started_at
         # what an oracle said in its place teaches nothing of these forecasts
         forecast = program.survival if isinstance(program.survival, Forecast) else None
         judged = not censored and self.gaps_calibration.due()
+        gap = _Gap(program, program.calls, now - program.gap_started_at, forecast)
         if judged or forecast is not None:
-            calls = tuple(program.calls.values()) if program.calls else ()
-            forecast = forecast or self._gap(program, calls)
-            if judged:
-                self._later(self.gaps_calibration.observe, forecast, seconds)
-            tools = tuple(dict.fromkeys(call.name for call in calls))
-            self.gap_ended = GapEnded(tools=tools, seconds=seconds, forecast=forecast)
-        self._later(
-            self._gap_was,
-            program.tenant,
-            program.id,
-            program.workflow,
-            program.calls,
-            seconds=seconds,
-            censored=censored,
-            took=took,
-        )
+            self._gap_ended = gap
+        self._lessons.append(partial(self._gap_was, gap, judged, censored, took))
 
-    def _gap_was(
-        self,
-        tenant: str,
-        program: str,
-        workflow: str | None,
-        pending: Mapping[str, PendingTool] | None,
-        *,
-        seconds: float,
-        censored: bool,
-        took: Mapping[str, float] | None,
-    ) -> None:
-        calls = tuple(pending.values()) if pending else ()
+    def _gap_was(self, gap: _Gap, judged: bool, censored: bool, took: Mapping[str, float] | None) -> None:
+        program, calls = gap.program, gap.called
+        if judged:
+            self.gaps_calibration.observe(self._forecast_of(gap), gap.seconds)
         # of parallel calls the gap teaches about the one that ended last: known where all were measured
         last = None
         if took and len(took) == len(calls) > 1:
             last = max(range(len(calls)), key=lambda at: took[calls[at].id])
         self.returns.observe(
-            tenant=tenant,
-            program=program,
+            tenant=program.tenant,
+            program=program.id,
             calls=calls,
-            workflow=workflow,
-            seconds=seconds,
+            workflow=program.workflow,
+            seconds=gap.seconds,
             censored=censored,
             last=last,
         )
+
+    def _forecast_of(self, gap: _Gap) -> Forecast:
+        """What was forecast of it, or would have been."""
+        if gap.forecast is None:
+            gap.forecast = self._gap(gap.program, gap.called)
+        return gap.forecast
+
+    @property
+    def gap_ended(self) -> GapEnded | None:
+        """That the latest step to arrive ended, where it was forecast: by the scheduler, or as one in a few to be
+        judged."""
+        gap = self._gap_ended
+        if gap is None:
+            return None
+        tools = tuple(dict.fromkeys(call.name for call in gap.called))
+        return GapEnded(tools=tools, seconds=gap.seconds, forecast=self._forecast_of(gap))
 
     def _finished(self, event: ev.StepFinished, program: Program, step: Step | None, now: float) -> None:
         assert step is not None
         if step.relation == "auxiliary":
             return
-        self._goes_on(event, program, step, now)
         program.teaches = self.share.of_step(program, now)
+        if program.teaches and not event.tools and not event.final:  # which may be asked about at once
+            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
+        self._lessons.append(partial(self._step_was, event, program, step, now))
+
+    def _step_was(self, event: ev.StepFinished, program: Program, step: Step, now: float) -> None:
+        dispatched = step.dispatched_at if step.dispatched_at is not None else now
+        self._went_on(event, program, dispatched, now)  # of every program: what is left of it may be asked
         if not program.teaches:
             return
         limit = step.output_tokens_max
         if self.outputs_calibration.due():
-            self._later(self._judge_output, program, limit, float(max(event.output_tokens, 1)))
-        self._later(
-            self.outputs.observe,
+            self._judge_output(program, limit, float(max(event.output_tokens, 1)))
+        self.outputs.observe(
             tenant=program.tenant,
             tokens=event.output_tokens,
             workflow=program.workflow,
@@ -221,14 +237,7 @@ class Learned:
             program=program.id,
             truncated=limit is not None and event.output_tokens >= limit,
         )
-        self._later(self._foretell, program, limit)
-        if not event.tools and not event.final:
-            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
-
-    def _goes_on(self, event: ev.StepFinished, program: Program, step: Step, now: float) -> None:
-        """Of every program: what is left of it may be asked at its next step."""
-        dispatched = step.dispatched_at if step.dispatched_at is not None else now
-        self._later(self._went_on, event, program, dispatched, now)
+        self._foretell(program, limit)
 
     def _went_on(self, event: ev.StepFinished, program: Program, dispatched: float, now: float) -> None:
         facts = StepFacts(

@@ -135,6 +135,10 @@ class Program:
         self.home_tokens = self.shared_tokens
         self.told_by = None
 
+    def own_tokens(self) -> int:
+        """KV tokens that it needs beyond those that it may share."""
+        return self.footprint(0) - self.shared_tokens
+
     def footprint(self, margin_tokens: int) -> int:
         """KV tokens it needs: its context while idle; while steps are open, theirs with the forecast output.
 

@@ -44,7 +44,7 @@ class Passing:
                 continue
             rank, queued = found
             program = queued.program
-            own = program.footprint(0) - program.shared_tokens
+            own = program.own_tokens()
             order = (rank, self._rooms.placement(program, own, book))
             if least is None or order < least:
                 best, least = (queued, book), order

@@ -64,12 +64,12 @@ class Rooms:
         """Is a seat of it next to nothing on every engine? One that is offered tools grows, however it begins."""
         if program.tools_offered:
             return False
-        own = program.footprint(0) - program.shared_tokens
+        own = program.own_tokens()
         return all(own + book.margin <= book.small_max for book in self._books.values())
 
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
-        own = program.footprint(0) - program.shared_tokens
+        own = program.own_tokens()
         sweep_s = self._params.sweep_s
         found = Found([], [])
         self._as_admitted()
@@ -95,18 +95,22 @@ class Rooms:
 
         It is so after most events, and this is all that needs to be asked then.
         """
-        sweep_s = self._params.sweep_s
+        swept_since = now - self._params.sweep_s
         self._as_admitted()
         for book in self._books.values():
-            if not book.engine.up or book.engine.draining:
+            engine = book.engine
+            if not engine.up or engine.draining:
                 continue
-            if not book.seated or now - book.swept_at >= sweep_s or own + book.margin <= self._look_up(book):
+            room = book.room
+            if room is None:
+                room = self._look_up(book)
+            if own + book.margin <= room or book.swept_at <= swept_since or not book.seated:
                 return False
         return True
 
     def aside(self, program: Program, model: str) -> Book | None:
         """The best engine with room for a small program in what is set aside for these."""
-        own, params = program.footprint(0) - program.shared_tokens, self._params
+        own, params = program.own_tokens(), self._params
         roomy = []
         for book in self._books.values():
             room = min(
@@ -118,7 +122,7 @@ class Rooms:
 
     def fits(self, program: Program, book: Book) -> bool:
         """Is there room for a seat of it? A program too large for any engine may have one alone."""
-        own = program.footprint(0) - program.shared_tokens
+        own = program.own_tokens()
         self._as_admitted()
         return self._takes(book, program, own, self._look_up(book))
 
@@ -136,7 +140,7 @@ class Rooms:
 
     def need(self, program: Program, book: Book) -> int:
         """Tokens that a seat of it would take there now, its leading segments only where they are not there."""
-        own = program.footprint(0) - program.shared_tokens
+        own = program.own_tokens()
         return own + book.engine.prefixes.missing(program.prefix)
 
     def _room(self, book: Book, admit: float) -> float:
@@ -173,7 +177,7 @@ class Rooms:
             and self._board.fleet.expected_cached(program, home.engine) > program.shared_tokens
         ):
             return home
-        own = program.footprint(0) - program.shared_tokens
+        own = program.own_tokens()
         return min(roomy, key=lambda b: self.placement(program, own, b))
 
     def _need(self, program: Program, own: int, book: Book) -> int:

@@ -54,6 +54,9 @@ class Thresholds:
     def _loosen(self) -> None:
         """Nor where they return to other text than they left; there the seated may grow past the ceiling too."""
         params, anew = self._params, self._anew.most
+        if anew == 0.0 and self._returning >= RETURNS_FEW:  # nearly always
+            self.admit, self.ceiling = params.admit, params.ceiling
+            return
         few = max(1.0 - self._returning / RETURNS_FEW, anew)
         self.admit = params.admit * (1.0 + params.loose * few)
         self.ceiling = params.ceiling * (1.0 + params.loose * anew)

@@ -110,16 +110,10 @@ class Line:
             self._least = None
         return queued
 
-    def comes(self, queued: Queued, step: Step) -> None:
-        """One more step of it waits."""
-        queued.steps.append(step)
-        self.needs(queued)
-
-    def needs(self, queued: Queued) -> None:
+    def needs(self, queued: Queued, own: int) -> None:
         """Its steps are others than they were, and so is what it needs."""
-        own = queued.program.footprint(0) - queued.program.shared_tokens
-        if own != queued.own:
-            queued.own = own
+        queued.own = own
+        if self._lanes[queued.engines, queued.role][queued.program.tenant].head is queued:
             self._least = None
 
     def leave(self, program: Program) -> Queued:
@@ -226,7 +220,7 @@ class Line:
     def check(self) -> None:
         """What is remembered of those who wait is what they need."""
         for queued in self._queued.values():
-            if queued.steps and queued.own != queued.program.footprint(0) - queued.program.shared_tokens:
+            if queued.steps and queued.own != queued.program.own_tokens():
                 raise InvariantBroken(
                     f"{queued.program.id} waits for {queued.own} tokens, which it does not need"
                 )

@@ -91,7 +91,7 @@ class WorkingSet(Policy):
         if self._is_guest(step, program):
             self._guests.come(step, now)
             if isinstance(program.own, Queued):
-                self._line.needs(program.own)
+                self._line.needs(program.own, program.own_tokens())
             self._arm(now + self.params.sweep_s)
             return
         if seat is not None:
@@ -119,7 +119,7 @@ class WorkingSet(Policy):
             book.measure()
         if self._guests.leave(step, engine):
             if isinstance(seat, Queued):
-                self._line.needs(seat)
+                self._line.needs(seat, program.own_tokens())
             if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
                 self._seats.charge(program, seat, now)
                 self._gap_begins(program, seat, now)
@@ -136,7 +136,7 @@ class WorkingSet(Policy):
         elif isinstance(seat, Queued):
             seat.steps = [s for s in seat.steps if s is not step]
             if seat.steps:
-                self._line.needs(seat)
+                self._line.needs(seat, program.own_tokens())
             else:
                 self._line.leave(program)
         if program.idle and program.ended:
@@ -204,7 +204,8 @@ class WorkingSet(Policy):
             queued = None
         if not isinstance(queued, Queued):
             queued = self._line.join(program, self._order.key(program), now, engines, self._role(program))
-        self._line.comes(queued, step)
+        queued.steps.append(step)
+        self._line.needs(queued, program.own_tokens())
 
     def _role(self, program: Program) -> int:
         """With whom it stands in the line."""
