@@ -70,7 +70,7 @@ class Rooms:
     def look(self, program: Program, model: str, now: float) -> Found:
         """All engines that serve the model, with room for the program or without."""
         own = program.own_tokens()
-        sweep_s = self._params.sweep_s
+        swept_since = now - self._params.sweep_s
         found = Found([], [])
         self._as_admitted()
         for book in self._books.values():
@@ -79,34 +79,16 @@ class Rooms:
                 room = self._look_up(book)
             if own + book.margin > room and book.seated:
                 # by far the most common, and said before anything else is looked at
-                if now - book.swept_at >= sweep_s and book.engine.usable(model):
+                if book.swept_at <= swept_since and book.engine.usable(model):
                     found.full.append(book)
             elif book.engine.usable(model):
                 if self._takes(book, program, own, room):
                     found.roomy.append(book)
-                elif now - book.swept_at >= sweep_s:
+                elif book.swept_at <= swept_since:
                     found.full.append(book)
         if not found.roomy and len(found.full) > 1:
             found.full.sort(key=lambda b: b.load / b.capacity)
         return found
-
-    def none_for(self, own: float, now: float) -> bool:
-        """Is there surely no seat for who needs at least `own` tokens of its own, nor an engine to be looked through?
-
-        It is so after most events, and this is all that needs to be asked then.
-        """
-        swept_since = now - self._params.sweep_s
-        self._as_admitted()
-        for book in self._books.values():
-            engine = book.engine
-            if not engine.up or engine.draining:
-                continue
-            room = book.room
-            if room is None:
-                room = self._look_up(book)
-            if own + book.margin <= room or book.swept_at <= swept_since or not book.seated:
-                return False
-        return True
 
     def aside(self, program: Program, model: str) -> Book | None:
         """The best engine with room for a small program in what is set aside for these."""

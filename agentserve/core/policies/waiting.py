@@ -1,8 +1,9 @@
 """The line of programs that wait for a seat: fair between tenants, by key within one.
 
 Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
-programs that wait, and who is next takes one look at each tenant that waits. Who may be seated where is not known here:
-where different engines serve different models, those who wait for full ones hold up nobody who wants others. Those of a
+programs that wait. Who is next takes a look at each tenant that waits only once the one that had the least service has
+come up to what the next had then: no one's service ever shrinks. Who may be seated where is not known here: where
+different engines serve different models, those who wait for full ones hold up nobody who wants others. Those of a
 pipeline stand by the role that their next step has, so that the first of each can be told. Those that need next to
 nothing stand apart too: who waits for much room holds none of them up.
 """
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from agentserve.core.fairness import Account, Accounts
 from agentserve.core.ids import EngineId, ProgramId, TenantId
 from agentserve.core.program import Program, Step
-from agentserve.errors import InvariantBroken
 
 _NONE: Mapping[TenantId, Lane] = {}
 ROLES_MAX = 32  # that stand apart; those of any more stand with those of none
@@ -40,7 +40,6 @@ class Queued:
     engines: Engines = ()  # that serve the model of its steps
     role: int = NO_ROLE  # whose prompt, by its hash, its next step begins with
     steps: list[Step] = field(default_factory=list)
-    own: int = 0  # tokens that it needs beyond those that it may share, while it has steps
     expected_until: float = 0.0
 
     @property
@@ -68,7 +67,8 @@ class Line:
         self._queued: dict[ProgramId, Queued] = {}
         self._lanes: dict[Wanted, dict[TenantId, Lane]] = {}  # none that nobody waits for
         self._gap = 0.0  # between the tenants that waited when somebody was last asked for
-        self._least: float | None = None  # what `least` says, until another is first somewhere
+        self._leads: Lane | None = None  # of whose tenant was found to have the least service
+        self._level = -math.inf  # what all others have at least: service never shrinks
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -101,20 +101,14 @@ class Line:
                 self.accounts.rejoin(program.tenant, waiting, now)
             lane = Lane(program.tenant, self.accounts.account(program.tenant, now))
             self._lanes.setdefault(wanted, {})[program.tenant] = lane
+            self._leads = None
         self._queued[program.id] = queued
         lane.waiting += 1
         entry = (key, program.id)
         heapq.heappush(lane.heap, entry)
         if lane.heap[0] is entry:
             lane.head = queued
-            self._least = None
         return queued
-
-    def needs(self, queued: Queued, own: int) -> None:
-        """Its steps are others than they were, and so is what it needs."""
-        queued.own = own
-        if self._lanes[queued.engines, queued.role][queued.program.tenant].head is queued:
-            self._least = None
 
     def leave(self, program: Program) -> Queued:
         """Out of the line; its heap entry is skipped when it comes up."""
@@ -126,9 +120,9 @@ class Line:
         lane.waiting -= 1
         if lane.head is queued:
             lane.head = None
-            self._least = None
         if not lane.waiting:
             del lanes[program.tenant]
+            self._leads = None
             if not lanes:
                 del self._lanes[wanted]
         elif len(lane.heap) > LEFT_MAX + 2 * lane.waiting:
@@ -142,7 +136,9 @@ class Line:
             self._gap = 0.0
         if len(self._lanes) == 1:  # nearly always
             (((engines, role), lanes),) = self._lanes.items()
-            lane = None if (engines, role == SMALL) in full else self._first(lanes, now)
+            if (engines, role == SMALL) in full:
+                return None
+            lane = self._leads if self._leads_still(now) else self._first(lanes, now)
             return None if lane is None else lane.head
         first: Queued | None = None
         before: tuple[float, TenantId, float, ProgramId] | None = None
@@ -157,17 +153,6 @@ class Line:
                 first, before = lane.head, rank
         return first
 
-    @property
-    def least(self) -> float:
-        """Whoever is next needs at least so many tokens of its own; -inf where that takes a look at the line itself."""
-        if self._least is None:
-            lanes = ((role, lane.head) for (_, role), lanes in self._lanes.items() for lane in lanes.values())
-            self._least = min(
-                head.own if head is not None and head.steps and role != SMALL else -math.inf
-                for role, head in lanes
-            )
-        return self._least
-
     def heads(self, queued: Queued, now: float) -> list[Queued]:
         """Of its tenant and for the same engines, who is first in each role."""
         heads = []
@@ -175,32 +160,44 @@ class Line:
             lane = lanes.get(queued.program.tenant)
             if lane is None or engines != queued.engines:
                 continue
-            head = lane.head
-            if head is None or not (head.steps or now <= head.expected_until):
-                head = self._settled(lane, now)
+            head = self._head(lane, now)
             if head is not None:
                 heads.append(head)
         return heads
 
+    def _leads_still(self, now: float) -> bool:
+        """Has the tenant that had the least service when all were looked at surely the least now?"""
+        lane = self._leads
+        if lane is None or self._head(lane, now) is None:
+            return False
+        return lane.account.now(now) < self._level
+
     def _first(self, lanes: Mapping[TenantId, Lane], now: float) -> Lane | None:
         """The lane of the tenant with the least service, its head looked up."""
         first: Lane | None = None
-        least, most = math.inf, -math.inf
+        least = second = math.inf
+        most = -math.inf
         for lane in list(lanes.values()):
-            head = lane.head
-            if head is None or not (head.steps or now <= head.expected_until):
-                head = self._settled(lane, now)
-                if head is None:
-                    continue
-            account = lane.account  # `account.now(now)`, written out: it is most of what waiting costs
-            service = account.service + account.holding * (now - account.at) / account.weight
+            if self._head(lane, now) is None:
+                continue
+            service = lane.account.now(now)
             if service > most:
                 most = service
             if service < least or (service == least and first is not None and lane.tenant < first.tenant):
-                first, least = lane, service
+                first, least, second = lane, service, least
+            elif service < second:
+                second = service
         if most - least > self._gap:
             self._gap = most - least
+        self._leads, self._level = first, second
         return first
+
+    def _head(self, lane: Lane, now: float) -> Queued | None:
+        """Who is first in it."""
+        head = lane.head
+        if head is not None and (head.steps or now <= head.expected_until):
+            return head
+        return self._settled(lane, now)
 
     def _settled(self, lane: Lane, now: float) -> Queued | None:
         """The lane's first who still waits; entries of programs that do not are dropped on the way."""
@@ -210,23 +207,15 @@ class Line:
             if queued is not None and queued.key == key:
                 if queued.steps or now <= queued.expected_until:
                     lane.head = queued
-                    self._least = None
                     return queued
                 self.leave(queued.program)
             else:
                 heapq.heappop(lane.heap)
         return None
 
-    def check(self) -> None:
-        """What is remembered of those who wait is what they need."""
-        for queued in self._queued.values():
-            if queued.steps and queued.own != queued.program.own_tokens():
-                raise InvariantBroken(
-                    f"{queued.program.id} waits for {queued.own} tokens, which it does not need"
-                )
-        remembered, self._least = self._least, None
-        if remembered is not None and self._queued and remembered != self.least:
-            raise InvariantBroken(f"{remembered} is not the least that the first of the line need")
+    def look_again(self) -> None:
+        """Whoever is asked for next, all tenants are looked at: the gap between them is known only then."""
+        self._leads = None
 
     def note_gap(self) -> None:
         """Nobody is seated any more: keep the largest gap ever seen between tenants that wait for the same room."""

@@ -90,8 +90,6 @@ class WorkingSet(Policy):
             return
         if self._is_guest(step, program):
             self._guests.come(step, now)
-            if isinstance(program.own, Queued):
-                self._line.needs(program.own, program.own_tokens())
             self._arm(now + self.params.sweep_s)
             return
         if seat is not None:
@@ -118,8 +116,6 @@ class WorkingSet(Policy):
         if book is not None and book.measured != book.engine.kv_tokens:
             book.measure()
         if self._guests.leave(step, engine):
-            if isinstance(seat, Queued):
-                self._line.needs(seat, program.own_tokens())
             if isinstance(seat, Seat) and program.idle and not program.ended and seat.kept_since is None:
                 self._seats.charge(program, seat, now)
                 self._gap_begins(program, seat, now)
@@ -135,9 +131,7 @@ class WorkingSet(Policy):
                 self._gap_begins(program, seat, now)
         elif isinstance(seat, Queued):
             seat.steps = [s for s in seat.steps if s is not step]
-            if seat.steps:
-                self._line.needs(seat, program.own_tokens())
-            else:
+            if not seat.steps:
                 self._line.leave(program)
         if program.idle and program.ended:
             return  # `ended` comes next: its seat goes first, and no pin is made for it
@@ -186,6 +180,7 @@ class WorkingSet(Policy):
             self._arm(self._returns.next_at)
         for book in self._books.values():
             self._touch_idle(book, now)
+        self._line.look_again()
         self._fill(now)
 
     def deadline(self) -> float | None:
@@ -205,7 +200,6 @@ class WorkingSet(Policy):
         if not isinstance(queued, Queued):
             queued = self._line.join(program, self._order.key(program), now, engines, self._role(program))
         queued.steps.append(step)
-        self._line.needs(queued, program.own_tokens())
 
     def _role(self, program: Program) -> int:
         """With whom it stands in the line."""
@@ -239,9 +233,6 @@ class WorkingSet(Policy):
         if self._guests:
             self._guests.place(now)
             self._arm(now + self.params.sweep_s)
-        if self._line and self._rooms.none_for(self._line.least, now):
-            self._arm(now + self.params.sweep_s)
-            return
         full: tuple[Room, ...] = ()
         while self._line and (queued := self._line.next(now, full)) is not None:
             found = self._passing.find(queued, now) if self._anew.keeps_nothing(queued.program) else None
@@ -441,7 +432,6 @@ class WorkingSet(Policy):
     def check(self) -> None:
         self.accounts.check()
         self._rooms.check()
-        self._line.check()
         for book in self._books.values():
             book.check()
         for program in self.board.programs.values():
