@@ -36,7 +36,7 @@ OUTPUT_QUANTILE = 0.75
 LOOKS_AGAIN = 6
 STEPS_UNKNOWN = 12.0  # before anything is known of any program
 # Remaining lengths are foretold ahead for so many finished steps after one was asked for: where nobody waits, none is.
-LENGTHS_WANTED = 1_000
+LENGTHS_WANTED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
