@@ -10,7 +10,7 @@ import os
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, cast
+from typing import Any, Dict, Generator, Iterator, List, Optional, cast
 from urllib.parse import quote, urlencode
 
 from agentserve_sdk._client import URL_DEFAULT
@@ -94,7 +94,9 @@ class Admin:
         """Programs in a gap whose KV is kept."""
         return self._rows("pins", limit=limit)
 
-    def events(self, *, tenant: Optional[str] = None, after: Optional[int] = None) -> Iterator[Row]:
+    def events(
+        self, *, tenant: Optional[str] = None, after: Optional[int] = None
+    ) -> Generator[Row, None, None]:
         """What happens, as it happens, until the gateway ends or the generator is closed.
 
         With `after`, the `serial` of an event, first what is remembered of later than that.

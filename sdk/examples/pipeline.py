@@ -10,11 +10,11 @@ import agentserve_sdk as agentserve
 agentserve.init()
 URL = os.environ.get("AGENTSERVE_URL", "http://127.0.0.1:8400")
 client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("AGENTSERVE_API_KEY", "none"))
+MODEL = os.environ.get("MODEL", "emulated")
 
 
 async def ask(what: str) -> str:
-    said = [{"role": "user", "content": what}]
-    reply = await client.chat.completions.create(model=os.environ.get("MODEL", "emulated"), messages=said)
+    reply = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": what}])
     return reply.choices[0].message.content or ""
 
 

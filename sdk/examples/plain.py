@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import openai
 
@@ -12,7 +13,7 @@ URL = os.environ.get("AGENTSERVE_URL", "http://127.0.0.1:8400")
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("AGENTSERVE_API_KEY", "none"))
 MODEL = os.environ.get("MODEL", "emulated")
 SEARCH = {"name": "search", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}
-TOOLS = [{"type": "function", "function": SEARCH}]
+TOOLS: Any = [{"type": "function", "function": SEARCH}]
 
 
 def search(q: str = "") -> str:
@@ -21,10 +22,10 @@ def search(q: str = "") -> str:
 
 @agentserve.workflow(name="research", deadline_s=120, priority="interactive")
 def research(question: str, turns: int = 3) -> str:
-    messages = [{"role": "user", "content": question}]
+    messages: list[Any] = [{"role": "user", "content": question}]
     for _ in range(turns):
         reply = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS)
-        said = reply.choices[0].message
+        said: Any = reply.choices[0].message
         messages.append(said)
         if not said.tool_calls:
             return said.content or ""

@@ -22,7 +22,7 @@ def search(q: str) -> str:
 @pytest.fixture(autouse=True)
 def no_upload() -> None:
     """Only our processor: the default one sends traces to the vendor."""
-    set_trace_processors([openai_agents.Processor()])  # type: ignore[list-item]
+    set_trace_processors([openai_agents.Processor()])
 
 
 @pytest.fixture(params=[OpenAIChatCompletionsModel, OpenAIResponsesModel])
@@ -48,7 +48,7 @@ def test_the_example_runs_as_it_stands(held: Any) -> None:
 
 
 async def test_two_processors_are_as_one(held: Any, agent: Any) -> None:
-    set_trace_processors([openai_agents.Processor(), openai_agents.Processor()])  # type: ignore[list-item]
+    set_trace_processors([openai_agents.Processor(), openai_agents.Processor()])
     await held.side_by_side(lambda question: Runner.run(agent, question))
     for program in held.gateway.programs.values():
         assert [(tool.name, tool.ended) for tool in program.tools] == [("search", True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import agentserve_sdk as agentserve
@@ -13,7 +13,7 @@ from agentserve_sdk import testing
 
 
 @agentserve.workflow
-def numbers() -> Iterator[str]:
+def numbers() -> Generator[str, None, None]:
     for _ in range(3):
         program = agentserve.current()
         assert program is not None
@@ -21,7 +21,7 @@ def numbers() -> Iterator[str]:
 
 
 @agentserve.workflow
-async def later() -> AsyncIterator[str]:
+async def later() -> AsyncGenerator[str, None]:
     for _ in range(3):
         await asyncio.sleep(0)
         program = agentserve.current()
@@ -76,7 +76,7 @@ def test_values_errors_and_results_pass_through(gateway: testing.Gateway) -> Non
 def test_a_generator_that_is_left_early_ends_its_program(gateway: testing.Gateway) -> None:
     gen = numbers()
     next(gen)
-    gen.close()  # type: ignore[attr-defined]
+    gen.close()
     assert gateway.only_program.status == "succeeded"
     assert agentserve.current() is None
 
@@ -85,11 +85,11 @@ async def test_an_async_generator_closed_in_another_task_restores_nothing_wrong(
     gateway: testing.Gateway,
 ) -> None:
     gen = later()
-    first = await asyncio.create_task(anext(gen))  # type: ignore[arg-type]
+    first = await asyncio.create_task(anext(gen))
 
     async def elsewhere() -> None:
         with agentserve.workflow("elsewhere") as mine:
-            await gen.aclose()  # type: ignore[attr-defined]
+            await gen.aclose()
             assert agentserve.current() is mine
 
     await asyncio.create_task(elsewhere(), context=contextvars.Context())
@@ -100,7 +100,7 @@ async def test_an_async_generator_closed_in_another_task_restores_nothing_wrong(
 
 async def test_an_async_generator_may_be_moved_between_tasks(gateway: testing.Gateway) -> None:
     gen = later()
-    seen = {await asyncio.create_task(anext(gen)) for _ in range(3)}  # type: ignore[arg-type]
+    seen = {await asyncio.create_task(anext(gen)) for _ in range(3)}
     assert len(seen) == 1
     with pytest.raises(StopAsyncIteration):
         await anext(gen)

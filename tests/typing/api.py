@@ -6,7 +6,7 @@ something else; a `type: ignore` that is not needed fails it too.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Future
 from typing import Any, assert_type
 
@@ -78,7 +78,7 @@ async def check(agent: Agent) -> None:
     admin = agentserve.Admin("http://127.0.0.1:8400")
     assert_type(admin.end_program("t/p"), bool)
     assert_type(admin.programs(order="context", limit=5), list[dict[str, Any]])
-    assert_type(admin.events(after=0), Iterator[dict[str, Any]])
+    assert_type(admin.events(after=0), Generator[dict[str, Any], None, None])
     assert_type(admin.graph("tenant", "report"), str)
 
 

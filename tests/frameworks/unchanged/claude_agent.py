@@ -1,10 +1,12 @@
 """Claude Agent SDK: Claude Code itself, with a tool of one's own."""
 
+from typing import Any
+
 from claude_agent_sdk import ClaudeAgentOptions, create_sdk_mcp_server, query, tool
 
 
 @tool("search", "Search the web.", {"q": str})
-async def search(arguments: dict) -> dict:
+async def search(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": "three cities"}]}
 
 

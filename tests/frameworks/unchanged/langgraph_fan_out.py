@@ -1,7 +1,8 @@
 """A LangGraph of one's own: a plan, three parts written at once, and their union."""
 
 import operator
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
@@ -17,18 +18,18 @@ class State(TypedDict):
 
 
 def graph(model: ChatOpenAI) -> StateGraph:
-    def plan(state: State) -> dict:
+    def plan(state: State) -> dict[str, Any]:
         said = [("system", "You plan reports."), ("user", state["topic"])]
         return {"plan": model.invoke(said).content}
 
-    def writer(part: str):
-        def write(state: State) -> dict:
+    def writer(part: str) -> Callable[[State], dict[str, Any]]:
+        def write(state: State) -> dict[str, Any]:
             asked = f"The topic: {state['topic']}\nThe plan: {state['plan']}\nWrite about its {part}."
             return {"parts": [model.invoke([("system", f"You write on {part}."), ("user", asked)]).content]}
 
         return write
 
-    def union(state: State) -> dict:
+    def union(state: State) -> dict[str, Any]:
         asked = "Make one report of these parts:\n" + "\n".join(state["parts"])
         return {"parts": [model.invoke([("system", "You are an editor."), ("user", asked)]).content]}
 

@@ -1,8 +1,10 @@
 """The loop that every agent is, over the plain `openai` client."""
 
+from typing import Any
+
 import openai
 
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "search",
@@ -14,13 +16,16 @@ TOOL = {
 
 def run(question: str) -> str:
     with openai.OpenAI() as client:
-        messages = [{"role": "system", "content": "You research."}, {"role": "user", "content": question}]
+        messages: list[Any] = [
+            {"role": "system", "content": "You research."},
+            {"role": "user", "content": question},
+        ]
         while True:
             reply = client.chat.completions.create(model="emulated", messages=messages, tools=[TOOL])
             said = reply.choices[0].message
             messages.append(said)
             if not said.tool_calls:
-                return said.content
+                return said.content or ""
             messages += [
                 {"role": "tool", "tool_call_id": call.id, "content": "three cities"}
                 for call in said.tool_calls

@@ -1,8 +1,10 @@
 """The same over responses: each turn tells only what is new and names the reply before it."""
 
+from typing import Any
+
 import openai
 
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "name": "search",
     "description": "Search the web.",
@@ -12,7 +14,8 @@ TOOL = {
 
 def run(question: str) -> str:
     with openai.OpenAI() as client:
-        said, before = [{"role": "user", "content": question}], None
+        said: list[Any] = [{"role": "user", "content": question}]
+        before: str | None = None
         while True:
             reply = client.responses.create(
                 model="emulated", input=said, tools=[TOOL], instructions="You research.",
