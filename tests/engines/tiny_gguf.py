@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 
 def write(model: Path, out: Path, *, seed: int = 1) -> Path:
@@ -65,7 +66,7 @@ def write(model: Path, out: Path, *, seed: int = 1) -> Path:
     return out
 
 
-def _add_vocabulary(writer, tokenizer, gguf) -> int:  # type: ignore[no-untyped-def]
+def _add_vocabulary(writer: Any, tokenizer: Any, gguf: Any) -> int:
     """The byte-level BPE vocabulary; special tokens are control tokens."""
     vocabulary = tokenizer["model"]["vocab"]
     special = {entry["content"] for entry in tokenizer["added_tokens"] if entry["special"]}

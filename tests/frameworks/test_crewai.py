@@ -14,7 +14,7 @@ from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool
 
 
-@tool("search")  # type: ignore[untyped-decorator, unused-ignore]
+@tool("search")
 def search(q: str) -> str:
     """Search."""
     return "res"
