@@ -28,7 +28,7 @@ from agentserve.core.forecast.progress import FEATURES, Progress, StepFacts
 from agentserve.core.forecast.survival import Survival
 
 PROGRAMS_MAX = 131_072
-MADE_MAX = 4_096
+MADE_MAX = 1_024
 _KEYS_MAX = 8_192
 _KINDS_BESIDE_MAX = 256
 _VERSION = 2
