@@ -372,11 +372,10 @@ class WorkingSet(Policy):
             self._let_go(program, seat.book, now, "nothing_kept")
             return
         self._keeper.begin(program, seat, now)
-        wanted = bool(self._line)
-        native = (
-            seat.book.engine.pin_mode == "native"
-        )  # where others' traffic could evict what we would leave
-        if (wanted or native) and not self._keeper.keeps(program, seat, now) and wanted:
+        # Where others' traffic could evict what we would leave, the engine must be told now. Elsewhere a pin is priced
+        # when its engine is looked through for who waits: many gaps are over before that.
+        native = seat.book.engine.pin_mode == "native"
+        if native and not self._keeper.keeps(program, seat, now) and self._line:
             self._let_go(program, seat.book, now, "not_worth")
         elif self.params.touch_s:
             self._arm(now + self.params.touch_s)
