@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import cProfile
 import gc
+import itertools
 import json
 import pstats
 import signal
@@ -45,6 +46,8 @@ from tests.bench.relay.bare import Bare
 
 CONNECTIONS = 32
 EVENTS = 200
+TURNS, ADDED_CHARS = 32, 1_000  # of a history that grows, and of a tool's result in it
+ENDS = b"]}"  # a body whose messages come last
 TEXT = ("words of six " * 60)[:700]
 USAGE = {"prompt_tokens": 260, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 240}}
 
@@ -150,11 +153,12 @@ def memory_upstream() -> LeanUpstream:
 class ClientEnd(asyncio.Transport):
     """The client's side: sends the next request when the answer is whole, until all calls were made."""
 
-    def __init__(self, index: int, request: bytes, load: Load) -> None:
+    def __init__(self, requests: list[tuple[bytes | memoryview, ...]], load: Load, *, streams: bool) -> None:
+        """`requests`: each in pieces; after the last comes the first again."""
         super().__init__()
         self._load = load
-        self._request = memoryview(request)
-        self._streams = b'"stream":true' in request
+        self._requests = itertools.cycle(requests)
+        self._streams = streams
         self.protocol: HttpConnection | None = None
 
     def write(self, data: Any) -> None:
@@ -166,14 +170,15 @@ class ClientEnd(asyncio.Transport):
     def ask(self) -> None:
         """One request."""
         assert self.protocol is not None
-        came, size = 0, len(self._request)
-        while came < size:
-            room = self.protocol.get_buffer(-1)
-            count = min(len(room), size - came)
-            room[:count] = self._request[came : came + count]
-            del room
-            self.protocol.buffer_updated(count)
-            came += count
+        for piece in next(self._requests):
+            came = 0
+            while came < len(piece):
+                room = self.protocol.get_buffer(-1)
+                count = min(len(room), len(piece) - came)
+                room[:count] = piece[came : came + count]
+                del room
+                self.protocol.buffer_updated(count)
+                came += count
 
     def writelines(self, parts: Any) -> None:
         self.write(b"".join(parts))
@@ -285,6 +290,19 @@ class Load:
         soon(soon, soon, end.ask)
 
 
+def requests_of(case: str, index: int, size: int) -> list[tuple[bytes | memoryview, ...]]:
+    """What one client sends, call by call: the bench's request each time, or a history to which each call adds."""
+    head, _, body = request_of(case, index, size).partition(b"\r\n\r\n")
+    if case != "growing":
+        return [(head + b"\r\n\r\n" + body,)]
+    said = [{"role": "assistant", "content": TEXT}, {"role": "user", "content": "x" * ADDED_CHARS}]
+    added = b"," + json.dumps(said, separators=(",", ":")).encode()[1:-1]
+    history = memoryview(body[: -len(ENDS)] + added * TURNS)
+    ends = [len(body) - len(ENDS) + len(added) * turn for turn in range(TURNS)]
+    start = head.rpartition(b" ")[0]  # the length is the last header
+    return [(b"%b %d\r\n\r\n" % (start, end + len(ENDS)), history[:end], ENDS) for end in ends]
+
+
 def request_of(case: str, index: int, size: int = 1000) -> bytes:
     """What the bench's load sends."""
     text = "".join(" " if i % 7 == 6 else chr(97 + (i * 31 + index) % 26) for i in range(size))
@@ -301,7 +319,7 @@ def request_of(case: str, index: int, size: int = 1000) -> bytes:
 
 
 FLOORS = ("bare", "reading")  # the same calls as "named", through `bare`
-CASES = ("named", "content", "stream", *FLOORS)
+CASES = ("named", "growing", "content", "stream", *FLOORS)
 
 
 @contextlib.asynccontextmanager
@@ -343,7 +361,8 @@ async def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 config = Config(app, log_config=None, proxy_headers=False)
                 config.load()
                 for index in range(CONNECTIONS):
-                    end = ClientEnd(index, request_of(case, index, args.bytes), load)
+                    requests = requests_of(case, index, args.bytes)
+                    end = ClientEnd(requests, load, streams=case == "stream")
                     end.protocol = speaks(config, state, {}, loop)
                     end.protocol.connection_made(end)
                     ends[case].append(end)
