@@ -51,7 +51,7 @@ class GapEnded:
 class _Gap:
     """The same as it is noted down: its program goes on meanwhile, and what is not forecast may never be asked for."""
 
-    __slots__ = ("called", "forecast", "program", "seconds")
+    __slots__ = ("called", "forecast", "program", "seconds", "steps")
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class _Gap:
         forecast: Forecast | None,
     ) -> None:
         self.program = program
+        self.steps = program.steps_done
         self.called = tuple(calls.values()) if calls else ()
         self.seconds = seconds
         self.forecast = forecast
@@ -118,11 +119,12 @@ class Learned:
         )
 
     def gap(self, program: Program, now: float) -> Survival:
-        return self._gap(program, tuple(program.calls.values()) if program.calls else ())
+        calls = tuple(program.calls.values()) if program.calls else ()
+        return self._gap(program, calls, program.steps_done)
 
-    def _gap(self, program: Program, calls: Sequence[PendingTool]) -> Forecast:
+    def _gap(self, program: Program, calls: Sequence[PendingTool], steps: int) -> Forecast:
         return self.returns.predict(
-            tenant=program.tenant, program=program.id, calls=calls, workflow=program.workflow
+            tenant=program.tenant, program=program.id, calls=calls, workflow=program.workflow, steps=steps
         )
 
     def steps_left(self, program: Program) -> float:
@@ -166,7 +168,13 @@ class Learned:
             self._gap_over(program, now, took=took)
 
     def _gap_over(
-        self, program: Program, now: float, *, censored: bool = False, took: Mapping[str, float] | None = None
+        self,
+        program: Program,
+        now: float,
+        *,
+        censored: bool = False,
+        given_up: bool = False,
+        took: Mapping[str, float] | None = None,
     ) -> None:
         assert program.gap_started_at is not None
         # what an oracle said in its place teaches nothing of these forecasts
@@ -175,9 +183,11 @@ class Learned:
         gap = _Gap(program, program.calls, now - program.gap_started_at, forecast)
         if judged or forecast is not None:
             self._gap_ended = gap
-        self._lessons.append(partial(self._gap_was, gap, judged, censored, took))
+        self._lessons.append(partial(self._gap_was, gap, judged, censored, given_up, took))
 
-    def _gap_was(self, gap: _Gap, judged: bool, censored: bool, took: Mapping[str, float] | None) -> None:
+    def _gap_was(
+        self, gap: _Gap, judged: bool, censored: bool, given_up: bool, took: Mapping[str, float] | None
+    ) -> None:
         program, calls = gap.program, gap.called
         if judged:
             self.gaps_calibration.observe(self._forecast_of(gap), gap.seconds)
@@ -191,14 +201,16 @@ class Learned:
             calls=calls,
             workflow=program.workflow,
             seconds=gap.seconds,
+            steps=gap.steps,
             censored=censored,
+            given_up=given_up,
             last=last,
         )
 
     def _forecast_of(self, gap: _Gap) -> Forecast:
         """What was forecast of it, or would have been."""
         if gap.forecast is None:
-            gap.forecast = self._gap(gap.program, gap.called)
+            gap.forecast = self._gap(gap.program, gap.called, gap.steps)
         return gap.forecast
 
     @property
@@ -217,7 +229,9 @@ class Learned:
             return
         program.teaches = self.share.of_step(program, now)
         if program.teaches and not event.tools and not event.final:  # which may be asked about at once
-            self.returns.turn_ended(tenant=program.tenant, workflow=program.workflow)
+            self.returns.turn_ended(
+                tenant=program.tenant, workflow=program.workflow, steps=program.steps_done
+            )
         self._lessons.append(partial(self._step_was, event, program, step, now))
 
     def _step_was(self, event: ev.StepFinished, program: Program, step: Step, now: float) -> None:
@@ -292,9 +306,17 @@ class Learned:
             )
 
     def _ended(self, event: ev.ProgramEnded, program: Program, step: Step | None, now: float) -> None:
-        unseen = event.reason not in ("final", "told") and program.gap_started_at is not None
-        if unseen and program.teaches:
-            self._gap_over(program, now, censored=True)
+        if program.gap_started_at is not None and program.teaches:
+            if event.reason not in ("final", "told"):
+                # who failed, or was forgotten for want of room, was not given up for not coming back
+                self._gap_over(program, now, censored=True, given_up=event.reason == "idle")
+            elif not program.calls and event.reason == "told":
+                self._later(
+                    self.returns.turn_was_last,
+                    tenant=program.tenant,
+                    workflow=program.workflow,
+                    steps=program.steps_done,
+                )
         if event.reason == "forgotten" or not self.share.of_program(program):
             self._later(self.remaining.forget, tenant=program.tenant, program=program.id)
         else:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from agentserve.core.forecast import Calibration, CallShape, OutputForecaster, ReturnForecaster, Survival
 from agentserve.core.forecast.outputs import Asked
+from agentserve.core.forecast.turns import steps_place
 
 GROWTH = 16
 PROGRAM_GROWTH = 4  # for what is asked of one program only, whose steps are few
@@ -156,12 +157,13 @@ class RememberedOutputs(OutputForecaster):
 
 
 class RememberedReturns(ReturnForecaster):
-    """The same forecasts; those of a turn's end, which are alike for a whole workflow, made less often."""
+    """The same forecasts; those of a turn's end, which are alike for a workflow's programs of as many steps, made
+    less often."""
 
     def __init__(self, learned: ReturnForecaster) -> None:
         self.gaps, self._turns = learned.gaps, learned._turns
-        self._out = learned._out
-        self._kinds: dict[tuple[str, str | None], _Kind] = {}
+        self._out, self._stopped = learned._out, learned._stopped
+        self._kinds: dict[tuple[str, str | None, int], _Kind] = {}
 
     def predict(
         self,
@@ -170,23 +172,24 @@ class RememberedReturns(ReturnForecaster):
         program: str | None,
         calls: Sequence[CallShape] = (),
         workflow: str | None = None,
+        steps: int = 0,
         elapsed_s: float = 0.0,
     ) -> Survival:
         """As its parent."""
-        known = None if calls or elapsed_s else _entry(self._kinds, (tenant, workflow))
+        known = None if calls or elapsed_s else _entry(self._kinds, (tenant, workflow, steps_place(steps)))
         if known is not None and known.answer is not None and known.holds():
             return known.answer
         answer = super().predict(
-            tenant=tenant, program=program, calls=calls, workflow=workflow, elapsed_s=elapsed_s
+            tenant=tenant, program=program, calls=calls, workflow=workflow, steps=steps, elapsed_s=elapsed_s
         )
         if known is not None:
             known.answer, known.made_at = answer, known.seen
         return answer
 
-    def turn_ended(self, *, tenant: str, workflow: str | None = None) -> None:
+    def turn_ended(self, *, tenant: str, workflow: str | None = None, steps: int = 0) -> None:
         """As its parent, every time."""
-        super().turn_ended(tenant=tenant, workflow=workflow)
-        _entry(self._kinds, (tenant, workflow)).seen += 1
+        super().turn_ended(tenant=tenant, workflow=workflow, steps=steps)
+        _entry(self._kinds, (tenant, workflow, steps_place(steps))).seen += 1
 
     def observe(
         self,
@@ -196,7 +199,9 @@ class RememberedReturns(ReturnForecaster):
         calls: Sequence[CallShape] = (),
         workflow: str | None = None,
         seconds: float,
+        steps: int = 0,
         censored: bool = False,
+        given_up: bool = False,
         last: int | None = None,
     ) -> None:
         """As its parent, every time."""
@@ -206,11 +211,13 @@ class RememberedReturns(ReturnForecaster):
             calls=calls,
             workflow=workflow,
             seconds=seconds,
+            steps=steps,
             censored=censored,
+            given_up=given_up,
             last=last,
         )
         if not calls:
-            _entry(self._kinds, (tenant, workflow)).seen += 1
+            _entry(self._kinds, (tenant, workflow, steps_place(steps))).seen += 1
 
 
 class SampledCalibration(Calibration):

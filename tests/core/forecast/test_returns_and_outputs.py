@@ -1,10 +1,12 @@
+import random
+
 import pytest
 
 from agentserve.core.forecast import OutputForecaster, ReturnForecaster, ToolCall
 from agentserve.core.forecast.grid import TOKENS
 from agentserve.core.forecast.ladder import Ladder, Rung
 from agentserve.core.forecast.masses import Table
-from agentserve.core.forecast.turns import TurnsOut
+from agentserve.core.forecast.turns import Unfollowed, keys_of
 
 FAST, SLOW = ToolCall(name="Read"), ToolCall(name="Shell", argument_class="make")
 
@@ -58,15 +60,101 @@ def test_a_turn_that_was_followed_is_not_held_against_the_next() -> None:
     assert forecaster.predict(tenant="t", program=None).never_returns < 0.05
 
 
-def test_a_turn_that_was_given_up_is_counted_once() -> None:
-    out = TurnsOut()
-    for _ in range(30):
-        out.began(7)
-    before = out.share(7)
-    for _ in range(30):
-        out.over(7)
-    assert before > 0.9
-    assert out.share(7) < 0.15
+def test_a_turn_that_was_given_up_goes_on_speaking_against_a_return_and_is_counted_once() -> None:
+    forecaster = ReturnForecaster()
+    for i in range(30):
+        forecaster.turn_ended(tenant="t", steps=1)
+        given_up = i % 3 == 0
+        forecaster.observe(
+            tenant="t", program=None, seconds=1_800.0, steps=1, censored=given_up, given_up=given_up
+        )
+    assert forecaster.predict(tenant="t", program=None, steps=1).never_returns == pytest.approx(
+        1 / 3, abs=0.1
+    )
+
+
+def test_a_turn_whose_end_was_told_or_not_seen_says_nothing_of_the_next() -> None:
+    forecaster = ReturnForecaster()
+    for _ in range(40):
+        forecaster.turn_ended(tenant="t", steps=2)
+        forecaster.turn_was_last(tenant="t", steps=2)
+        forecaster.turn_ended(tenant="t", steps=2)
+        forecaster.observe(tenant="t", program=None, seconds=5.0, steps=2, censored=True)
+    assert forecaster.predict(tenant="t", program=None, steps=2).never_returns < 0.1
+
+
+def stopped_at(limit: int, *, programs: int, calls: list[ToolCall]) -> ReturnForecaster:
+    """What is known after programs that come back five seconds after each step, and not after the `limit`th."""
+    forecaster = ReturnForecaster()
+    for i in range(programs):
+        for steps in range(1, limit + 1):
+            over = steps == limit
+            if not calls:
+                forecaster.turn_ended(tenant="t", steps=steps)
+            forecaster.observe(
+                tenant="t",
+                program=f"p{i}",
+                calls=calls,
+                seconds=1_800.0 if over else 5.0,
+                steps=steps,
+                censored=over,
+                given_up=over,
+            )
+    return forecaster
+
+
+@pytest.mark.parametrize("calls", [[], [SLOW]], ids=["turns", "calls"])
+def test_where_programs_stop_at_a_number_of_steps_none_is_waited_for_there_and_all_before(
+    calls: list[ToolCall],
+) -> None:
+    forecaster = stopped_at(8, programs=12, calls=calls)
+    gaps = {
+        steps: forecaster.predict(tenant="t", program="q", calls=calls, steps=steps) for steps in (3, 7, 8)
+    }
+    assert gaps[8].survival(600.0) > 0.7
+    assert gaps[3].survival(600.0) < 0.2
+    assert gaps[7].survival(600.0) < 0.2
+    assert gaps[8].best_ttl(10.0) < gaps[7].best_ttl(10.0), "the memory of one that is over is let go sooner"
+
+
+def test_a_limit_of_steps_that_is_lifted_is_forgotten() -> None:
+    forecaster = stopped_at(8, programs=30, calls=[])
+    for _ in range(300):
+        forecaster.turn_ended(tenant="t", steps=8)
+        forecaster.observe(tenant="t", program=None, seconds=5.0, steps=8)
+    assert forecaster.predict(tenant="t", program=None, steps=8).never_returns < 0.2
+
+
+def test_programs_that_stop_anywhere_are_doubted_alike_after_every_step() -> None:
+    forecaster, rng = ReturnForecaster(), random.Random(5)
+    for _ in range(2_000):
+        over = rng.random() < 0.05
+        forecaster.observe(
+            tenant="t",
+            program=None,
+            calls=[FAST],
+            seconds=1_800.0 if over else 0.8,
+            steps=rng.randint(1, 13),
+            censored=over,
+            given_up=over,
+        )
+    for steps in range(1, 14):
+        gap = forecaster.predict(tenant="t", program=None, calls=[FAST], steps=steps)
+        assert gap.survival(600.0) < 0.25
+
+
+def test_steps_are_told_apart_up_to_some_and_by_eighths_beyond() -> None:
+    places = [keys_of(1, steps)[1] for steps in range(1, 5_000)]
+    assert len(set(places[:64])) == 64
+    assert places[1_000] == places[1_020] != places[1_200]
+    assert len(set(places)) < 130
+
+
+def test_no_more_than_so_many_kinds_of_gaps_are_remembered() -> None:
+    known = Unfollowed()
+    for kind in range(20_000):
+        known.missing(keys_of(kind, 1))
+    assert len(known) <= 16_384
 
 
 def test_returns_are_restored_as_they_were_stored_and_merge() -> None:
@@ -74,10 +162,13 @@ def test_returns_are_restored_as_they_were_stored_and_merge() -> None:
     for _ in range(30):
         forecaster.observe(tenant="t", program="p", calls=[SLOW], seconds=30.0)
         forecaster.observe(tenant="t", program="p", seconds=90.0)
+    forecaster.merge(stopped_at(4, programs=20, calls=[FAST]))
     again = ReturnForecaster.from_bytes(forecaster.to_bytes())
     merged = ReturnForecaster()
     merged.merge(forecaster)
     for copy in (again, merged):
+        stops = copy.predict(tenant="t", program=None, calls=[FAST], steps=4)
+        assert stops.survival(600.0) > 0.7
         assert copy.predict(tenant="t", program="p", calls=[SLOW]).quantile(0.5) == pytest.approx(
             30.0, rel=0.3
         )
