@@ -44,5 +44,5 @@ class WorkingSetParams:
         2.0  # who is expected joins the line at most this much ahead, however long its prefill
     )
     guest_wait_s_max: float = 10.0  # a step beside its program's seat goes then, whatever else is there
-    stall_s: float = 1.0  # an engine that runs nothing for so long while others wait gives up a pin
+    stall_s: float = 0.3  # an engine that runs nothing for so long while others wait gives up a pin
     class_step_s: float = 600.0  # rank between priority classes
