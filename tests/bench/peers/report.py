@@ -1,7 +1,8 @@
 """One table and one plot of what `run` measured: `python -m tests.bench.peers.report FILE [--plot SVG] [--markdown]`.
 
 Rule: every arm that was run is shown, those that are ahead of agentserve and those that failed too. A figure is the
-mean over seeds, with the least and the most beside it; an arm short of processor time is marked.
+mean over the arm's seeds, with the least and the most beside it, and arms are compared on the seeds that both have; an
+arm short of processor time is marked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ class Row:
 
     def mean(self, figure: str) -> float:
         return statistics.fmean(self.values(figure))
+
+    def over(self, other: Row, figure: str) -> float | None:
+        """Its mean over the other's, on the seeds that both have: others are other agents."""
+        both = {c["seed"] for c in self.cells} & {c["seed"] for c in other.cells}
+        if not both:
+            return None
+        mine, theirs = (
+            statistics.fmean(float(c["figures"][figure]) for c in row.cells if c["seed"] in both)
+            for row in (self, other)
+        )
+        return mine / theirs
 
     @property
     def cpu_max(self) -> float:
@@ -94,14 +106,17 @@ def grid(rows: Sequence[Row]) -> list[list[str]]:
     for row in rows:
         told = ARMS[row.arm].told or "nothing"
         if not row.cells:
-            out.append([row.arm, told, *["-"] * len(COLUMNS), (row.errors or ["-"])[0].splitlines()[-1][:60]])
+            failed = (row.errors or ["-"])[0].splitlines()[-1][:60]
+            out.append([row.arm, told, "0", *["-"] * len(COLUMNS), failed])
             continue
         figures = [_spread(row.values(name), form) for name, _, form in COLUMNS]
-        ratio = f"{row.mean('jct_mean_s') / ours.mean('jct_mean_s'):.2f}" if ours else ""
+        times = row.over(ours, "jct_mean_s") if ours else None
+        ratio = f"{times:.2f}" if times is not None else ""
         notes = [f"{row.failed} resent"] if row.failed else []
         notes += ["short of CPU"] if row.cpu_max > CPU_SHARE_MAX else []
         notes += [f"{len(row.errors)} runs failed"] if row.errors else []
-        out.append([row.arm, told, *figures, " ".join([ratio, *(f"({n})" for n in notes)])])
+        seeds = str(len(row.cells))
+        out.append([row.arm, told, seeds, *figures, " ".join([ratio, *(f"({n})" for n in notes)])])
     return out
 
 
@@ -112,7 +127,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{mean} [{format(min(values), form)}-{format(max(values), form)}]"
 
 
-HEAD = ("router", "told", *(title for _, title, _ in COLUMNS), "JCT / agentserve")
+HEAD = ("router", "told", "seeds", *(title for _, title, _ in COLUMNS), "JCT / agentserve")
 
 
 def plain(cells: Sequence[dict[str, Any]]) -> str:
@@ -145,11 +160,14 @@ def _seeds(cells: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def plot(cells: Sequence[dict[str, Any]]) -> str:
-    """Mean completion time of each router, a panel for each workload, a tick for each seed; shorter is better."""
+    """Mean completion time of each router, a panel for each workload, a tick for each seed; shorter is better.
+
+    Bars stand beside one another, so only seeds that all of a panel's arms have are drawn.
+    """
     parts: list[str] = []
     y = 8
     for name, rows in workloads(cells).items():
-        shown = [r for r in rows if r.cells]
+        shown = _alike([r for r in rows if r.cells])
         most = max((max(r.values("jct_mean_s")) for r in shown), default=1.0)
         scale = (WIDTH - LEFT - 70) / most
         y += 18
@@ -166,6 +184,15 @@ def plot(cells: Sequence[dict[str, Any]]) -> str:
     )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img">'
     return f"{head}<style>{style}</style>{''.join(parts)}</svg>\n"
+
+
+def _alike(rows: Sequence[Row]) -> list[Row]:
+    """The rows on the seeds that all of them have; as they are if there are none."""
+    seeds = [{c["seed"] for c in row.cells} for row in rows]
+    common = set.intersection(*seeds) if seeds else set()
+    if not common:
+        return list(rows)
+    return [replace(row, cells=[c for c in row.cells if c["seed"] in common]) for row in rows]
 
 
 def _bar(row: Row, y: int, scale: float) -> str:
