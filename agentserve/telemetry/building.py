@@ -1,0 +1,287 @@
+"""Records made into spans: a program, its steps and their queueing, its tool calls.
+
+Rule: one thread at a time builds. Ids are derived from names, so that whoever builds a span builds the same one. What
+spans are called is said in `conventions`, what is sampled in `spans`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from agentserve.core import decisions as do
+from agentserve.core import facts
+from agentserve.ports import StepRecord
+from agentserve.telemetry.conventions import Conventions
+from agentserve.telemetry.traceparent import derived, parse_traceparent
+
+NS = 1_000_000_000
+SESSION_CHARS_MAX = 199  # Langfuse takes ASCII under 200
+
+
+class Trace:
+    """What is remembered of a program's trace."""
+
+    __slots__ = (
+        "ended_at", "hex", "last_node", "opened_at", "parent_span", "record", "root", "sampled", "steps",
+        "trace_id",
+    )  # fmt: skip
+
+    def __init__(self, trace_id: int, root: int, sampled: bool, parent_span: int | None) -> None:
+        self.trace_id = trace_id
+        self.hex = f"{trace_id:032x}"
+        self.root = root
+        self.sampled = sampled
+        self.parent_span = parent_span
+        self.opened_at: float | None = None
+        self.ended_at = 0.0
+        self.steps = 0
+        self.last_node: str | None = None
+        self.record: StepRecord | None = None  # the latest, for tenant, workflow and session
+
+
+class ChosenIds(IdGenerator):
+    """Gives the SDK the ids that we derived. Used by one thread."""
+
+    def __init__(self) -> None:
+        self.trace_id = 1
+        self.span_id = 1
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+    def generate_span_id(self) -> int:
+        return self.span_id
+
+
+class Builder:
+    """Builds spans and hands them to an exporter."""
+
+    def __init__(self, exporter: SpanExporter, *, conventions: Conventions, batched: bool) -> None:
+        self._names = conventions
+        self._ids = ChosenIds()
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": "agentserve"}),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(
+            BatchSpanProcessor(exporter) if batched else SimpleSpanProcessor(exporter)
+        )
+        self._tracer = self._provider.get_tracer("agentserve")
+
+    def close(self, within_s: float) -> None:
+        """Export what is left."""
+        self._provider.force_flush(int(within_s * 1000))
+        self._provider.shutdown()
+
+    def _span(
+        self,
+        name: str,
+        trace: Trace,
+        *,
+        span_id: int,
+        parent: int | None,
+        kind: SpanKind,
+        start: float,
+        attributes: dict[str, Any],
+        links: list[Link] | None = None,
+    ) -> Span:
+        self._ids.trace_id, self._ids.span_id = trace.trace_id, span_id
+        context = None
+        if parent is not None:
+            flags = TraceFlags(TraceFlags.SAMPLED)
+            above = SpanContext(trace.trace_id, parent, is_remote=True, trace_flags=flags)
+            context = set_span_in_context(NonRecordingSpan(above))
+        return self._tracer.start_span(
+            name,
+            context,
+            kind,
+            attributes=self._names.attributes(attributes),
+            links=links,
+            start_time=int(start * NS),
+        )
+
+    def step(self, record: StepRecord, trace: Trace) -> None:
+        """A step that is over, and its wait."""
+        node = record.node or (f"{record.role & 0xFFFF_FFFF:08x}" if record.role else None)
+        operation = self._names.operation(record.protocol)
+        ended_at = record.ended_at or record.arrived_at
+        first_s = record.first_byte_at - record.arrived_at if record.first_byte_at is not None else None
+        span = self._span(
+            f"{operation} {record.model}".rstrip(),
+            trace,
+            span_id=derived("step", record.step, 8),
+            parent=trace.root,
+            kind=SpanKind.CLIENT,
+            start=record.arrived_at,
+            links=_links(record, trace),
+            attributes={
+                "operation": operation,
+                "provider": "anthropic" if record.protocol == "messages" else "openai",
+                "conversation": record.session or record.program,
+                "agent_name": record.workflow,
+                "model": record.model,
+                "stream": record.streamed or None,
+                "finish_reasons": (record.finish_reason,) if record.finish_reason else None,
+                "first_chunk_s": first_s,
+                "input_tokens": record.prompt_tokens,
+                "output_tokens": record.output_tokens,
+                "cached_tokens": record.cached_tokens,
+                "status": record.status or None,
+                "error": record.outcome if record.outcome != "finished" else None,
+                "session": _session(record),
+                "kind": "EMBEDDING" if record.protocol == "embeddings" else "LLM",
+                "node": node,
+                "node_name": node,
+                "node_parent": trace.last_node if trace.last_node != node else None,
+                "program": record.program,
+                "tenant": record.tenant,
+                "step": record.step,
+                "index": record.index,
+                "relation": record.relation or None,
+                "engine": record.engine,
+                "source": record.identity_source or None,
+                "confidence": record.identity_confidence,
+                "gap_s": record.gap_s,
+                "expected_cached": record.expected_cached_tokens or None,
+                "reason": record.reason or None,
+            },
+        )
+        for decision in record.decisions:
+            span.add_event(
+                f"agentserve.{type(decision).__name__.lower()}",
+                self._names.attributes(_decided(decision)),
+                int(_decided_at(decision, record) * NS),
+            )
+        if record.outcome != "finished":
+            span.set_status(Status(StatusCode.ERROR, record.error or record.outcome))
+        self._queue(record, trace)
+        span.end(int(max(ended_at, record.arrived_at) * NS))
+        trace.last_node = node
+        trace.steps += 1
+        trace.record = record
+        trace.opened_at = (
+            record.arrived_at if trace.opened_at is None else min(trace.opened_at, record.arrived_at)
+        )
+        trace.ended_at = max(trace.ended_at, ended_at)
+
+    def _queue(self, record: StepRecord, trace: Trace) -> None:
+        sent_at = record.dispatched_at
+        if sent_at is None or sent_at <= record.arrived_at:
+            return
+        queued_s = max(sent_at - record.arrived_at - record.overhead_s, 0.0)
+        self._span(
+            "queue",
+            trace,
+            span_id=derived("queue", record.step, 8),
+            parent=derived("step", record.step, 8),
+            kind=SpanKind.INTERNAL,
+            start=sent_at - queued_s,
+            attributes={"queue_s": queued_s, "reason": record.reason or None, "engine": record.engine},
+        ).end(int(sent_at * NS))
+
+    def tool(self, fact: facts.ToolCallOver, trace: Trace, offset_s: float) -> None:
+        """A tool call that is over; `offset_s` makes its clock the records'."""
+        start = fact.started_at + offset_s
+        operation = self._names.operation("tool")
+        span = self._span(
+            f"{operation} {fact.name}",
+            trace,
+            span_id=derived("tool", f"{fact.program} {fact.step} {fact.id}", 8),
+            parent=trace.root,
+            kind=SpanKind.INTERNAL,
+            start=start,
+            attributes={
+                "operation": operation,
+                "tool_name": fact.name,
+                "tool_call": fact.id,
+                "tool_type": "function",
+                "kind": "TOOL",
+                "session": _session(trace.record) if trace.record is not None else None,
+                "program": fact.program,
+                "tenant": fact.tenant,
+                "inferred": None if fact.measured else True,
+                "error": None if fact.ok else "tool_error",
+            },
+        )
+        if not fact.ok:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(int((start + fact.seconds) * NS))
+
+    def program(self, program: str, trace: Trace, closed: facts.ProgramClosed | None) -> None:
+        """A program up to its latest step: closed, or still open."""
+        record = trace.record
+        if record is None or trace.opened_at is None:
+            return
+        whole = record.workflow is not None and record.parent is None
+        operation = self._names.operation("workflow" if whole else "agent")
+        self._span(
+            f"{operation} {record.workflow}" if record.workflow else operation,
+            trace,
+            span_id=trace.root,
+            parent=trace.parent_span,
+            kind=SpanKind.INTERNAL,
+            start=trace.opened_at,
+            attributes={
+                "operation": operation,
+                "conversation": record.session or program,
+                "agent_name": record.workflow,
+                "workflow_name": record.workflow if whole else None,
+                "session": _session(record),
+                "kind": "CHAIN" if whole else "AGENT",
+                "program": program,
+                "tenant": record.tenant,
+                "steps": trace.steps,
+                "end_reason": closed.reason if closed is not None else "open",
+                "slowdown": closed.slowdown if closed is not None else None,
+            },
+        ).end(int(trace.ended_at * NS))
+        trace.opened_at = None
+        trace.steps = 0
+
+
+def _session(record: StepRecord) -> str:
+    name = record.session or record.program
+    return name.encode("ascii", "replace").decode()[:SESSION_CHARS_MAX]
+
+
+def _links(record: StepRecord, trace: Trace) -> list[Link]:
+    """A step that came with a span of its own points at it."""
+    caller = parse_traceparent(record.traceparent)
+    if caller is None or (caller.trace_id == trace.trace_id and caller.span_id == trace.parent_span):
+        return []
+    return [Link(SpanContext(caller.trace_id, caller.span_id, is_remote=True))]
+
+
+def _decided(decision: do.AnyDecision) -> dict[str, Any]:
+    return {
+        "reason": decision.reason or None,
+        "detail": decision.detail or None,
+        "engine": getattr(decision, "engine", None),
+        "tokens": getattr(decision, "tokens", None),
+        "mode": getattr(decision, "mode", None),
+        "expected_cached": getattr(decision, "expected_cached_tokens", None) or None,
+    }
+
+
+def _decided_at(decision: do.AnyDecision, record: StepRecord) -> float:
+    """Decisions carry no time: a wait is decided on arrival, a dispatch when the step was sent."""
+    if isinstance(decision, do.Dispatch) and record.dispatched_at is not None:
+        return record.dispatched_at
+    return record.arrived_at
