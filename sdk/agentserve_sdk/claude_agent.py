@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 from agentserve_sdk import _client
+from agentserve_sdk._announce import ToolRun, tool_began, tool_ended
 from agentserve_sdk._context import headers, name_of, scope
 from agentserve_sdk._hooks import Open, quiet
-from agentserve_sdk._marks import ToolRun, tool_began, tool_ended
 
 _tools: Open[ToolRun] = Open()
 

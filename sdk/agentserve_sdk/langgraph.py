@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from typing import Any, Dict, NamedTuple, Optional
 
 from agentserve_sdk import _client
+from agentserve_sdk._announce import ToolRun, open_program, status_of, tool_began, tool_ended
 from agentserve_sdk._context import SCOPE, Lease, Program, Scope, marked, name_of, quoted, scope
 from agentserve_sdk._hooks import Open, quiet
-from agentserve_sdk._marks import ToolRun, open_program, status_of, tool_began, tool_ended
 
 
 class _Run(NamedTuple):

@@ -9,10 +9,10 @@ import functools
 from typing import Any, Optional
 
 from agentserve_sdk import _client
+from agentserve_sdk._announce import open_program, status_of
 from agentserve_sdk._context import SCOPE, Scope, name_of, scope
 from agentserve_sdk._hooks import around, quiet, tool_mark
 from agentserve_sdk._imports import when_imported
-from agentserve_sdk._marks import open_program, status_of
 from agentserve_sdk._propagate import MARK
 from agentserve_sdk._wrap import Mark
 

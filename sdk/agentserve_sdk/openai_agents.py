@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Optional, Tuple
 
 from agentserve_sdk import _client
+from agentserve_sdk._announce import ToolRun, open_program, tool_began, tool_ended
 from agentserve_sdk._context import SCOPE, Program, Scope, name_of, scope
 from agentserve_sdk._hooks import Open, in_step, quiet
-from agentserve_sdk._marks import ToolRun, open_program, tool_began, tool_ended
 
 _programs: Open[Program] = Open()
 _before: Open[Tuple[Optional[Scope]]] = Open()

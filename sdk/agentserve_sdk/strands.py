@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from typing import Any, Optional
 
+from agentserve_sdk._announce import ToolRun, tool_began, tool_ended
 from agentserve_sdk._context import scope
 from agentserve_sdk._hooks import Open, around, quiet, run_mark
-from agentserve_sdk._marks import ToolRun, tool_began, tool_ended
 from agentserve_sdk._propagate import MARK
 from agentserve_sdk._wrap import Mark
 
