@@ -151,7 +151,10 @@ class Relay:
             )
         self._quotas.request(x.principal.tenant, now)
         x.raw = await x.read_body(self._limits.body_bytes_max)
-        call = x.call = self._read(x)
+        try:
+            call = x.call = self._read(x)
+        except RecursionError as error:  # what could just be decoded may be too deep for whatever walks it
+            raise BadRequest("the request body is nested too deeply") from error
         if not self._engines.known_model(call.model):
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"

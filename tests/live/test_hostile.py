@@ -75,6 +75,40 @@ async def test_json_of_any_depth_gets_an_answer(
     await running.quiet()
 
 
+FRAMES = 16  # how many more than decoding a body its reading may take
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/embeddings"])
+async def test_json_that_is_just_not_too_deep_to_decode_gets_an_answer(
+    path: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    """How deep that is depends on the interpreter; what walks the body afterwards may not end in a fault of ours."""
+    running = await serve(engine)
+
+    async def asked(field: str) -> httpx.Response:
+        return await running.client.post(path, content=f'{{"model":"m",{field}}}')
+
+    least, most = 100, 100_000
+    while least + 1 < most:
+        depth = (least + most) // 2
+        read = "valid JSON" not in (await asked(f'"unknown":{"[" * depth + "]" * depth}')).text
+        least, most = (depth, most) if read else (least, depth)
+    for depth in range(least - FRAMES, least + 1):
+        nested = "[" * depth + "]" * depth
+        for field in (
+            f'"messages":{nested}',
+            f'"messages":[{{"role":"user","content":{nested}}}]',
+            f'"input":[1,{nested}]',
+            f'"input":{nested}',
+            f'"tools":{nested}',
+            f'"metadata":{nested}',
+            f'"stream":true,"stream_options":{nested}',
+        ):
+            reply = await asked(field)
+            assert reply.status_code in (200, 400), (depth, field[:30], reply.text[:200])
+    await running.quiet()
+
+
 async def test_names_cannot_forge_lines_of_the_log_or_headers(
     engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -224,35 +224,44 @@ def _system_text(protocol: Protocol, body: Mapping[str, Any], systems: Sequence[
 
 
 def _bare_items(prompt: Any) -> tuple[list[Item], int | None]:
-    """A prompt without messages: one item a line, so that a longer prompt is seen to continue a shorter one.
-
-    The last line (or run of token ids) may still be growing, so it counts only in size.
-    """
+    """A prompt without messages: a text, token ids, or a list of these. Lists within those lists are no prompt."""
     if isinstance(prompt, str):
-        lines = prompt.split("\n", LINES_MAX)
-        last = lines.pop()
-        items = [Item(role="text", digest=digest_of(utf8(line)), size=len(line) + 1) for line in lines]
-        if items and last:
-            items[-1] = Item(role="text", digest=items[-1].digest, size=items[-1].size + len(last))
-        return items or [Item(role="text", digest=digest_of(utf8(last)), size=len(last))], None
+        return _lines(prompt), None
     if not isinstance(prompt, list) or not prompt:
         return [], None
     if isinstance(prompt[0], int):
-        runs = [prompt[at : at + TOKENS_AN_ITEM] for at in range(0, len(prompt), TOKENS_AN_ITEM)]
-        whole = [run for run in runs if len(run) == TOKENS_AN_ITEM] or runs
-        return [
-            Item(role="text", digest=digest_of(repr(run).encode()), size=4 * len(run)) for run in whole
-        ], len(prompt)
-    items, total, beyond = [], 0, 0
+        return _token_runs(prompt), len(prompt)
+    items: list[Item] = []
+    total = beyond = 0
     for one in prompt[:LINES_MAX]:
-        if not isinstance(one, (str, list)):
+        ids = isinstance(one, list)
+        if not ids and not isinstance(one, str):
             continue
         if len(items) >= LINES_MAX:  # as of a long text: what follows counts only in size
-            beyond += len(one) if isinstance(one, str) else 4 * len(one)
-            continue
-        some, exact = _bare_items(one)
-        items += some
-        total += exact or 0
+            beyond += 4 * len(one) if ids else len(one)
+        elif not ids:
+            items += _lines(one)
+        elif one and isinstance(one[0], int):
+            items += _token_runs(one)
+            total += len(one)
     if beyond:
         items[-1] = Item(role="text", digest=items[-1].digest, size=items[-1].size + beyond)
     return items, total or None
+
+
+def _lines(text: str) -> list[Item]:
+    """One item a line, so that a longer text is seen to continue a shorter one. The last line may still be growing, so
+    it counts only in size."""
+    lines = text.split("\n", LINES_MAX)
+    last = lines.pop()
+    items = [Item(role="text", digest=digest_of(utf8(line)), size=len(line) + 1) for line in lines]
+    if items and last:
+        items[-1] = Item(role="text", digest=items[-1].digest, size=items[-1].size + len(last))
+    return items or [Item(role="text", digest=digest_of(utf8(last)), size=len(last))]
+
+
+def _token_runs(ids: list[Any]) -> list[Item]:
+    """Items of so many token ids; the last run, which may still be growing, counts only where it is the only one."""
+    runs = [ids[at : at + TOKENS_AN_ITEM] for at in range(0, len(ids), TOKENS_AN_ITEM)]
+    whole = [run for run in runs if len(run) == TOKENS_AN_ITEM] or runs
+    return [Item(role="text", digest=digest_of(repr(run).encode()), size=4 * len(run)) for run in whole]
