@@ -44,6 +44,7 @@ REJECTED = {
     "draining": "this gateway is shutting down",
     "no_engine": "no engine can take this step",
 }
+TOO_DEEP = "the request body is nested too deeply"
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
@@ -154,7 +155,7 @@ class Relay:
         try:
             call = x.call = self._read(x)
         except RecursionError as error:  # what could just be decoded may be too deep for whatever walks it
-            raise BadRequest("the request body is nested too deeply") from error
+            raise BadRequest(TOO_DEEP) from error
         if not self._engines.known_model(call.model):
             raise NotFound(
                 f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"

@@ -21,6 +21,7 @@ from agentserve.live import openapi, shapes
 from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, READ, Principal, authorise, is_loopback
 from agentserve.live.programs import Programs, mapping
+from agentserve.live.relay import TOO_DEEP
 from agentserve.live.replies import json_body, json_response
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ class Services:
             routes.append(Mount("/console", ConsoleFiles(directory=CONSOLE, html=True)))
         return Starlette(
             routes=routes,
-            exception_handlers={AgentServeError: _refused, HTTPException: _http_refused, Exception: _failed},
+            exception_handlers={
+                AgentServeError: _refused,
+                HTTPException: _http_refused,
+                RecursionError: _too_deep,
+                Exception: _failed,
+            },
         )
 
     def authorise(self, request: Request, scope: str) -> Principal:
@@ -194,6 +200,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     return await _refused(request, error)
+
+
+async def _too_deep(request: Request, error: Exception) -> Response:
+    return await _refused(request, BadRequest(TOO_DEEP))
 
 
 async def _http_refused(request: Request, error: Exception) -> Response:

@@ -78,7 +78,17 @@ async def test_json_of_any_depth_gets_an_answer(
 FRAMES = 16  # how many more than decoding a body its reading may take
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/embeddings"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/v1/conversations",
+    ],
+)
 async def test_json_that_is_just_not_too_deep_to_decode_gets_an_answer(
     path: str, engine: ScriptedEngine, serve: Serve
 ) -> None:
