@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from agentserve.sim.programs import ProgramPlan, Run, StepPlan, ToolPlan
+from agentserve.sim.programs import SUB_AGENT, ProgramPlan, Run, StepPlan, ToolPlan
 
 SCRIPT = "agentserve-script:"
 BETWEEN = "\n\n"  # a document and what was said of it
@@ -23,7 +23,7 @@ TOKEN_CHARS = 4  # what the emulated tokenizer makes of ASCII; a word and its sp
 SLACK_TOKENS = 160  # a prompt that repeats all but this much of the one before it continues it
 CALL_TOKENS = 12  # what a tool call weighs beside its argument
 SYSTEM_SHARE = 4  # of a recorded first prompt, one part in so many is its system message
-DEFAULT_TOOL = ToolPlan(name="bash")
+DEFAULT_TOOL = ToolPlan(name="bash", argument_class="run")
 # 256 words of three letters, one for each byte
 WORDS = tuple(
     "".join(letters) + " " for letters in itertools.product("bdfgklmnprst", "aeiou", "bdfgklmnprst")
@@ -45,19 +45,28 @@ def text(key: int, tokens: int) -> str:
     return "".join(map(WORDS.__getitem__, digest))
 
 
+def offered(plan: ProgramPlan) -> list[dict[str, Any]]:
+    """The definitions of tools that the program sends: recorded prompts have them only where that was recorded."""
+    return TOOLS if plan.tools_offered or plan.steps[0].contents is None else []
+
+
 def turn(plan: ProgramPlan, k: int) -> Any:
     """What the engine is told to say at this step: the planned tool calls, the closing words, or so many of its own."""
     step = plan.steps[k]
     if step.handed or any(later.handed for later in plan.steps[k + 1 : k + 2]):
         return {"tokens": step.output_tokens}
-    if k + 1 == len(plan.steps) or step.human or step.children:
+    if k + 1 == len(plan.steps) or (step.human and not step.tools) or not offered(plan):
         return {"text": text(_said(plan, k), step.output_tokens)}
-    tools = step.tools or (DEFAULT_TOOL,)
+    tools = step.tools or (SUB_AGENT,) * len(step.children) or (DEFAULT_TOOL,)
     size = max(step.output_tokens // len(tools) - CALL_TOKENS, 1)
-    return [
-        {"tool": t.name, "arguments": {"command": f"{t.argument_class} {text(_said(plan, k), size)}"}}
-        for t in tools
-    ]
+    return [{"tool": t.name, "arguments": _arguments(t, text(_said(plan, k), size))} for t in tools]
+
+
+def _arguments(tool: ToolPlan, words: str) -> dict[str, str]:
+    """By which the gateway tells the kind and class of the call that were planned."""
+    if tool.kind == "subagent":
+        return {"prompt": words}
+    return {"command": f"{tool.argument_class} {words}"} if tool.argument_class else {"input": words}
 
 
 def _said(plan: ProgramPlan, k: int) -> int:
@@ -74,6 +83,7 @@ class Conversation:
         self.kept_tokens = 0  # of the latest prompt, what this program had sent or been told before
         self._sizes: list[int] = []  # planned tokens of each message
         self._contents: tuple[Run, ...] = ()
+        self._tools_tokens = len(msgspec.json.encode(offered(plan))) // TOKEN_CHARS
         self._reply: tuple[Message, int] | None = None
         self._said: list[str] = []  # every reply's words, for a plan that hands them on
 
@@ -101,7 +111,7 @@ class Conversation:
         shared = self.plan.shared
         system = "".join(text(run.key, run.tokens) for run in shared) or "Work. "
         own = (step.compact_to or 0) + step.new_tokens
-        self._restart(k, system, text(self.plan.own * 1000 + k, own), own)
+        self._restart(k, system, self._scripted(k, text(self.plan.own * 1000 + k, own)), own)
         self.kept_tokens = sum(r.tokens for r in shared) if k else 0
 
     def _continued(self, k: int, new_tokens: int) -> None:
@@ -133,7 +143,8 @@ class Conversation:
         continues = bool(self.messages) and common >= before - SLACK_TOKENS and total > before
         self._contents = contents
         if continues:
-            self._continued(k, max(total - before - said, 1))
+            # what was sent and said so far, where thoughts were left out of a recorded prompt too
+            self._continued(k, max(total - sum(self._sizes) - said, 1))
             return
         kept, size = 0, 0
         while kept < len(self._sizes) and size + self._sizes[kept] <= common:
@@ -149,7 +160,7 @@ class Conversation:
         self._reply = None
         self.kept_tokens = size
         rest = max(total - size, 1)
-        self._append({"role": "user", "content": self._scripted(k, text(self._key(k), rest))}, rest)
+        self._append({"role": "user", "content": self._recorded_words(k, rest)}, rest)
 
     def _amid_calls(self, kept: int) -> bool:
         """Whether the first `kept` messages end between tool calls and their results."""
@@ -163,9 +174,17 @@ class Conversation:
             own = sum(r.tokens for r in contents) - system
         else:
             system, own = head.tokens, sum(r.tokens for r in rest)
-        task = self._handed(own) if step.handed else text(self._key(k), own)
-        self._restart(k, text(head.key, system), task, own)
+        if step.handed:
+            self._restart(k, text(head.key, system), self._scripted(k, self._handed(own)), own)
+        else:
+            self._restart(k, text(head.key, system - self._tools_tokens), self._recorded_words(k, own), own)
+            self._sizes[0] = system
         self.kept_tokens = 0
+
+    def _recorded_words(self, k: int, tokens: int) -> str:
+        """A message of a recorded length, of which the script is a part."""
+        script = self._scripted(k, "")
+        return text(self._key(k), max(tokens - len(script) // TOKEN_CHARS, 1)) + script
 
     def _handed(self, tokens: int) -> str:
         """The document that the program began with and what was said of it, the last of it where there is too much;
@@ -179,7 +198,7 @@ class Conversation:
         self._sizes = []
         self._reply = None
         self._append({"role": "system", "content": system}, len(system) // TOKEN_CHARS)
-        self._append({"role": "user", "content": self._scripted(k, task)}, task_tokens)
+        self._append({"role": "user", "content": task}, task_tokens)
 
     def _scripted(self, k: int, content: str) -> str:
         """With what the engine shall say from here on."""

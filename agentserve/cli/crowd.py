@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agentserve.cli.conversation import TOOLS, Conversation
+from agentserve.cli.conversation import Conversation, offered
 from agentserve.errors import AgentServeError
 from agentserve.live.upstream import Deadlines, Upstream, UpstreamReply
 from agentserve.live.upstream.hosted import HostedUpstream
@@ -161,7 +161,7 @@ class Crowd:
             "max_tokens": REPLY_TOKENS_MAX,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **({"tools": TOOLS} if plan.tools_offered or plan.steps[k].contents is None else {}),
+            **({"tools": tools} if (tools := offered(plan)) else {}),
             **self.door.body(plan, k, parent),
         }
         headers = self.door.headers(plan, k, parent)

@@ -10,18 +10,20 @@ import csv
 import dataclasses
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentserve.errors import UsageError
-from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan, Workload
+from agentserve.sim.programs import OWN_KEYS, SUB_AGENT, ProgramPlan, Run, StepPlan, ToolPlan, Workload
 
 PROBLEMS_KEPT_MAX = 20
 GAP_S_MAX = 7200.0  # a person who is away longer starts, for a cache, a new program
 MOONCAKE_BLOCK = 512
 TOKENS_MAX = 1 << 20
+REPLY_S_PER_TOKEN = 0.02  # of a reply whose time was not recorded: roughly what served it, and not its client
+DEFINITION_TOKENS = 600  # of one tool of a coding agent: 12,500 tokens are its twenty or so
 
 
 @dataclass(slots=True)
@@ -253,6 +255,8 @@ def _agent_program(row: dict[str, Any], index: int) -> ProgramPlan:
         role=_stable(source),
         shared=(Run(_stable(source), head),) if head else (),
         own=OWN_KEYS + index,
+        # which it was offered is not recorded; at least those that it called
+        tools_offered=len({tool.name for step in steps for tool in step.tools}),
     )
 
 
@@ -315,7 +319,7 @@ def _mooncake_program(index: int, requests: list[tuple[float, int, int, tuple[in
         gap = 0.0
         if k + 1 < len(requests):
             # the trace has arrivals only: of the time between them, a rough service time is not the client's
-            gap = max(requests[k + 1][0] - at - 0.02 * output, 0.0)
+            gap = max(requests[k + 1][0] - at - REPLY_S_PER_TOKEN * output, 0.0)
         steps.append(
             StepPlan(
                 new_tokens=0,
@@ -356,40 +360,67 @@ def _weka_family(row: dict[str, Any], index: int) -> list[ProgramPlan]:
     children: list[ProgramPlan] = []
     steps: list[StepPlan] = []
     scope = OWN_KEYS * (4 + index)
-    ended = 0.0
+    offered = _weka_tools(row)
+    before: dict[str, Any] | None = None
     for request in row["requests"]:
         if request.get("type") == "subagent":
             inner = [r for r in request.get("requests") or () if r.get("type") == "n"]
             if inner and steps:
                 child = index + 1 + len(children)
-                plans = [
-                    _weka_step(r, inner[k + 1] if k + 1 < len(inner) else None, block, scope)
-                    for k, r in enumerate(inner)
-                ]
                 children.append(
                     ProgramPlan(
                         id=f"{name}/{request.get('agent_id', child)}",
-                        steps=tuple(plans),
+                        steps=_weka_steps(inner, block, scope, _weka_tools(request)),
                         workflow=str(request.get("subagent_type") or "subagent"),
                         own=OWN_KEYS + child,
                         parent=index,
+                        tools_offered=_weka_tools(request),
                     )
                 )
-                steps[-1] = dataclasses.replace(steps[-1], children=(*steps[-1].children, child), think_s=0.0)
+                steps[-1] = _starting(steps[-1], child)
             continue
-        start = float(request["t"])
-        if steps and not steps[-1].children:
-            steps[-1] = dataclasses.replace(steps[-1], think_s=min(max(start - ended, 0.0), GAP_S_MAX))
-        steps.append(_weka_step(request, None, block, scope))
-        ended = start + float(request.get("api_time") or 0.0)
+        if before is not None and not steps[-1].children:
+            steps[-1] = _weka_step(before, request, block, scope, offered)
+        steps.append(_weka_step(request, None, block, scope, offered))
+        before = request
     if not steps:
         raise Malformed("a trace without requests")
-    lead = ProgramPlan(id=name, steps=tuple(steps), workflow="claude-code", own=OWN_KEYS + index)
+    lead = ProgramPlan(
+        id=name, steps=tuple(steps), workflow="claude-code", own=OWN_KEYS + index, tools_offered=offered
+    )
     return [lead, *children]
 
 
-def _weka_step(request: dict[str, Any], following: dict[str, Any] | None, block: int, scope: int) -> StepPlan:
+def _weka_tools(traced: dict[str, Any]) -> int:
+    """How many tools an agent was offered, by what their definitions weighed in its prompt."""
+    return -(-_count(traced.get("tool_tokens") or 0, "tool_tokens") // DEFINITION_TOKENS)
+
+
+def _starting(step: StepPlan, child: int) -> StepPlan:
+    """The step whose reply asked for one more sub-agent, and waits for it."""
+    children = (*step.children, child)
+    return dataclasses.replace(
+        step, children=children, tools=(SUB_AGENT,) * len(children), think_s=0.0, human=False
+    )
+
+
+def _weka_steps(
+    requests: Sequence[dict[str, Any]], block: int, scope: int, offered: int
+) -> tuple[StepPlan, ...]:
+    following = (*requests[1:], None)
+    return tuple(_weka_step(r, f, block, scope, offered) for r, f in zip(requests, following, strict=True))
+
+
+def _weka_step(
+    request: dict[str, Any], following: dict[str, Any] | None, block: int, scope: int, offered: int
+) -> StepPlan:
+    """A request and the gap after it: a person's where the turn had ended, else that of a tool.
+
+    Tools are not named, so all have one name. Of a few streams no end was recorded; they are followed as soon as
+    replies with tool calls are, and so taken for such.
+    """
     length = _count(request["in"], "in", least=1)
+    output = max(_count(request.get("out") or 1, "out"), 1)
     runs = []
     left = length
     for first, count in request.get("h") or ():
@@ -402,13 +433,17 @@ def _weka_step(request: dict[str, Any], following: dict[str, Any] | None, block:
         runs.append(Run(scope + (1 << 30) + length, left))
     gap = 0.0
     if following is not None:
-        gap = max(float(following["t"]) - float(request["t"]) - float(request.get("api_time") or 0.0), 0.0)
+        served = float(request.get("api_time") or REPLY_S_PER_TOKEN * output)
+        gap = min(max(float(following["t"]) - float(request["t"]) - served, 0.0), GAP_S_MAX)
+    ended = request.get("stop") == "end_turn"
+    called = bool(offered) and following is not None and not ended
     return StepPlan(
         new_tokens=0,
-        output_tokens=max(_count(request.get("out") or 1, "out"), 1),
+        output_tokens=output,
         contents=tuple(runs),
-        think_s=min(gap, GAP_S_MAX),
-        human=request.get("stop") == "end_turn",
+        tools=(ToolPlan(name="tool", seconds=gap),) if called else (),
+        think_s=0.0 if called else gap,
+        human=ended,
     )
 
 

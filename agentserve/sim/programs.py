@@ -37,6 +37,9 @@ class ToolPlan:
     kind: ToolKind = "tool"
 
 
+SUB_AGENT = ToolPlan(name="Task", kind="subagent")  # it takes as long as the sub-agent
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """One LLM call and what the agent does after it.

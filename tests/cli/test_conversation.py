@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from agentserve_adapters.emulated.speech import speak
 from agentserve_adapters.emulated.tokens import template
 
-from agentserve.cli.conversation import TOOLS, Conversation, common_tokens, text
+from agentserve.cli.conversation import TOOLS, Conversation, common_tokens, offered, text, turn
+from agentserve.core.forecast.calls import classify
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan
 
 BASH = ToolPlan(name="bash", argument_class="pytest", seconds=1.0)
+RECORDED_MARKS_TOKENS_MAX = 60  # a recorded prompt's length holds the script and the tools
 MARKS_TOKENS_MAX = 400  # scripts, tools and marks around the planned words of these small programs
 
 
@@ -28,7 +31,7 @@ def agent(own: int = OWN_KEYS, **first: Any) -> ProgramPlan:
 
 def replayed(*prompts: tuple[Run, ...]) -> ProgramPlan:
     steps = tuple(StepPlan(new_tokens=0, output_tokens=10, contents=p) for p in prompts)
-    return ProgramPlan(id="r", steps=steps, own=OWN_KEYS)
+    return ProgramPlan(id="r", steps=steps, own=OWN_KEYS, tools_offered=3)
 
 
 def reply_of(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,7 +106,39 @@ def test_a_recorded_prompt_that_extends_the_last_continues_its_conversation() ->
     seen = prompts(replayed((Run(1, 400),), (Run(1, 600),)))
     assert seen[1][: len(seen[0])] == seen[0]
     assert [m["role"] for m in seen[1]] == ["system", "user", "assistant", "tool"]
-    assert len(template(seen[1], None)) == pytest.approx(600, abs=MARKS_TOKENS_MAX)
+    assert len(template(seen[1], TOOLS)) == pytest.approx(600, abs=RECORDED_MARKS_TOKENS_MAX)
+
+
+def test_recorded_prompts_keep_their_lengths_where_a_reply_was_longer_than_what_came_of_it() -> None:
+    # what was thought is no part of the next prompt: here it grows by less than the reply
+    grown = itertools.accumulate([2000, 900, 5, 5, 900, 40, 900])
+    plan = replayed(*((Run(1, tokens),) for tokens in grown))
+    thought = dataclasses.replace(
+        plan, steps=tuple(dataclasses.replace(s, output_tokens=100) for s in plan.steps)
+    )
+    seen = prompts(thought)
+    assert len(template(seen[-1], TOOLS)) == pytest.approx(4750, abs=RECORDED_MARKS_TOKENS_MAX)
+
+
+def test_where_no_tools_were_recorded_none_are_offered_and_words_are_said() -> None:
+    plan = dataclasses.replace(replayed((Run(1, 400),), (Run(1, 600),)), tools_offered=0)
+    assert offered(plan) == []
+    assert turn(plan, 0) == {"text": text((OWN_KEYS * 1000) | 1 << 96, 10)}
+
+
+def test_a_reply_that_starts_sub_agents_asks_for_each_of_them() -> None:
+    lead = StepPlan(new_tokens=100, output_tokens=60, children=(1, 2))
+    plan = ProgramPlan(id="lead", steps=(lead, StepPlan(new_tokens=9, output_tokens=9)), own=OWN_KEYS)
+    calls = reply_of(prompts(plan)[0])["tool_calls"]
+    kinds = [classify(c["function"]["name"], c["function"]["arguments"]).kind for c in calls]
+    assert kinds == ["subagent", "subagent"]
+
+
+def test_a_call_whose_class_is_not_planned_is_read_as_one_without() -> None:
+    step = StepPlan(new_tokens=100, output_tokens=60, tools=(ToolPlan(name="tool"),))
+    plan = ProgramPlan(id="p", steps=(step, StepPlan(new_tokens=9, output_tokens=9)), own=OWN_KEYS)
+    (call,) = reply_of(prompts(plan)[0])["tool_calls"]
+    assert classify("tool", call["function"]["arguments"]).argument_class == ""
 
 
 def test_a_recorded_prompt_that_turns_off_early_keeps_the_messages_before_that_place() -> None:
@@ -115,7 +150,7 @@ def test_a_recorded_prompt_that_turns_off_early_keeps_the_messages_before_that_p
 
 def test_recorded_prompts_without_a_common_beginning_are_conversations_of_their_own() -> None:
     seen = prompts(replayed((Run(1, 300), Run(50, 200)), (Run(2, 300), Run(51, 200))))
-    assert seen[1][0]["content"] == text(2, 300)
+    assert text(2, 300).startswith(seen[1][0]["content"])
     assert len(seen[1]) == 2
 
 

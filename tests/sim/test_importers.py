@@ -45,6 +45,7 @@ def test_agent_programs_keep_prompts_gaps_tools_and_compaction(tmp_path: Path) -
     assert (plan.steps[0].tools[0].name, plan.steps[0].tools[0].argument_class) == ("Bash", "ls")
     assert plan.steps[1].human
     assert plan.steps[2].compact_to is not None
+    assert plan.tools_offered == 1, "that it called"
 
 
 def test_mooncake_requests_that_extend_another_are_its_next_step(tmp_path: Path) -> None:
@@ -83,6 +84,30 @@ def test_kv_cache_tester_traces_keep_their_sub_agents(tmp_path: Path) -> None:
     assert child.steps[0].gap_s == pytest.approx(2.0)
     _, _, result = run(Trial(workload=found.workload, engines=1, policy="affinity", forecast="naive"))
     assert next(s for s in result.steps if s.program == 0 and s.index == 1).cached == 1280
+
+
+def test_kv_cache_tester_traces_say_which_replies_asked_for_tools(tmp_path: Path) -> None:
+    def request(at: float, stop: str, **more: Any) -> dict[str, Any]:
+        return {"t": at, "type": "n", "in": 1280, "out": 100, "h": [[1, 20]], "stop": stop, **more}
+
+    inner = [request(0.0, "tool_use", api_time=1.0), request(3.0, "end_turn", api_time=1.0)]
+    agent = {"t": 50.0, "type": "subagent", "agent_id": "a", "tool_tokens": 0, "requests": inner}
+    requests = [
+        request(0.0, "tool_use", api_time=1.0),
+        request(5.0, "end_turn", api_time=1.0),
+        request(40.0, ""),  # a stream whose end was not recorded
+        request(45.0, "tool_use", api_time=1.0),
+        agent,
+        request(60.0, "tool_use", api_time=1.0),
+    ]
+    trace = {"id": "t", "block_size": 64, "tool_tokens": 12_500, "requests": requests}
+    lead, child = read(jsonl(tmp_path / "w.jsonl", [trace])).workload.programs
+    assert [[t.name for t in s.tools] for s in lead.steps] == [["tool"], [], ["tool"], ["Task"], []]
+    assert [s.gap_s for s in lead.steps] == pytest.approx([4.0, 34.0, 3.0, 0.0, 0.0])
+    assert [s.human for s in lead.steps] == [False, True, False, False, False]
+    assert lead.steps[3].tools[0].kind == "subagent"
+    assert (lead.tools_offered, child.tools_offered) == (21, 0)
+    assert [s.tools for s in child.steps] == [(), ()], "which was offered none"
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def _middle(plan: ProgramPlan, setting: Setting) -> list[StepPlan]:
                 think_s=min(step.think_s, setting.gap_s_max),
             )
         )
+    # where it is cut it is over: an agent's last reply asks for nothing
+    out[-1] = dataclasses.replace(out[-1], tools=(), children=(), human=False, think_s=0.0)
     return out
 
 

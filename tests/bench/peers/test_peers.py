@@ -34,12 +34,15 @@ def trace(tmp_path: Path, sessions: int = 60) -> Path:
                     "in": 64 * blocks,
                     "out": 200,
                     "api_time": 5.0,
+                    "stop": "tool_use",
                     "h": [[1, blocks]],
                 }
             )
         inner = [{"t": 0.0, "type": "n", "in": 6400, "out": 100, "h": [[5000, 100]]}]
         requests.insert(5, {"t": 1600.0, "type": "subagent", "agent_id": f"s{i}", "requests": inner})
-        lines.append(json.dumps({"id": f"t{i}", "block_size": 64, "requests": requests}))
+        lines.append(
+            json.dumps({"id": f"t{i}", "block_size": 64, "tool_tokens": 12_500, "requests": requests})
+        )
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -66,6 +69,7 @@ def test_recorded_sessions_keep_their_sub_agents_and_are_cut_alike(tmp_path: Pat
         plan = work.programs[i]
         assert [work.programs[c].parent for s in plan.steps for c in s.children] == [i]
         assert max(s.gap_s for s in plan.steps) <= setting.gap_s_max
+        assert [bool(s.tools) for s in plan.steps] == [True] * 7 + [False], "the last reply asks for nothing"
         assert max(plan.prompts()) <= 64 * 760 // setting.shrink
     assert programs("weka", setting, seed=2, file=tmp_path / "trace.jsonl") != work
 
