@@ -119,6 +119,30 @@ async def test_json_that_is_just_not_too_deep_to_decode_gets_an_answer(
     await running.quiet()
 
 
+@pytest.mark.parametrize("field", ["error", "usage", "choices"])
+async def test_an_engines_stream_that_cannot_be_read_reaches_the_client_whole(
+    field: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    """Some depth can be decoded and not be looked at; the client's bytes do not hang on that."""
+    running = await serve(engine)
+    for depth in [*range(880, 1_000), *range(9_850, 10_000, 2), 20_000]:
+        event = f'data: {{"{field}":{"[" * depth + "]" * depth}}}\n\n'.encode()
+        body = sse(delta("a"))[: -len(b"data: [DONE]\n\n")] + event * 3 + sse(delta("b", "stop"))
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+        engine.script.append(raw(head + body))
+        reply = await running.client.post(
+            "/v1/chat/completions",
+            json={
+                "model": "m",
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "messages": [{"role": "user", "content": "hi"}],
+            },
+        )
+        assert reply.content == body, depth
+    await running.quiet()
+
+
 async def test_names_cannot_forge_lines_of_the_log_or_headers(
     engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

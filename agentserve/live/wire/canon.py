@@ -127,7 +127,15 @@ def canonical_json(value: Any) -> bytes:
     try:
         return _encode(value)
     except (TypeError, ValueError, UnicodeError, RecursionError):
+        return _spelled(value)
+
+
+def _spelled(value: Any) -> bytes:
+    """What cannot be written as JSON, written somehow."""
+    try:
         return utf8(repr(value))
+    except RecursionError:  # it could just be decoded
+        return b"nested too deeply"
 
 
 def steady(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +320,7 @@ class Canon:
         try:
             key = self._key(message)
         except TypeError:  # something that cannot be hashed where a name should be
-            key = repr(message)[: 1 << 16]
+            key = _spelled(message)[: 1 << 16]
         item = self._items.get(key)
         if item is None:
             self.canonicalised += 1
@@ -334,7 +342,7 @@ class Canon:
         try:
             raw = _encode_raw(message)
         except (TypeError, ValueError, UnicodeError, RecursionError):
-            return repr(message)[: 1 << 16]
+            return _spelled(message)[: 1 << 16]
         return hash(raw), len(raw)
 
     def age(self) -> None:
@@ -359,7 +367,7 @@ class Canon:
         try:
             return _encode_raw(value)
         except (TypeError, ValueError, UnicodeError, RecursionError):
-            return utf8(repr(value))
+            return _spelled(value)
 
     def bytes_digest(self, raw: bytes) -> int:
         """A digest of bytes."""

@@ -85,7 +85,10 @@ class Draft:
     def failed(self, error: Any) -> None:
         """The engine reported an error."""
         message = error.get("message", error.get("type")) if isinstance(error, dict) else error
-        self.error = str(message)[:200]
+        try:
+            self.error = str(message)[:200]
+        except RecursionError:  # what could just be decoded may be too deep to be written again
+            self.error = "an error that is nested too deeply"
         self.finish = "error"
 
     def reply(self, *, items: tuple[Item, ...] | None = None) -> Reply:

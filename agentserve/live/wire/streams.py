@@ -1,7 +1,8 @@
 """Reads replies beside the relay: bytes in as they pass, a `Reply` out at the end.
 
-Rule: never raises and never holds the relay up. Deltas are decoded with typed decoders that skip what is not asked
-for, and those that cannot matter are not decoded at all. What was understood before garbage came stays valid.
+Rule: never holds the relay up: feeding raises nothing, and what went wrong in it is raised at the end. Deltas are decoded
+with typed decoders that skip what is not asked for, and those that cannot matter are not decoded at all. What was
+understood before garbage came stays valid.
 """
 
 from __future__ import annotations
@@ -283,6 +284,7 @@ class ReplyReader:
         "_canon",
         "_draft",
         "_event",
+        "_fault",
         "_protocol",
         "_read_at_bytes",
         "_responses",
@@ -308,14 +310,20 @@ class ReplyReader:
         self._bytes = 0
         self._read_at_bytes = READ_FIRST_BYTES if protocol == "chat" else READ_AT_ONCE_BYTES
         self._alike: Alike | None = None
+        self._fault: Exception | None = None  # of reading: nothing more is read
 
     def feed(self, chunk: bytes) -> None:
-        """Bytes that just went to the client."""
+        """Bytes that go to the client, whatever is made of them here: what goes wrong is `finish`'s to raise."""
+        if self._fault is not None:
+            return
         self._bytes += len(chunk)
         if self._streamed:
             self._body.append(chunk)
             if self._bytes >= self._read_at_bytes:
-                self._read()
+                try:
+                    self._read()
+                except Exception as error:
+                    self._fault = error
         elif self._bytes <= BODY_BYTES_MAX:
             self._body.append(chunk)
 
@@ -362,6 +370,8 @@ class ReplyReader:
 
     def finish(self) -> Reply:
         """The reply, as far as it came."""
+        if self._fault is not None:
+            raise self._fault
         if not self._streamed:
             return read_reply(self._protocol, b"".join(self._body), canon=self._canon)
         self._read()

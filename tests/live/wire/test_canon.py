@@ -189,6 +189,18 @@ def test_a_picture_counts_as_no_more_than_its_share_of_a_prompt() -> None:
     assert item.size < 5_000
 
 
+def test_a_message_that_is_too_deep_to_be_written_is_read_all_the_same() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    canon = Canon()
+    item = canon.item(
+        {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "odd", "odd": deep}]}
+    )
+    assert item is not None
+    assert canon.raw(deep) == canon.raw([deep])
+
+
 KEYS = st.sampled_from(
     ["role", "content", "type", "text", "tool_calls", "function", "name", "id", "arguments", "input", "tool_use_id",
      "output", "call_id"]
