@@ -92,8 +92,10 @@ class Engine:
         Whatever waited or ran beside it only makes it look slower, so the estimate rises fast and sinks slowly; what
         was assumed before the first one counts for nothing.
         """
+        if self.prefill_known or seconds <= 0.0:
+            return
         telling = min(PREFILL_TOKENS_TELLING, self.kv_tokens * PREFILL_SHARE_TELLING)
-        if self.prefill_known or uncached_tokens < telling or seconds <= 0.0:
+        if uncached_tokens < telling:
             return
         seen = uncached_tokens / seconds / self.speed
         if not self.prefill_seen:

@@ -64,6 +64,7 @@ def test_who_is_next_is_who_a_search_over_all_would_find(moves: list[tuple[str, 
             alike = [q for q in waiting.values() if q.program.tenant == queued.program.tenant]
             firsts = {q.role: q for q in sorted(alike, key=lambda q: (q.key, q.program.id), reverse=True)}
             assert {q.role: q for q in line.heads(queued, now)} == firsts
+            assert line.is_first(queued) == (firsts[queued.role] is queued)
         assert set(line.tenants) == {q.program.tenant for q in waiting.values()}
 
 

@@ -402,6 +402,31 @@ def test_memory_that_others_want_is_pinned_with_an_end_and_let_go_after_it(desk:
     assert d.sent("b") == "e0", "no pin outlasts its longest, whatever was forecast"
 
 
+def test_few_engines_pins_are_priced_in_one_event_and_the_others_at_once_after_it(desk: Any) -> None:
+    d = desk(engines=5, foresight=Gaps({f"p{i}": 3.0 for i in range(5)}))
+    for i in range(5):
+        d.arrive(f"p{i}", tokens=4000)
+    for i in range(5):
+        d.finish(f"p{i}", tokens=4000, after=0.0)
+    priced = [len({x.engine for x in d.arrive("late", tokens=6000) if isinstance(x, do.Pin)})]
+    came = d.now
+    while sum(priced) < 5:
+        priced.append(len({x.engine for x in d.timer() if isinstance(x, do.Pin)}))
+    assert priced == [2, 2, 1]
+    assert d.now == came
+
+
+def test_who_joins_behind_others_is_not_seated_before_them(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    for name in ("a", "first", "second"):
+        d.arrive(name, tokens=6000)
+    d.arrive("small", tokens=100, tools_offered=1)
+    assert d.sent("small") is None
+    d.finish("a", tokens=6000, final=True)
+    assert d.sent("first"), "who was first still is"
+    assert d.sent("second") is None
+
+
 def test_an_engine_that_keeps_kv_itself_is_told_to_until_it_refuses(desk: Any) -> None:
     d = desk(foresight=Gaps({"a": 3.0}))
     d.report("e0", pins_natively=True)

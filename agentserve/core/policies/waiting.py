@@ -84,6 +84,8 @@ class Line:
     @property
     def rooms(self) -> int:
         """How many kinds of room are waited for: one, where all engines serve all models and nobody is small."""
+        if len(self._lanes) == 1:  # nearly always
+            return 1
         return len({(engines, role == SMALL) for engines, role in self._lanes})
 
     def join(
@@ -129,6 +131,11 @@ class Line:
             lane.heap = [e for e in lane.heap if (q := self._queued.get(e[1])) is not None and q.key == e[0]]
             heapq.heapify(lane.heap)
         return queued
+
+    def is_first(self, queued: Queued) -> bool:
+        """Does nobody of its tenant stand before it?"""
+        lane = self._lanes[queued.engines, queued.role][queued.program.tenant]
+        return lane.head is queued or lane.head is None
 
     def next(self, now: float, full: Container[Room] = ()) -> Queued | None:
         """Who goes next: the tenant with the least service, then the smallest key; nobody who wants what is `full`."""

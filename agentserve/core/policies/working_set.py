@@ -50,6 +50,8 @@ from agentserve.core.policies.waiting import NO_ROLE, SMALL, Line, Queued, Room
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
+SWEPT_MAX = 2  # engines whose pins are priced in one event; the others' turn comes at once, but after it
+
 
 class WorkingSet(Policy):
     """Admission by working set; pins with a price; fair between tenants."""
@@ -95,8 +97,10 @@ class WorkingSet(Policy):
         if seat is not None:
             self._gap_ends(program, seat, now)
             self._unseat(program, now)
-        self._enqueue(step, now)
-        self._fill(now)
+        queued = self._enqueue(step, now)
+        # who stands behind others that found no room changes nothing for these
+        if self._line.is_first(queued) or self._guests:
+            self._fill(now)
         if step.state is StepState.WAITING:
             self.board.wait(step, "no_seat", detail=f"{len(self._line)} programs wait for a seat")
 
@@ -182,6 +186,9 @@ class WorkingSet(Policy):
             self._touch_idle(book, now)
         self._line.look_again()
         self._fill(now)
+        if self._line:  # engines are looked through in turn, so that some may be due before long
+            due = [at for b in self._books.values() if (at := b.swept_at + self.params.sweep_s) > now]
+            self._arm(min(due, default=now + self.params.sweep_s))
 
     def deadline(self) -> float | None:
         return self._deadline
@@ -191,7 +198,7 @@ class WorkingSet(Policy):
     def _waiting(self, program: Program) -> list[Step]:
         return [s for s in program.open_steps.values() if s.state is StepState.WAITING]
 
-    def _enqueue(self, step: Step, now: float) -> None:
+    def _enqueue(self, step: Step, now: float) -> Queued:
         program, queued = step.program, step.program.own
         engines = self._rooms.serving(step.model)
         if isinstance(queued, Queued) and not queued.steps and queued.engines != engines:
@@ -200,6 +207,7 @@ class WorkingSet(Policy):
         if not isinstance(queued, Queued):
             queued = self._line.join(program, self._order.key(program), now, engines, self._role(program))
         queued.steps.append(step)
+        return queued
 
     def _role(self, program: Program) -> int:
         """With whom it stands in the line."""
@@ -249,9 +257,9 @@ class WorkingSet(Policy):
                 self._seat(queued, room, now, aside=aside)
                 continue
             self._arm(now + self.params.sweep_s)
-            full = (*full, queued.room)
             if self._line.rooms <= 1:
                 break
+            full = (*full, queued.room)
         self._line.note_gap()
 
     def _find_room(self, queued: Queued, now: float) -> Book | None:
@@ -260,9 +268,11 @@ class WorkingSet(Policy):
         found = self._rooms.look(program, self._model(queued), now)
         if found.roomy:
             return self._rooms.best(program, found.roomy)
-        for book in found.full:
+        for book in found.full[:SWEPT_MAX]:
             if self._sweep(book, program, now):
                 return book
+        if len(found.full) > SWEPT_MAX:
+            self._arm(now)
         return None
 
     def _model(self, queued: Queued) -> str:
