@@ -488,6 +488,24 @@ def test_an_engine_that_stands_still_gives_up_a_pin_for_who_waits(desk: Any) -> 
     assert d.sent("b") == "e0"
 
 
+def test_an_engine_that_goes_on_standing_still_gives_up_ever_more_pins(desk: Any) -> None:
+    names = [f"p{i}" for i in range(10)]
+    d = desk(foresight=Gaps(dict.fromkeys(names, 6.0)))
+    for name in names:
+        d.arrive(name, tokens=400)
+        d.finish(name, tokens=400)
+    seated = d.scheduler.policy._books["e0"].seated
+    assert len(seated) == len(names)
+    d.arrive("large", tokens=9000)
+    left = []
+    while d.sent("large") is None:
+        d.fire(after=0.5)
+        left.append(len(seated))
+    assert left == [9, 8, 6, 2, 1]
+    reasons = [x.reason for x in d.all if isinstance(x, do.Unpin)]
+    assert set(reasons) <= {"stalled"}, "all would have been kept"
+
+
 def test_the_last_step_of_a_program_gives_its_own_seat_away_and_nobody_elses(desk: Any) -> None:
     d = desk(foresight=Gaps({"idle": 10_000.0, "over": 1.0}))
     d.arrive("idle", tokens=3000)

@@ -50,6 +50,7 @@ class Book:
     idle: Counter[TenantId] = field(default_factory=Counter)  # tokens of seats in gaps
     swept_at: float = -1e18
     ran_at: float = -1e18  # when a step of ours was last there
+    given_up: int = 0  # pins, since then, because the engine stood still
     oldest: int = 0  # reading of the engine's clock, before which no idle seat's KV was last used
     # for fresh seats, from when it is looked up until the load is another (`rooms`)
     room: float | None = None

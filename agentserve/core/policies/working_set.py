@@ -127,6 +127,7 @@ class WorkingSet(Policy):
                 self._keeper.used(program, seat.book)
         elif isinstance(seat, Seat):
             seat.book.ran_at = now
+            seat.book.given_up = 0
             if step in seat.book.held:
                 seat.book.held.remove(step)
             self._keeper.won(program, seat, step)
@@ -404,11 +405,18 @@ class WorkingSet(Policy):
                 self._let_go(program, book, now, "not_worth")
         if wanting is None:
             return False
-        if self._keeper.stalled(book, now) and not self._rooms.fits(wanting, book):
-            first = self._keeper.first_to_end(book, now)
-            if first is not None:
-                self._let_go(first, book, now, "stalled")
+        if self._keeper.stalled(book, now):
+            self._give_up(book, wanting, now)
         return self._rooms.fits(wanting, book)
+
+    def _give_up(self, book: Book, wanting: Program, now: float) -> None:
+        """One pin more that would have been kept, then as many again each time that the engine still stands still."""
+        for _ in range(max(book.given_up, 1)):
+            first = self._keeper.first_to_end(book, now)
+            if first is None or self._rooms.fits(wanting, book):
+                return
+            self._let_go(first, book, now, "stalled")
+            book.given_up += 1
 
     def _let_go(self, program: Program, book: Book, now: float, reason: str) -> None:
         self._counts["outranked" if reason == "outranked" else "released"] += 1
