@@ -1,8 +1,8 @@
 """Reads replies beside the relay: bytes in as they pass, a `Reply` out at the end.
 
-Rule: never holds the relay up: feeding raises nothing, and what went wrong in it is raised at the end. Deltas are decoded
-with typed decoders that skip what is not asked for, and those that cannot matter are not decoded at all. What was
-understood before garbage came stays valid.
+Rule: never holds the relay up: feeding raises nothing, and what went wrong in it is raised at the end. Deltas are
+decoded with typed decoders that skip what is not asked for, and those that cannot matter are not decoded at all. What
+was understood before garbage came stays valid.
 """
 
 from __future__ import annotations
