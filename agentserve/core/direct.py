@@ -81,7 +81,10 @@ class Direct:
 
     def contexts_over_kv(self) -> float | None:
         """How often the contexts under way would fill the engines; None while no engine's size is known."""
-        room = sum(e.kv_tokens for e in self._board.fleet if e.up and e.kv_known)
+        room = 0
+        for engine in self._board.fleet:  # a generator would cost more than what it adds up
+            if engine.up and engine.kv_known:
+                room += engine.kv_tokens
         return self._tokens / room if room else None
 
     def figures(self) -> dict[str, float]:
@@ -105,10 +108,9 @@ class Direct:
         shared = program.shared_tokens
         before = max(min(program.context_tokens, event.prompt_tokens) - shared, 0)
         self._comes(program, max(event.prompt_tokens - shared, 0), now)
-        over = self.contexts_over_kv()
-        returns = event.relation == "continues" and over is not None
+        over = self.contexts_over_kv() if event.relation == "continues" else None
         share = min(1.0, 1.0 / over) if over else 1.0
-        self._steps[event.step] = _Open(program.id, before if returns else 0, shared, share)
+        self._steps[event.step] = _Open(program.id, 0 if over is None else before, shared, share)
         if len(self._steps) > STEPS_MAX:
             self._steps.popitem(last=False)
 

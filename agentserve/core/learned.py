@@ -95,6 +95,8 @@ class Learned:
 
     def settle(self) -> None:
         """Take in what was taught, in the order in which it was."""
+        if not self._lessons:
+            return
         lessons, self._lessons = self._lessons, []
         for lesson in lessons:
             lesson()

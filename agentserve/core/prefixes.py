@@ -7,7 +7,7 @@ Two uses: `take`/`drop` count which admitted programs stand on a segment (its to
 
 from __future__ import annotations
 
-from cachetools import LRUCache
+from collections import OrderedDict
 
 from agentserve.core.events import Segment
 
@@ -21,7 +21,7 @@ class Prefixes:
 
     def __init__(self) -> None:
         self._holders: dict[int, list[int]] = {}  # hash -> how many stand on it, and its tokens
-        self._seen: LRUCache[int, int] = LRUCache(SEGMENTS_REMEMBERED_MAX)
+        self._seen: OrderedDict[int, int] = OrderedDict()  # hash -> clock, least lately computed first
 
     def missing(self, path: tuple[Segment, ...]) -> int:
         """Tokens of `path` that nobody here stands on yet."""
@@ -60,14 +60,18 @@ class Prefixes:
 
     def seen(self, path: tuple[Segment, ...], clock: int) -> None:
         """A prompt that begins with `path` was computed when the engine's clock stood at `clock`."""
+        seen = self._seen
         for segment in path:
-            self._seen[segment.hash] = clock
+            seen[segment.hash] = clock
+            seen.move_to_end(segment.hash)
+        while len(seen) > SEGMENTS_REMEMBERED_MAX:
+            seen.popitem(last=False)
 
     def held(self, path: tuple[Segment, ...]) -> int:
         """Leading tokens of `path` that were computed here and not forgotten since."""
-        tokens = 0
+        tokens, seen = 0, self._seen
         for segment in path:
-            if segment.hash not in self._seen:
+            if segment.hash not in seen:
                 break
             tokens += segment.tokens
         return tokens

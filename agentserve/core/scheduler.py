@@ -58,8 +58,8 @@ class Scheduler:
 
     def handle(self, event: ev.AnyEvent, now: float) -> list[AnyDecision]:
         """Take note of what happened and say what is to be done."""
-        self.settle()
         board = self.board
+        board.foresight.settle()
         self._sequence += 1
         board.cause = f"{type(event).__name__}#{self._sequence}"
         board.out = []

@@ -114,9 +114,7 @@ class Driver:
             self._fail(error, event)
             return
         self._untold = event, now, decided
-        if arrival:  # the engine works meanwhile: the loop comes to this when the step was sent
-            self.loop.call_soon(self.catch_up)
-        else:
+        if not arrival:  # else the engine works meanwhile: the loop comes to this when the step was sent
             self.catch_up()
         for decision in decided:
             self._carry_out(decision)
@@ -131,6 +129,8 @@ class Driver:
 
     def _settle(self, event: ev.AnyEvent) -> None:
         self._settling = False
+        if self._untold is not None:
+            self.catch_up()
         if self.healthy:
             try:
                 self.scheduler.settle()

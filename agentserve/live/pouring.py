@@ -95,13 +95,19 @@ def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:
     return False
 
 
+def _is_page(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Is it a web page?"""
+    for name, value in headers:  # noqa: SIM110 - a generator would cost more than what it runs
+        if name == b"content-type" and value.startswith(b"text/html"):
+            return True
+    return False
+
+
 def check_answer(reply: UpstreamReply) -> None:
     """Refuse what is no engine's: a redirect, which nobody is to follow, or a page for people."""
     if 300 <= reply.status < 400:
         fault = f"the engine answered with a redirect ({reply.status})"
-    elif reply.status == 200 and any(
-        name == b"content-type" and value.startswith(b"text/html") for name, value in reply.headers
-    ):
+    elif reply.status == 200 and _is_page(reply.headers):
         fault = "the engine answered with a web page"
     else:
         return

@@ -90,10 +90,11 @@ class _Places:
 
     def one(self, place: str) -> str | None:
         in_body, header, key = _parts_of(place)
-        if in_body:
-            return bounded_name(self._evidence.named.get(header))
-        value = self._evidence.headers.get(header)
-        if value is None or not key:
+        evidence = self._evidence
+        value = evidence.named.get(header) if in_body else evidence.headers.get(header)
+        if value is None:  # as nearly always
+            return None
+        if not key:
             return bounded_name(value)
         if header not in self._json:
             try:
@@ -110,8 +111,6 @@ class _Places:
         return None
 
     def says_yes(self, places: tuple[str, ...]) -> bool:
-        if not places:
-            return False
         value = self.first(places)
         return value is not None and value.lower() not in _NO
 
@@ -128,7 +127,7 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
     """What this row reads out of the request, if it applies."""
     places = _Places(evidence)
     program = places.first(row.program)
-    if program is None or not places.proves(row.proof):
+    if program is None or (row.proof and not places.proves(row.proof)):
         return None
     if row.tier != "explicit" and program.lower() in _NAMELESS:
         return None
@@ -142,7 +141,7 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
     call_class: CallClass | None = None
     if row.call_class:
         call_class = CLASS_WORDS.get((places.first(row.call_class) or "").lower())
-    if places.says_yes(row.compacting):
+    if row.compacting and places.says_yes(row.compacting):
         call_class = "compaction"
     return Named(
         source=row.name,
@@ -153,9 +152,9 @@ def named_by(row: Naming, evidence: CallEvidence) -> Named | None:
         turn=places.first(row.turn) if row.turn else None,
         window=_window_of(places.first(row.window)) if row.window else None,
         call_class=call_class,
-        compacted=places.says_yes(row.compacted),
+        compacted=bool(row.compacted) and places.says_yes(row.compacted),
         durations=_durations_of(places.first(row.durations)) if row.durations else (),
-        final=places.says_yes(row.final),
+        final=bool(row.final) and places.says_yes(row.final),
         tools_always=row.tools_always,
         names_agents=bool(row.agent or row.parent),
     )

@@ -136,10 +136,7 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._head = True
-        self._framed = status in (204, 304) or any(
-            name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower())
-            for name, value in self.headers
-        )
+        self._framed = status in (204, 304) or _framed(self.headers)
 
     def on_body(self, data: bytes) -> None:
         if self._whole:
@@ -268,6 +265,14 @@ class Connection(asyncio.Protocol):
             self._fail(EngineTimeout(f"the engine took too long: waited {self._deadline_word}"))
         else:
             self._arm(self._deadline)
+
+
+def _framed(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Does a head say where its body ends?"""
+    for name, value in headers:
+        if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+            return True
+    return False
 
 
 class LeanUpstream:
