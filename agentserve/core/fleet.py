@@ -202,6 +202,12 @@ class Fleet:
         program.home_clock = engine.written
         engine.prefixes.seen(program.prefix, engine.written)
 
+    def warmed(self, program: Program, engine: Engine, cached: int | None) -> None:
+        """Its KV is there again, as far as it was not: that was written, and pushed others' out."""
+        if cached is not None:
+            engine.written += max(program.home_tokens - cached, 0)
+        program.home_clock = engine.written
+
     def told(self, program: Program, engine: Engine, tokens: int) -> None:
         """The engine's KV events say that it holds this much of the program."""
         at_home = program.home is None or program.home == engine.id

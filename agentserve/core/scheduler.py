@@ -460,7 +460,7 @@ class Scheduler:
         if event.decision == "Pin" and event.outcome == "refused":
             engine.pin_mode = "reserved"
         if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
-            program.home_clock = engine.written
+            self.board.fleet.warmed(program, engine, event.cached_tokens)
 
     def _timer_fired(self, event: ev.TimerFired, now: float) -> None:
         board = self.board

@@ -5,6 +5,7 @@ Rule: an engine is advanced to now before it is touched, and woken again when so
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from agentserve.core import decisions as do
@@ -109,13 +110,13 @@ class Fleet:
             return
         index = self.ids.index(decision.engine)
         step = live.plan.steps[live.next_step - 1]
-        if step.contents is not None or live.text.tokens < live.text.block:
+        if live.text.tokens < live.text.block:
             return
         self.result.warms += 1
         name = f"warm:{self.result.warms}"
         request = EngineRequest(
             id=name,
-            hashes=live.text.hashes(StepPlan(new_tokens=0, output_tokens=0)),
+            hashes=live.text.hashes(dataclasses.replace(step, output_tokens=0)),
             prompt_tokens=live.text.tokens,
             output_tokens=1,
             priority=WARM_PRIORITY,

@@ -358,8 +358,9 @@ def test_splitting_into_many_programs_gains_a_tenant_nothing(desk: Any) -> None:
     assert all(d.sent(f"w{i}") for i in range(3))
 
 
-def test_idle_seats_are_touched_before_newer_dead_blocks_push_them_out(desk: Any) -> None:
-    d = desk(foresight=Gaps({"a": 0.5}), touch_s=2.0)
+def touched(desk: Any, **params: Any) -> Any:
+    """`a` and others rest in their seats; `b` comes, goes and leaves newer blocks behind."""
+    d = desk(foresight=Gaps({"a": 0.5}), touch_s=2.0, **params)
     d.arrive("a", tokens=4000)
     d.finish("a", tokens=4000)
     d.arrive("b", tokens=3000)
@@ -367,10 +368,40 @@ def test_idle_seats_are_touched_before_newer_dead_blocks_push_them_out(desk: Any
     d.arrive("b", 1, tokens=3500)
     d.finish("b", 1, tokens=3500, after=1.0, final=True)
     d.arrive("c", tokens=3400)
+    return d
+
+
+def test_idle_seats_are_touched_before_newer_dead_blocks_push_them_out(desk: Any) -> None:
+    d = touched(desk, touch_seat_max=1.0)
     d.timer()
     warms = [x for x in d.all if isinstance(x, do.Warm)]
     assert [w.program for w in warms] == ["a"]
     assert warms[0].refresh
+
+
+def test_where_few_programs_fit_none_is_touched(desk: Any) -> None:
+    d = touched(desk)
+    d.timer()
+    assert not [x for x in d.all if isinstance(x, do.Warm)], "it would come too late"
+
+
+def test_what_is_evicted_already_is_not_touched(desk: Any) -> None:
+    d = touched(desk, touch_seat_max=1.0)
+    d.board.fleet[EngineId("e0")].written += 10_000
+    d.timer()
+    assert not [x for x in d.all if isinstance(x, do.Warm)], "it would be prefilled anew"
+
+
+def test_what_a_touch_had_to_restore_pushed_others_out(desk: Any) -> None:
+    d = touched(desk, touch_seat_max=1.0)
+    d.timer()
+    engine = d.board.fleet[EngineId("e0")]
+    before = engine.written
+    told = {"decision": "Warm", "program": ProgramId("a"), "engine": engine.id, "outcome": "accepted"}
+    d.tell(ev.DecisionDone(**told, cached_tokens=4100))
+    assert engine.written == before, "all of it was there"
+    d.tell(ev.DecisionDone(**told, cached_tokens=100))
+    assert engine.written == before + d.board.programs[ProgramId("a")].home_tokens - 100
 
 
 def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: Any) -> None:

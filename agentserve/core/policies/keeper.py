@@ -82,18 +82,25 @@ class Keeper:
         return min(idle, key=lambda p: (p.own.until or 0.0, p.id), default=None)
 
     def touchable(self, book: Book) -> tuple[list[Program], bool]:
-        """Idle seats that an LRU would evict before newer blocks of the dead; and whether any may be so later."""
-        engine = book.engine
-        if not self.params.touch_s or not engine.up or book.load < self.params.touch_from * book.capacity:
+        """Idle seats that an LRU would evict before newer blocks of the dead; and whether any may be so later.
+
+        What is evicted already is left alone: to touch it would be to prefill it again, in the way of those who run,
+        for a program of which nobody knows whether it comes back. So it is where few fit: one prompt there pushes out
+        all that is at risk before anyone could touch it.
+        """
+        engine, params = book.engine, self.params
+        if not params.touch_s or not engine.up or book.load < params.touch_from * book.capacity:
+            return [], False
+        if book.load > params.touch_seat_max * book.capacity * len(book.seated):
             return [], False
         margins = len(book.seated) * book.margin  # kept free, so an eviction takes them first
-        risk = self.params.touch_risk * max(engine.kv_tokens - book.load + margins, 0)
+        risk = params.touch_risk * max(engine.kv_tokens - book.load + margins, 0)
         safe_from = engine.written - risk
         if book.oldest >= safe_from:  # nearly always; then whether there is any is soon found
             return [], any(self._is_ours_to_touch(p, engine) for p in book.seated.values())
         at_risk, later, oldest = [], False, engine.written
         for p in book.seated.values():
-            if self._is_ours_to_touch(p, engine):
+            if self._is_ours_to_touch(p, engine) and engine.keeps(p):
                 later = True
                 if p.home_clock < safe_from:
                     at_risk.append(p)

@@ -33,6 +33,7 @@ class WorkingSetParams:
     touch_s: float = 2.0  # 0: never
     touch_from: float = 0.8  # of capacity seated
     touch_risk: float = 0.5  # of the unseated KV written since the last touch
+    touch_seat_max: float = 0.1  # of capacity in the mean: where few fit, a touch comes too late
     reserve_gaps: bool = True  # False: a seat ends with each step (an ablation)
     ttl_s: float | None = None  # a constant instead of the price (an ablation)
     pin_s_max: float = 300.0  # no pin outlasts this while others wait, whatever was forecast
