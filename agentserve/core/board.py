@@ -14,6 +14,7 @@ from agentserve.core.events import PriorityClass
 from agentserve.core.fleet import Engine, Fleet
 from agentserve.core.foresight import Foresight, Survival
 from agentserve.core.ids import ProgramId, StepId, TenantId
+from agentserve.core.prefixes import Common
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
 
@@ -51,6 +52,7 @@ class Board:
     seed: int = 1
     shares: dict[TenantId, Share] = field(default_factory=dict)
     fleet: Fleet = field(default_factory=Fleet)
+    common: Common = field(default_factory=Common)
     programs: OrderedDict[ProgramId, Program] = field(default_factory=OrderedDict)  # least lately seen first
     steps: dict[StepId, Step] = field(default_factory=dict)
     waiting: OrderedDict[StepId, Step] = field(default_factory=OrderedDict)  # by arrival

@@ -1,6 +1,7 @@
 """Leading segments that programs share on one engine: counted once, and known to be there.
 
 Rule: a segment is named by the chain hash up to its end, so equal names mean equal text from the first token on.
+Which of a prompt's leading segments are shared at all is `Common`'s to say.
 Two uses: `take`/`drop` count which admitted programs stand on a segment (its tokens are charged to the first only);
 `seen`/`held` remember which segments the engine has lately computed, whoever did it.
 """
@@ -10,8 +11,39 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from agentserve.core.events import Segment
+from agentserve.core.ids import ProgramId
 
 SEGMENTS_REMEMBERED_MAX = 4096
+BEGINNINGS_REMEMBERED_MAX = 65_536
+
+
+class Common:
+    """Which beginnings more than one program has: of leading pieces that might be shared, those that are.
+
+    A prompt's first piece is what an agent is told, the same for all that are told it. What follows (the task, the
+    first reply) is nearly always the program's own, and is common only once another program begins with it too.
+    """
+
+    __slots__ = ("_whose",)
+
+    def __init__(self) -> None:
+        # hash -> the one program that begins so, or None when there are others; least lately seen first
+        self._whose: OrderedDict[int, ProgramId | None] = OrderedDict()
+
+    def part(self, path: tuple[Segment, ...], program: ProgramId) -> tuple[Segment, ...]:
+        """The leading segments of this program's `path` that others may find there too."""
+        whose = self._whose
+        for at in range(1, len(path)):
+            name = path[at].hash
+            owner = whose.get(name, program)
+            alone = owner == program
+            whose[name] = program if alone else None
+            whose.move_to_end(name)
+            if alone:  # and so is what follows
+                if len(whose) > BEGINNINGS_REMEMBERED_MAX:
+                    whose.popitem(last=False)
+                return path[:at]
+        return path
 
 
 class Prefixes:

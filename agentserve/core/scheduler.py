@@ -150,7 +150,7 @@ class Scheduler:
         if event.relation == "compaction":
             program.compacted()
         if event.prefix:
-            program.begins_with(event.prefix)
+            program.begins_with(self.board.common.part(event.prefix, program.id))
         program.role = event.role or program.role
         program.model = event.model
         program.tools_offered = event.tools_offered or program.tools_offered

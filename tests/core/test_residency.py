@@ -65,6 +65,36 @@ def test_a_compacted_program_has_only_its_shared_beginning(desk: Any) -> None:
     assert believed(d, "p") == 0
 
 
+def begins(program: str, step: int, task: int, *more: int) -> dict[str, Any]:
+    """A step of 4,000 tokens: what every agent is told, the task, and further messages."""
+    path = ((1, 500), (task, 3_000), *((name, 100) for name in more))
+    return {"program": program, "step": step, "tokens": 4_000, "prefix": tuple(ev.Segment(*s) for s in path)}
+
+
+def test_what_one_program_alone_begins_with_is_its_own(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=20_000)
+    d.arrive(**begins("p", 0, 7))
+    d.finish("p", 0, tokens=4_000)
+    d.arrive(**begins("p", 1, 7, 8, 9))
+    d.finish("p", 1, tokens=4_000)
+    program = d.board.programs["p"]
+    assert (program.shared_tokens, program.own_tokens()) == (500, program.context_tokens - 500)
+    d.board.fleet[E].written += 21_000
+    assert believed(d, "p") == 500, "its task is gone with the rest of it"
+
+
+def test_what_another_program_begins_with_too_is_shared(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=20_000)
+    for name in "pq":  # one task, tried twice
+        d.arrive(**begins(name, 0, 7))
+        d.finish(name, 0, tokens=4_000)
+    assert d.board.programs["q"].shared_tokens == 3_500
+    d.arrive("r", tokens=4_000, prefix=begins("r", 0, 7)["prefix"])
+    assert believed(d, "r") == 3_500
+    d.arrive(**begins("p", 1, 7, 8))
+    assert d.board.programs["p"].shared_tokens == 3_500, "and the reply to it is its own"
+
+
 def test_an_engine_that_comes_back_is_taken_at_no_word_of_before(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
