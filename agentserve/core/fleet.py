@@ -86,8 +86,8 @@ class Engine:
     def decode_s(self, tokens: float) -> float:
         return tokens * self.decode_s_per_token / self.speed
 
-    def learn_speed(self, *, uncached_tokens: int, seconds: float) -> None:
-        """A prefill of so many tokens took so long from dispatch to first byte.
+    def learn_speed(self, *, uncached_tokens: int, cached_tokens: int, seconds: float) -> None:
+        """A prefill of so many tokens, behind so many that were there, took so long from dispatch to first byte.
 
         Whatever waited or ran beside it only makes it look slower, so the estimate rises fast and sinks slowly; what
         was assumed before the first one counts for nothing.
@@ -97,7 +97,9 @@ class Engine:
         telling = min(PREFILL_TOKENS_TELLING, self.kv_tokens * PREFILL_SHARE_TELLING)
         if uncached_tokens < telling:
             return
-        seen = uncached_tokens / seconds / self.speed
+        # of that time, what it took to attend to all before them is no matter of the speed: `restore_s` adds it again
+        attending = (2 * cached_tokens + uncached_tokens) / ATTENTION_EVEN_TOKENS
+        seen = uncached_tokens * (1.0 + attending) / seconds / self.speed
         if not self.prefill_seen:
             self.prefill_seen = True
             self.prefill_tokens_per_s = seen
@@ -182,7 +184,11 @@ class Fleet:
         program = step.program
         believed = step.expected_cached if cached is None else cached
         if cached is not None and step.started_at is not None and step.dispatched_at is not None:
-            engine.learn_speed(uncached_tokens=prompt - cached, seconds=step.started_at - step.dispatched_at)
+            engine.learn_speed(
+                uncached_tokens=prompt - cached,
+                cached_tokens=cached,
+                seconds=step.started_at - step.dispatched_at,
+            )
         if cached is not None:
             own = program.home == engine.id and program.home_tokens > 0
             distance = engine.written - program.home_clock
