@@ -103,7 +103,7 @@ def _unstopped(
         if said is not None:
             return said
     if tools and _must_call(tool_choice) and not ignore_eos:
-        return _calls([_sample_call(tools, tool_choice)], seed)
+        return _calls([_sample_call(tools, tool_choice)], seed, tokens_max)
     if schema is not None and not ignore_eos:
         return _spoken(msgspec.json.encode(_instance(schema)).decode(), tokens_max)
     digest = _digest(seed)
@@ -157,7 +157,8 @@ def _scripted(turn: Any, seed: bytes, tools: Sequence[Any] | None, tokens_max: i
     entries = turn if isinstance(turn, list) else [turn]
     wanted = [e for e in entries if isinstance(e, dict) and "tool" in e]
     if wanted and tools:
-        return _calls([{"name": str(e["tool"]), "arguments": e.get("arguments", {})} for e in wanted], seed)
+        called = [{"name": str(e["tool"]), "arguments": e.get("arguments", {})} for e in wanted]
+        return _calls(called, seed, tokens_max)
     for entry in entries:
         if isinstance(entry, dict) and "text" in entry:
             return _spoken(str(entry["text"]), tokens_max)
@@ -173,7 +174,8 @@ def _spoken(text: str, tokens_max: int | None) -> Speech:
     return Speech(text=text, tokens=tokens, finish_reason="stop")
 
 
-def _calls(wanted: Sequence[dict[str, Any]], seed: bytes) -> Speech:
+def _calls(wanted: Sequence[dict[str, Any]], seed: bytes, tokens_max: int | None) -> Speech:
+    """Tool calls; where there is no room for all of them, what fits is only text."""
     calls = []
     for k, call in enumerate(wanted):
         name = hashlib.blake2b(seed + bytes([k]), digest_size=12).hexdigest()
@@ -187,9 +189,11 @@ def _calls(wanted: Sequence[dict[str, Any]], seed: bytes) -> Speech:
                 },
             }
         )
-    return Speech(
-        text="", tokens=max(1, len(encode(calls_text(calls)))), finish_reason="tool_calls", calls=tuple(calls)
-    )
+    spelled = calls_text(calls)
+    tokens = max(1, len(encode(spelled)))
+    if tokens_max is not None and tokens > tokens_max:
+        return _spoken(spelled, tokens_max)
+    return Speech(text="", tokens=tokens, finish_reason="tool_calls", calls=tuple(calls))
 
 
 def _must_call(choice: Any) -> bool:

@@ -121,6 +121,18 @@ async def test_a_scripted_conversation_calls_tools_turn_by_turn(serve: Any) -> N
     assert text == "all done"
 
 
+async def test_a_scripted_tool_call_takes_no_more_tokens_than_it_may(serve: Any) -> None:
+    script = 'agentserve-script: [{"tool": "search", "arguments": {"q": "where the ferries go"}}]'
+    async with serve() as (url, _), client(url) as c:
+        messages: Any = [{"role": "user", "content": script}]
+        reply = await c.chat.completions.create(
+            model="emulated", messages=messages, tools=[SEARCH], max_tokens=1
+        )
+    assert reply.usage is not None
+    assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (1, "length")
+    assert not reply.choices[0].message.tool_calls
+
+
 async def test_a_script_may_ask_for_so_many_of_the_models_own_words(serve: Any) -> None:
     async with serve() as (url, _), client(url) as c:
         replies = [
