@@ -85,7 +85,8 @@ class Receipt:
     outcome: Outcome
     mode: PinMode | Literal["none"] = "none"
     detail: str = ""
-    cached_tokens: int | None = None
+    prompt_tokens: int | None = None  # of what a warm sent
+    cached_tokens: int | None = None  # of these, what was there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

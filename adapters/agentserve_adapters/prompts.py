@@ -8,6 +8,7 @@ The client's body is never changed: a warm is a new one.
 from __future__ import annotations
 
 from agentserve.ports import Json, ProgramPrefix
+from agentserve_adapters.readings import whole
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -45,13 +46,16 @@ def warm_request(prefix: ProgramPrefix) -> tuple[str, Json] | None:
     return PATHS[prefix.protocol], body
 
 
-def cached_tokens(protocol: str, reply: Json) -> int | None:
-    """What the engine says was in its cache, from a whole reply of this protocol."""
+def counted(protocol: str, reply: Json) -> tuple[int | None, int | None]:
+    """How long the engine says that the prompt was, in a whole reply of this protocol, and how much of it was in its
+    cache."""
     usage = reply.get("usage") or {}
     if protocol == "messages":
-        found = usage.get("cache_read_input_tokens")
-    elif protocol == "responses":
-        found = (usage.get("input_tokens_details") or {}).get("cached_tokens")
-    else:
-        found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return found if isinstance(found, int) else None
+        cached = whole(usage.get("cache_read_input_tokens"))
+        prompt = whole(usage.get("input_tokens"))
+        if prompt is not None:  # of which it leaves out what has to do with the cache
+            prompt += (cached or 0) + (whole(usage.get("cache_creation_input_tokens")) or 0)
+        return prompt, cached
+    side = "input" if protocol == "responses" else "prompt"
+    details = usage.get(f"{side}_tokens_details") or {}
+    return whole(usage.get(f"{side}_tokens")), whole(details.get("cached_tokens"))

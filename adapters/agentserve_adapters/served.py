@@ -33,7 +33,7 @@ from agentserve.ports import (
 from agentserve_adapters.actions import ActionLog, Refused
 from agentserve_adapters.incarnation import Incarnation
 from agentserve_adapters.kv_stream import KvSource, KvStream
-from agentserve_adapters.prompts import cached_tokens, warm_request
+from agentserve_adapters.prompts import counted, warm_request
 from agentserve_adapters.residency import Residency
 from agentserve_adapters.wire import GENERATE_TIMEOUT_S, Answer, EngineWire
 
@@ -190,8 +190,14 @@ class ServedEngine:
         if not answer.ok:
             # a prompt that this program made too long says nothing about the next one's
             raise Refused.by_status(404 if answer.status in (404, 405) else 0, answer.complaint())
-        cached = cached_tokens(prefix.protocol, answer.table())
-        return Receipt(outcome=Outcome.ACCEPTED, mode="touched", detail=TOUCHED, cached_tokens=cached)
+        prompt, cached = counted(prefix.protocol, answer.table())
+        return Receipt(
+            outcome=Outcome.ACCEPTED,
+            mode="touched",
+            detail=TOUCHED,
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+        )
 
     def dress_warm(self, program: str, body: Json, headers: dict[str, str]) -> None:
         """Give a warm the engine's own fields: worst priority, the program's session and salt."""

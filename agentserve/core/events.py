@@ -214,7 +214,8 @@ class DecisionDone(Event, frozen=True, kw_only=True, tag=True, omit_defaults=Tru
     engine: EngineId
     outcome: Literal["accepted", "clipped", "refused", "unknown"]
     detail: str = ""
-    cached_tokens: int | None = None
+    prompt_tokens: int | None = None  # of what a warm sent
+    cached_tokens: int | None = None  # of these, what was there
 
 
 class TimerFired(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True):

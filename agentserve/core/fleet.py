@@ -208,10 +208,14 @@ class Fleet:
         program.home_clock = engine.written
         engine.prefixes.seen(program.prefix, engine.written)
 
-    def warmed(self, program: Program, engine: Engine, cached: int | None) -> None:
-        """Its KV is there again, as far as it was not: that was written, and pushed others' out."""
+    def warmed(self, program: Program, engine: Engine, prompt: int | None, cached: int | None) -> None:
+        """Its KV is there again, as far as it was not: that was written, and pushed others' out.
+
+        What was sent may be less than what it left there: the last prompt, without the reply to it.
+        """
         if cached is not None:
-            engine.written += max(program.home_tokens - cached, 0)
+            sent = program.home_tokens if prompt is None else min(prompt, program.home_tokens)
+            engine.written += max(sent - cached, 0)
         program.home_clock = engine.written
 
     def told(self, program: Program, engine: Engine, tokens: int) -> None:

@@ -460,7 +460,7 @@ class Scheduler:
         if event.decision == "Pin" and event.outcome == "refused":
             engine.pin_mode = "reserved"
         if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
-            self.board.fleet.warmed(program, engine, event.cached_tokens)
+            self.board.fleet.warmed(program, engine, event.prompt_tokens, event.cached_tokens)
 
     def _timer_fired(self, event: ev.TimerFired, now: float) -> None:
         board = self.board

@@ -235,6 +235,7 @@ class Driver:
                 engine=decision.engine,
                 outcome=receipt.outcome.value,
                 detail=receipt.detail,
+                prompt_tokens=receipt.prompt_tokens,
                 cached_tokens=receipt.cached_tokens,
             )
         )

@@ -178,7 +178,7 @@ async def test_a_warm_is_the_last_prompt_again_with_one_token(
     before = copy.deepcopy(body)
     receipt = await adapter.warm("p1", prefix_of(kind, body))
     assert body == before
-    assert receipt.cached_tokens == 32
+    assert (receipt.prompt_tokens, receipt.cached_tokens) == (40, 32)
     path = "POST /v1/messages" if kind == "anthropic" else "POST /v1/chat/completions"
     (sent,) = engine.bodies(path)
     assert sent["messages"] == before["messages"]

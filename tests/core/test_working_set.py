@@ -404,6 +404,16 @@ def test_what_a_touch_had_to_restore_pushed_others_out(desk: Any) -> None:
     assert engine.written == before + d.board.programs[ProgramId("a")].home_tokens - 100
 
 
+def test_a_touch_restores_no_more_than_it_sent(desk: Any) -> None:
+    d = touched(desk, touch_seat_max=1.0)
+    d.timer()
+    engine = d.board.fleet[EngineId("e0")]
+    before = engine.written
+    told = {"decision": "Warm", "program": ProgramId("a"), "engine": engine.id, "outcome": "accepted"}
+    d.tell(ev.DecisionDone(**told, prompt_tokens=3_800, cached_tokens=3_792))
+    assert engine.written == before + 8, "the reply to the prompt was not sent"
+
+
 def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: Any) -> None:
     d = desk(foresight=Gaps(), engines=2)
     for i in range(4):
