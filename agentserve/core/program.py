@@ -112,8 +112,13 @@ class Program:
         return any(step.engine == engine for step in self.open_steps.values())
 
     def begins_with(self, prefix: tuple[Segment, ...]) -> None:
-        """Its prompts have these leading segments now."""
+        """Its prompts have these leading segments now. If they begin otherwise than before, what it left is of no use,
+        unless it was found all the same when they last did."""
+        finds = self.moved and self.carries
         self.moved = bool(self.prefix) and prefix[0] != self.prefix[0]
+        if self.moved and not finds:
+            self.home_tokens = 0
+            self.told_by = None
         if prefix != self.prefix:
             self.prefix = prefix
             self.shared_tokens = sum(s.tokens for s in prefix)

@@ -95,6 +95,37 @@ def test_what_another_program_begins_with_too_is_shared(desk: Any) -> None:
     assert d.board.programs["p"].shared_tokens == 3_500, "and the reply to it is its own"
 
 
+def in_turn(d: Any, *, found: int) -> None:
+    """A pipeline: each step of `p` begins with another role's prompt, while others use the engine too."""
+    for k in range(6):
+        d.arrive("p", k, tokens=4_000, prefix=(ev.Segment(k + 1, 300),), after=1.0)
+        d.finish("p", k, tokens=4_000, cached_tokens=found if k else 0)
+        one_step(d, f"q{k}", 0, tokens=4_000, cached=0)
+
+
+def test_a_program_is_not_expected_to_find_what_it_left_behind_another_beginning(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=100_000)
+    in_turn(d, found=0)
+    d.arrive("p", 6, tokens=4_000, prefix=(ev.Segment(9, 300),))
+    assert believed(d, "p") == 0
+
+
+def test_one_whose_beginning_changes_a_little_is_expected_to_find_the_rest(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=100_000)
+    in_turn(d, found=3_600)  # a date in its system prompt, behind all else
+    d.arrive("p", 6, tokens=4_000, prefix=(ev.Segment(9, 300),))
+    assert believed(d, "p") >= 4_000
+
+
+def test_an_engine_of_unknown_capacity_is_not_taken_for_a_small_one_by_a_pipeline(desk: Any) -> None:
+    d = desk("affinity")
+    d.back("x")
+    d.lose("e0")
+    in_turn(d, found=0)
+    assert not d.board.fleet["x"].kv_known
+    assert d.board.fleet["x"].kv_tokens > 100_000
+
+
 def test_an_engine_that_comes_back_is_taken_at_no_word_of_before(desk: Any) -> None:
     d = desk()
     one_step(d, "p", 0, tokens=1_000)
