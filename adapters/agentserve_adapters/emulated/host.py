@@ -15,6 +15,7 @@ from agentserve.engine import (
     EngineConfig,
     EngineEvent,
     EngineRequest,
+    FirstToken,
     KvCleared,
     KvEvent,
     KvRemoved,
@@ -170,7 +171,7 @@ class Host:
         return now
 
     def _tell(self, event: EngineEvent) -> None:
-        if not isinstance(event, (RequestStarted, RequestFinished, RequestRejected)):
+        if not isinstance(event, (RequestStarted, FirstToken, RequestFinished, RequestRejected)):
             return
         if isinstance(event, RequestRejected):
             self.record.rejected(event.id)
@@ -179,6 +180,9 @@ class Host:
             return
         if isinstance(event, RequestStarted):
             progress.cached_tokens = event.cached_tokens
+        elif isinstance(event, FirstToken):  # at once: the others may wait for the next look
+            progress.done = max(progress.done, 1)
+            progress.changed.set()
         elif isinstance(event, RequestFinished):
             progress.done = event.output_tokens
             progress.finished = True

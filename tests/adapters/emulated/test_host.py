@@ -70,6 +70,23 @@ async def test_a_stream_may_end_between_two_looks_at_the_clock() -> None:
     assert not broken
 
 
+class JumpingHost(Host):
+    """Time goes from one thing that is due to the next."""
+
+    at = 0.0
+
+    def now(self) -> float:
+        self.at = max(self.at, self.engine.next_event() or 0.0)
+        return self.at
+
+
+async def test_a_first_token_is_told_when_it_is_made_not_at_the_next_look() -> None:
+    host = JumpingHost(profile=profile("llama-3.1-8b-h100"), config=EngineConfig(kv_tokens=1_600))
+    run = host.run(Submission(hashes=BLOCKS, prompt_tokens=160, output_tokens=4, stream=False))
+    async with contextlib.aclosing(run) as steps:
+        assert [progress.done async for progress in steps] == [1, 4]
+
+
 async def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(TooLong):
         await told(late_host(), tokens=10_000)
