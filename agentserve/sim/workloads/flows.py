@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan
+from agentserve.sim.programs import OWN_KEYS, SUB_AGENT, ProgramPlan, Run, StepPlan, ToolPlan
 from agentserve.sim.workloads.draws import Draws
 
 ROLES = 10
@@ -66,6 +66,7 @@ def fanout(first: int, seed: int, *, name: str = "fanout", tenant: str = "defaul
                 new_tokens=int(draws.by_p90(2500, 6000, most=20_000)),
                 output_tokens=max(32, int(draws.by_p90(300, 900, most=3000))),
                 children=started,
+                tools=(SUB_AGENT,) * len(started),
                 think_s=0.05,
                 node="plan",
             )
