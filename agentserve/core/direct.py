@@ -106,8 +106,15 @@ class Direct:
         if program is None or event.relation == "auxiliary":
             return
         shared = program.shared_tokens
-        before = max(min(program.context_tokens, event.prompt_tokens) - shared, 0)
-        self._comes(program, max(event.prompt_tokens - shared, 0), now)
+        own = event.prompt_tokens - shared
+        if own < 0:
+            own = 0
+        before = program.context_tokens - shared
+        if before > own:
+            before = own
+        elif before < 0:
+            before = 0
+        self._comes(program, own, now)
         over = self.contexts_over_kv() if event.relation == "continues" else None
         share = min(1.0, 1.0 / over) if over else 1.0
         self._steps[event.step] = _Open(program.id, 0 if over is None else before, shared, share)

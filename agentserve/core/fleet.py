@@ -69,7 +69,10 @@ class Engine:
 
     def keeps(self, program: Program) -> bool:
         """Is what the program left here still here, by its word or else by our arithmetic?"""
-        return program.told_by == self.id or self.written - program.home_clock <= max(self.room(), 0)
+        if program.told_by == self.id:
+            return True
+        room = self.room()
+        return self.written - program.home_clock <= (room if room > 0 else 0)
 
     def kept_of(self, tokens: int) -> int:
         """Of so many tokens of prompt and output, those that stay: whole blocks, and the last token has no KV yet."""
@@ -111,7 +114,8 @@ class Engine:
         """A prefix last used `distance` written tokens ago was (not) still there: a bound on the capacity. The step
         that found out held so many tokens at once: what is missed after fewer was not forgotten for want of room."""
         if hit:
-            self._held_at_least = max(self._held_at_least, distance)
+            if distance > self._held_at_least:
+                self._held_at_least = distance
             if not self.kv_known and self.kv_tokens < self._held_at_least:
                 self.kv_tokens = self._held_at_least
             return
@@ -157,13 +161,15 @@ class Fleet:
             return shared
         if not engine.keeps(program):
             return shared
-        return max(program.home_tokens, shared)
+        return program.home_tokens if program.home_tokens > shared else shared
 
     def placed(self, step: Step, engine: Engine, now: float) -> None:
         """The step goes to the engine: charge its footprint."""
         step.engine = engine.id
         step.dispatched_at = now
-        expected = min(self.expected_cached(step.program, engine), max(step.prompt_tokens - 1, 0))
+        expected = self.expected_cached(step.program, engine)
+        if expected >= step.prompt_tokens:  # an engine computes the last token always
+            expected = (step.prompt_tokens or 1) - 1
         step.expected_cached = expected - expected % engine.block_tokens
         step.footprint = step.prompt_tokens + int(step.output_tokens)
         engine.steps[step.id] = step
@@ -192,13 +198,13 @@ class Fleet:
         if cached is not None:
             own = program.home == engine.id and program.home_tokens > 0
             distance = engine.written - program.home_clock
-            hit = cached * 2 >= min(program.home_tokens, prompt)
-            if own and step.expected_cached > 4 * max(cached, 256):
+            hit = cached * 2 >= program.home_tokens or cached * 2 >= prompt
+            if own and step.expected_cached > 4 * 256 and step.expected_cached > 4 * cached:
                 held = max(prompt + output, step.prompt_tokens)
                 engine.learn_capacity(distance=distance, hit=False, held=held)
             elif own and hit and program.steps_done:
                 engine.learn_capacity(distance=distance, hit=True)
-        engine.written += max(prompt - believed, 0) + output
+        engine.written += (prompt - believed if prompt > believed else 0) + output
         program.home = engine.id
         if program.told_by == engine.id and (cached is None or cached <= program.told_tokens):
             program.home_tokens = program.told_tokens

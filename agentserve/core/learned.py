@@ -109,7 +109,7 @@ class Learned:
     def output_tokens(self, step: Step) -> float:
         limit = step.output_tokens_max
         tokens = self._output_tokens(step.program, limit)
-        return tokens if limit is None else min(tokens, float(limit))
+        return tokens if limit is None or tokens <= limit else float(limit)
 
     def _output_tokens(self, program: Program, limit: int | None) -> float:
         return self.outputs.tokens(

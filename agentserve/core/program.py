@@ -160,4 +160,4 @@ class Program:
         spare = len(self.open_steps) - 1
         if spare:
             total -= spare * min(self.shared_tokens, total // (spare + 1))
-        return max(total, 0) + margin_tokens
+        return (total if total > 0 else 0) + margin_tokens

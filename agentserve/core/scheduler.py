@@ -76,10 +76,12 @@ class Scheduler:
         board = self.board
         if board.waiting:
             gives_up_at = next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
-            due = gives_up_at if due is None else min(due, gives_up_at)
+            if due is None or gives_up_at < due:
+                due = gives_up_at
         if board.programs:
             idle_at = next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s
-            due = idle_at if due is None else min(due, idle_at)
+            if due is None or idle_at < due:
+                due = idle_at
         return due
 
     def check(self) -> None:

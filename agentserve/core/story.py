@@ -176,7 +176,9 @@ class Story:
         if advances:
             self._returned(program, event, now)
         fresh = event.relation in ("new", "subagent", "compaction", "auxiliary")
-        compared = 0 if fresh else min(program.context_tokens, event.prompt_tokens)
+        compared = 0 if fresh else program.context_tokens
+        if compared > event.prompt_tokens:
+            compared = event.prompt_tokens
         self._steps[event.step] = _Step(program, now, compared, gap_at if advances else None)
         program.steps_open += 1
         if len(self._steps) > STEPS_MAX:
@@ -249,7 +251,7 @@ class Story:
         program = step.program
         program.steps += 1
         cached = event.cached_tokens
-        refilled = max(step.compared - cached, 0) if cached is not None else 0
+        refilled = step.compared - cached if cached is not None and cached < step.compared else 0
         saved_s = cached / self._prefill.get(step.engine, PREFILL_TOKENS_PER_S) if cached else 0.0
         self._facts.append(
             StepOver(

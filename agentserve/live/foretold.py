@@ -137,11 +137,12 @@ class _Said:
 def steps_left(program: Program) -> float | None:
     """How many steps are forecast to be left, as the client or the forecaster said last; None when nobody did."""
     if program.steps_left_told is not None:
-        return max(program.steps_left_told, 0.0)
+        return program.steps_left_told if program.steps_left_told > 0.0 else 0.0
     if program.steps_left_said is None:
         return None
     after, left = program.steps_left_said
-    return max(left - (program.steps_done - after), 0.0)
+    left -= program.steps_done - after
+    return left if left > 0.0 else 0.0
 
 
 def calibration(board: Board) -> dict[str, dict[str, float]]:

@@ -37,7 +37,9 @@ class Lengths:
         if call.prompt_tokens_exact:
             return call.prompt_tokens_exact
         scale, _ = self._scales.get(call.model, (CHARS_PER_TOKEN, 0))
-        return max(sum([part.tokens for part in segments]), round(call.prompt_chars / scale), 1)
+        least = sum([part.tokens for part in segments]) or 1
+        tokens = round(call.prompt_chars / scale)
+        return tokens if tokens > least else least
 
     def learn(self, call: Call, prompt_tokens: int) -> None:
         """An engine counted this prompt."""
@@ -47,8 +49,12 @@ class Lengths:
         if known is None and len(self._scales) >= MODELS_MAX:
             return
         old, prompts = known or (CHARS_PER_TOKEN, 0)
-        seen = min(max(call.prompt_chars / prompt_tokens, RANGE[0]), RANGE[1])
-        gain = max(1.0 / (prompts + 1), GAIN_LEAST)
+        seen = call.prompt_chars / prompt_tokens
+        if not RANGE[0] <= seen <= RANGE[1]:
+            seen = RANGE[0] if seen < RANGE[0] else RANGE[1]
+        gain = 1.0 / (prompts + 1)
+        if gain < GAIN_LEAST:
+            gain = GAIN_LEAST
         self._scales[call.model] = (old + gain * (seen - old), prompts + 1)
 
     def knows(self, model: str) -> bool:

@@ -151,6 +151,11 @@ class Ledger:
         assert resolved is not None
         before = self._ended.get(resolved.program_id)
         overhead_s = (x.dispatched_at or x.arrived_at) - x.arrived_at - x.queue_s
+        gap_s = None
+        if before is not None:
+            gap_s = x.arrived_at - before[0]
+            if gap_s < 0.0:
+                gap_s = 0.0
         return StepRecord(
             step=x.step,
             program=resolved.program_id,
@@ -176,9 +181,9 @@ class Ledger:
             expected_cached_tokens=decision.expected_cached_tokens if decision is not None else 0,
             reason=decision.reason if decision is not None else "",
             detail=decision.detail if decision is not None else "",
-            overhead_s=max(overhead_s, 0.0),
+            overhead_s=overhead_s if overhead_s > 0.0 else 0.0,
             traceparent=x.headers.get("traceparent"),
-            gap_s=max(x.arrived_at - before[0], 0.0) if before is not None else None,
+            gap_s=gap_s,
             gap_tools=before[1] if before is not None else (),
             decisions=tuple(x.reasons),
         )
@@ -198,7 +203,7 @@ class Ledger:
 
 def segment_tokens(chars: int) -> int:
     """The tokens of a shared piece. Always by the same scale: one hash must not mean two lengths to the scheduler."""
-    return max(1, round(chars / CHARS_PER_TOKEN))
+    return round(chars / CHARS_PER_TOKEN) or 1
 
 
 def pending_tools(reply: Reply, outcome: Outcome) -> tuple[ev.PendingTool, ...]:

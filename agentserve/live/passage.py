@@ -291,7 +291,7 @@ class Passage:
             (b"x-agentserve-identity", printable(resolved.source)),
             (b"x-agentserve-confidence", two_places(resolved.confidence)),
             (b"x-agentserve-queue-ms", b"%.1f" % (x.queue_s * 1e3)),
-            (b"x-agentserve-overhead-ms", b"%.2f" % (max(overhead_s, 0.0) * 1e3)),
+            (b"x-agentserve-overhead-ms", b"%.2f" % (overhead_s * 1e3 if overhead_s > 0.0 else 0.0)),
         ]
         if decision is not None:
             headers += [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any, Literal
 
-from sqlalchemy import Dialect, Table, case, func, insert
+from sqlalchemy import Boolean, Dialect, Float, LargeBinary, Table, case, func, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,7 @@ from agentserve.store import schema
 from agentserve.store.database import Database, blames_rows
 from agentserve.store.folding import Folded, Values
 
+PLAIN = (Boolean, Float, LargeBinary)  # columns whose values every driver takes as they are in Python
 CHUNK_ROWS = 250  # one statement; between two of them other threads get their turn
 
 Meeting = Literal["add", "most", "least", "keep", "take", "state"]
@@ -102,8 +103,8 @@ class Prepared:
         self._convert = [
             (place, convert)
             for place, name in enumerate(names)
-            if (convert := compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
-            is not None
+            if not isinstance(kind := compiled.binds[name].type, PLAIN)
+            and (convert := kind.dialect_impl(dialect).bind_processor(dialect)) is not None
         ]
 
     def values(self, row: Values) -> tuple[Any, ...]:

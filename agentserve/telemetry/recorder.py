@@ -137,7 +137,9 @@ class Recorder:
         bound.steps.value += 1
         arrived_at, sent_at, first_at = record.arrived_at, record.dispatched_at, record.first_byte_at
         if sent_at is not None:
-            queued_s = max(sent_at - arrived_at - record.overhead_s, 0.0)
+            queued_s = sent_at - arrived_at - record.overhead_s
+            if queued_s < 0.0:
+                queued_s = 0.0
             if trace_id is None:
                 bound.queue.observe(queued_s)
             else:

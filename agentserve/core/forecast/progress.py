@@ -132,19 +132,25 @@ class Progress:
 
     def add(self, step: StepFacts) -> None:
         """Count one finished step."""
-        cached = step.cached_tokens / max(step.input_tokens, 1)
+        cached = step.cached_tokens / (step.input_tokens or 1)
         if self.steps == 0:
             self._opening, self._opening_output = step.input_tokens, step.output_tokens
             self._opening_cached = cached
         else:
-            self._gap_s = max(0.0, step.started_s - self.ended_s)
-            self._gap_sum_s += self._gap_s
-            self._gap_max_s = max(self._gap_max_s, self._gap_s)
+            gap_s = step.started_s - self.ended_s
+            if gap_s < 0.0:
+                gap_s = 0.0
+            self._gap_s = gap_s
+            self._gap_sum_s += gap_s
+            if gap_s > self._gap_max_s:
+                self._gap_max_s = gap_s
             # A context that shrinks by a third was rewritten, not trimmed.
             self._compactions += step.input_tokens < 0.67 * self._input
         self.steps += 1
         self.ended_s = step.started_s + step.llm_s
-        self._input, self._input_max = step.input_tokens, max(self._input_max, step.input_tokens)
+        self._input = step.input_tokens
+        if self._input > self._input_max:
+            self._input_max = self._input
         self._output = step.output_tokens
         self.output_tokens += step.output_tokens
         self._missed += 1.0 - cached

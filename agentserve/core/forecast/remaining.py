@@ -301,7 +301,7 @@ class _Dumped(msgspec.Struct, kw_only=True):
 
 def _milestone(steps: int) -> int:
     """The last milestone at or before a step."""
-    return max(bisect_right(MILESTONES, steps) - 1, 0)
+    return (bisect_right(MILESTONES, steps) or 1) - 1
 
 
 def _ladder_keys(kinds: tuple[int, int, int], milestone: int) -> tuple[int, int, int]:

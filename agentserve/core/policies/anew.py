@@ -47,13 +47,15 @@ class Anew:
 
     def _saw(self, *, carries: bool) -> None:
         self._seen += 1
-        weight = max(CARRY_WEIGHT, 1.0 / self._seen)  # a plain mean at first, then one that forgets
+        weight = 1.0 / self._seen  # a plain mean at first, then one that forgets
+        if weight < CARRY_WEIGHT:
+            weight = CARRY_WEIGHT
         self._carrying += weight * (carries - self._carrying)
 
     @property
     def most(self) -> float:
         """How nearly all that return begin anew: 0 while a fair share does not, 1 when all do."""
-        return max(1.0 - self._carrying / CARRIES_FEW, 0.0)
+        return 1.0 - self._carrying / CARRIES_FEW if self._carrying < CARRIES_FEW else 0.0
 
     def keeps_nothing(self, program: Program) -> bool:
         """Nearly all here begin anew, and it does, or has not yet come back to show that it is another kind."""

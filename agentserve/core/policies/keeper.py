@@ -32,7 +32,8 @@ class Keeper:
 
     def used(self, program: Program, book: Book) -> None:
         """Its KV was last used when its clock says, which may be another engine's."""
-        book.oldest = min(book.oldest, program.home_clock)
+        if program.home_clock < book.oldest:
+            book.oldest = program.home_clock
 
     def end(self, program: Program, seat: Seat) -> None:
         """The program is back, or its seat is taken. A bet stays open until it is settled."""

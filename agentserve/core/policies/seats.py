@@ -125,7 +125,9 @@ class Seats:
 
     def charge(self, program: Program, seat: Seat, now: float) -> None:
         """Bring the seat's charge up to what the program needs now."""
-        tokens = max(program.footprint(seat.book.margin) - seat.shared_tokens, 0)
+        tokens = program.footprint(seat.book.margin) - seat.shared_tokens
+        if tokens < 0:
+            tokens = 0
         if tokens != seat.tokens:
             book, more, aside = seat.book, tokens - seat.tokens, 0
             if seat.aside:

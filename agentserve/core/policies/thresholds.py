@@ -46,7 +46,8 @@ class Thresholds:
 
     def finished(self, program: Program) -> None:
         """A step of it is over."""
-        self._answered = min(self._answered + 1, ANSWERED_MAX)
+        if self._answered < ANSWERED_MAX:
+            self._answered += 1
         if program.steps_done > 1 and (program.moved or not program.carries):
             self._anew.returned(program)
             self._loosen()

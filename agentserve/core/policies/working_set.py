@@ -438,7 +438,7 @@ class WorkingSet(Policy):
 
     def _priority(self, seat: Seat) -> int:
         """The engine's own queue gets the same order: seconds of rank."""
-        return max(0, int(seat.key))
+        return int(seat.key) if seat.key > 0.0 else 0
 
     def _arm(self, when: float) -> None:
         if self._deadline is None or when < self._deadline:

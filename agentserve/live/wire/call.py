@@ -82,7 +82,7 @@ def split_path(path: str) -> tuple[str | None, str]:
     if not path.startswith(PROGRAM_PATH):
         return None, path
     end = path.rfind("/v1/")
-    name = printable_id(path[len(PROGRAM_PATH) : max(end, 0)])
+    name = printable_id(path[len(PROGRAM_PATH) : end]) if end > 0 else None
     return (name, path[end:]) if name else (None, path)
 
 
@@ -151,7 +151,7 @@ class CallReader:
             output_tokens_max=tokens(
                 body.get("max_completion_tokens"), body.get("max_output_tokens"), body.get("max_tokens")
             ),
-            samples=max(tokens(body.get("n")) or 1, 1),
+            samples=tokens(body.get("n")) or 1,
             wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             tools=tools,
             prompt_chars=fixed_chars + sum([item.size for item in items]),

@@ -131,7 +131,7 @@ def tokens(*values: Any) -> int | None:
     """The first that is a whole number of tokens, bounded."""
     for value in values:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return min(value, TOKENS_MAX)
+            return value if value < TOKENS_MAX else TOKENS_MAX
     return None
 
 
