@@ -21,6 +21,7 @@ STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
     for status in HTTPStatus
 }
+_CLOSES = (b"connection", b"close")
 # 2.3: applications are told of a client that left by `receive`, not by a failing `send`
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -114,21 +115,17 @@ class Request:
         if self.started:
             raise RuntimeError("the answer has begun already")
         self.started = True
+        headers = [*headers, *self.connection.state.default_headers]
+        if _CLOSES in headers:
+            self.keep_alive = False
+            headers = [pair for pair in headers if pair != _CLOSES]
         parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        length = -1
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection" and value == b"close":
-                self.keep_alive = False
-                continue
-            parts.append(name + b": " + value + b"\r\n")
-        for name, value in self.connection.state.default_headers:
-            parts.append(name + b": " + value + b"\r\n")
+        parts += [name + b": " + value + b"\r\n" for name, value in headers]
+        length = dict(headers).get(b"content-length")
         if self.method == "HEAD" or status in (204, 304):
             self.length = 0
-        elif length >= 0:
-            self.length = length
+        elif length is not None:
+            self.length = int(length)
         else:
             self.chunked = True
             parts.append(b"transfer-encoding: chunked\r\n")

@@ -238,37 +238,41 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        if len(self._url) + sum([len(n) + len(v) + 4 for n, v in self._headers]) > self.header_bytes_max:
-            raise Refused(431, "the request's headers are too large")
         self._check_framing()
 
     def _check_framing(self) -> None:
         """Refuse what another hop might read differently."""
-        seen = set()
-        expects = False
-        for name, value in self._headers:
-            if name in _SINGLE:
-                if name in seen:
-                    raise Refused(400, f"the header {name.decode('latin-1')} stands twice")
-                seen.add(name)
-            if b"\n" in value or b"\r" in value or b"\0" in value:
-                raise Refused(400, "a header value holds a line break")
-            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                raise Refused(501, "no transfer encoding but chunked is taken")
-            if name == b"content-length":
-                if not value.isdigit():
-                    raise Refused(400, "the content length is not a number")
-                self._declared = int(value)
-                if self._declared > self.body_bytes_max:
-                    raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
-            if name == b"expect":
-                expects = value.lower() == b"100-continue"
-        if b"transfer-encoding" in seen and b"content-length" in seen:
-            raise Refused(400, "both a content length and a transfer encoding")
+        headers = self._headers
+        text = b"".join([name + value for name, value in headers])
+        if len(self._url) + len(text) + 4 * len(headers) > self.header_bytes_max:
+            raise Refused(431, "the request's headers are too large")
+        if b"\n" in text or b"\r" in text or b"\0" in text:
+            raise Refused(400, "a header holds a line break")
+        by_name = dict(headers)
+        if len(by_name) != len(headers):
+            self._check_repeated()
+        coding, length = by_name.get(b"transfer-encoding"), by_name.get(b"content-length")
+        if coding is not None and coding.strip().lower() != b"chunked":
+            raise Refused(501, "no transfer encoding but chunked is taken")
+        if length is not None:
+            if not length.isdigit():
+                raise Refused(400, "the content length is not a number")
+            self._declared = int(length)
+            if self._declared > self.body_bytes_max:
+                raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
+            if coding is not None:
+                raise Refused(400, "both a content length and a transfer encoding")
         if self._parser.get_http_version() not in ("1.1", "1.0"):
             raise Refused(505, "only HTTP/1.1 is spoken here")
-        if expects and self.transport is not None and self._current is None:
+        if by_name.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
+            assert self.transport is not None
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _check_repeated(self) -> None:
+        names = [name for name, _ in self._headers]
+        for name in _SINGLE:
+            if names.count(name) > 1:
+                raise Refused(400, f"the header {name.decode('latin-1')} stands twice")
 
     def on_body(self, data: bytes) -> None:
         self._body.append(data)

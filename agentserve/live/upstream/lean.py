@@ -453,9 +453,7 @@ class LeanUpstream:
             )
             if len(self._heads) < HEADERS_MAX:
                 self._heads[method, path] = start
-        lines = [start]
-        for name, value in headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
+        lines = [start, *[name + b": " + value + b"\r\n" for name, value in headers]]
         if body or method not in ("GET", "HEAD", "DELETE"):
             lines.append(b"content-length: %d\r\n\r\n" % len(body))
         else:

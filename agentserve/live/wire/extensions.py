@@ -130,7 +130,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def tokens(*values: Any) -> int | None:
     """The first that is a whole number of tokens, bounded."""
     for value in values:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if type(value) is int and value >= 0:  # a truth value is none
             return value if value < TOKENS_MAX else TOKENS_MAX
     return None
 
