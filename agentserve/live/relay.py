@@ -66,7 +66,9 @@ class Relay:
         responses: Responses,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._limits = settings.limits
+        # a setting is found by way of Python's slowest look-up
+        self._body_bytes_max = settings.limits.body_bytes_max
+        self._waiting_bytes_max = settings.limits.waiting_bytes_max
         self._driver = driver
         self._resolver = resolver
         self._engines = engines
@@ -151,7 +153,7 @@ class Relay:
                 status=503,
             )
         self._quotas.request(x.principal.tenant, now)
-        x.raw = await x.read_body(self._limits.body_bytes_max)
+        x.raw = await x.read_body(self._body_bytes_max)
         try:
             call = x.call = self._read(x)
         except RecursionError as error:  # what could just be decoded may be too deep for whatever walks it
@@ -281,7 +283,7 @@ class Relay:
     async def _place(self, x: Exchange, ticket: Ticket) -> do.Dispatch | do.Reject:
         """What is decided of a step that waits. Its request is held meanwhile; what is held is bounded."""
         size = len(x.raw)
-        if self._waiting_bytes + size > self._limits.waiting_bytes_max:
+        if self._waiting_bytes + size > self._waiting_bytes_max:
             ticket.cancel()
             raise Overloaded(
                 "the steps that wait hold too many bytes",

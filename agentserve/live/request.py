@@ -21,6 +21,7 @@ STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
     for status in HTTPStatus
 }
+LF, CR = b"\n\r"  # as numbers, see `server`
 _CLOSES = (b"connection", b"close")
 # 2.3: applications are told of a client that left by `receive`, not by a failing `send`
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -119,8 +120,10 @@ class Request:
         if _CLOSES in headers:
             self.keep_alive = False
             headers = [pair for pair in headers if pair != _CLOSES]
-        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        parts += [name + b": " + value + b"\r\n" for name, value in headers]
+        lines = [name + b": " + value for name, value in headers]
+        text = b"".join(lines)
+        if LF in text or CR in text:
+            raise RuntimeError("a header of the answer holds a line break")
         length = dict(headers).get(b"content-length")
         if self.method == "HEAD" or status in (204, 304):
             self.length = 0
@@ -128,12 +131,11 @@ class Request:
             self.length = int(length)
         else:
             self.chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        head = b"".join(parts)
-        if head.count(b"\r") != head.count(b"\n") or head.count(b"\n") != len(parts) + (not self.keep_alive):
-            raise RuntimeError("a header of the answer holds a line break")
-        self.pending_head = head
+            lines.append(b"transfer-encoding: chunked")
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        begin = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self.pending_head = begin + b"\r\n".join([*lines, b"", b""])
 
     def _send_body(self, data: bytes, more: bool) -> None:
         if not self.started or self.done:

@@ -29,6 +29,7 @@ from agentserve.live.request import STATUS_LINES, Request
 log = logging.getLogger("agentserve.http")
 
 HEADERS_MAX = 128
+NUL, LF, CR = b"\0\n\r"  # as numbers: looking for one byte, Python first tries whether it is one
 PIPELINE_MAX = 16  # requests that may wait behind the one being answered
 FRAMING_SHARE_MAX = 8  # bytes on the wire for one of a chunked body: chunks of one byte take six
 READ_BYTES = 64 * 1024  # at once, but of a long body's rest as many as come
@@ -103,6 +104,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_done = False
         self._in_message = False
+        self._lasts = False  # may the connection outlast this request?
         self._head_bytes = 0
         self._after_bytes = 0  # all that came after the head: the body, and how it is framed
         self._declared = 0  # length of the body
@@ -246,7 +248,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         text = b"".join([name + value for name, value in headers])
         if len(self._url) + len(text) + 4 * len(headers) > self.header_bytes_max:
             raise Refused(431, "the request's headers are too large")
-        if b"\n" in text or b"\r" in text or b"\0" in text:
+        if LF in text or CR in text or NUL in text:
             raise Refused(400, "a header holds a line break")
         by_name = dict(headers)
         if len(by_name) != len(headers):
@@ -262,8 +264,10 @@ class HttpConnection(asyncio.BufferedProtocol):
                 raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
             if coding is not None:
                 raise Refused(400, "both a content length and a transfer encoding")
-        if self._parser.get_http_version() not in ("1.1", "1.0"):
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
             raise Refused(505, "only HTTP/1.1 is spoken here")
+        self._lasts = version == "1.1"
         if by_name.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
             assert self.transport is not None
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -294,7 +298,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         request.headers = self._headers
         body = self._body
         request.body = self._inflow or (body[0] if len(body) == 1 else b"".join(body))
-        request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        request.keep_alive = self._lasts and self._parser.should_keep_alive()
         self._let_go()
         self._fresh()
         if self._current is None:

@@ -109,7 +109,8 @@ class WriteBehind:
         self._records: deque[Record] = deque()
         self._latest: dict[tuple[str, ...], Record] = {}
         self._lock = threading.Lock()  # guards `_latest`
-        self._pace = Pace(settings.queue_rows_max)
+        self._rows_max = settings.queue_rows_max
+        self._pace = Pace(self._rows_max)
         self._taken = 0  # rows in the batch that is being written
         self._dropped = 0  # events lost since the last batch
         self._clear_at = time.monotonic()
@@ -124,7 +125,7 @@ class WriteBehind:
     def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
         """The scheduler was told `event` at `now` and decided this."""
         self._detail.append(Told(event, now, decisions))
-        if self.queued > self.settings.queue_rows_max:
+        if self.queued > self._rows_max:
             self._overflow()
 
     def step(self, row: Mapping[str, Any]) -> None:
@@ -132,7 +133,7 @@ class WriteBehind:
         self._records.append(Record("step", row))
         for listener in self._listeners:
             listener(row["program"])
-        if self.queued > self.settings.queue_rows_max:
+        if self.queued > self._rows_max:
             self._overflow()
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:
@@ -140,7 +141,7 @@ class WriteBehind:
         names = LATEST.get(kind)
         if names is None:
             self._records.append(Record(kind, row))
-            if self.queued > self.settings.queue_rows_max:
+            if self.queued > self._rows_max:
                 self._overflow()
             return
         key = (kind, *[str(row[field]) for field in names])

@@ -39,12 +39,13 @@ class Trace:
 
     __slots__ = (
         "ended_at", "hex", "last_node", "opened_at", "parent_span", "record", "root", "sampled", "steps",
-        "trace_id",
+        "trace_id", "unsampled",
     )  # fmt: skip
 
     def __init__(self, trace_id: int, root: int, sampled: bool, parent_span: int | None) -> None:
         self.trace_id = trace_id
         self.hex = f"{trace_id:032x}"
+        self.unsampled = f"00-{self.hex}-{root:016x}-00"
         self.root = root
         self.sampled = sampled
         self.parent_span = parent_span

@@ -96,9 +96,12 @@ class Spans:
         return trace.hex if trace is not None and trace.sampled else None
 
     def traceparent(self, program: str, step: str, incoming: str | None) -> str:
-        """What the engine is told: this step's span in the program's trace."""
+        """What the engine is told: this step's span in the program's trace. Of a trace that is not sampled no span is
+        ever told of, so that its program's stands for them all."""
         trace = self._trace(program, incoming, None)
-        return f"00-{trace.hex}-{derived('step', step, 8):016x}-{'01' if trace.sampled else '00'}"
+        if not trace.sampled:
+            return trace.unsampled
+        return f"00-{trace.hex}-{derived('step', step, 8):016x}-01"
 
     def _push(self, item: StepRecord | facts.AnyFact) -> None:
         if len(self._pending) >= self._pending_max:

@@ -24,6 +24,7 @@ from agentserve.live.upstream.seam import Deadlines, RawHeaders
 BUFFERED_BYTES_MAX = 256 * 1024  # of a reply that nobody reads; then the socket is left unread
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
+LF, CR = b"\n\r"  # as numbers: looking for one byte, Python first tries whether it is one
 # uvicorn, and with it most engines, closes idle connections after 5 s; one that is about to go is not used.
 KEEPALIVE_S = 4.0
 SWEEP_S_MIN = 0.5  # between two looks for those that lie idle for too long
@@ -451,14 +452,14 @@ class LeanUpstream:
                 path.encode("ascii"),
                 self._authority,
             )
+            if start.count(b"\n") != 2 or start.count(b"\r") != 2:
+                raise BadRequest("a path holds a line break", remedy="ask for a path of one line")
             if len(self._heads) < HEADERS_MAX:
                 self._heads[method, path] = start
-        lines = [start, *[name + b": " + value + b"\r\n" for name, value in headers]]
-        if body or method not in ("GET", "HEAD", "DELETE"):
-            lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        else:
-            lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(headers) + (4 if lines[-1] != b"\r\n" else 3):
+        lines = [name + b": " + value for name, value in headers]
+        text = b"".join(lines)
+        if LF in text or CR in text:
             raise BadRequest("a header holds a line break", remedy="send header values of one line")
-        return head
+        if body or method not in ("GET", "HEAD", "DELETE"):
+            lines.append(b"content-length: %d" % len(body))
+        return start + b"\r\n".join([*lines, b"", b""])
