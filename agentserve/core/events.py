@@ -55,6 +55,8 @@ class StepArrived(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True
     # Leading segments that other programs may share (system prompt, tools, first message), in order;
     # what follows them is the program's own.
     prefix: tuple[Segment, ...] = ()
+    # All of the prompt is one such segment, which may be the program's own as well: its last prompt and more.
+    undivided: bool = False
     workflow: WorkflowId | None = None
     role: int = 0  # fingerprint of system prompt and tools
     parent: ProgramId | None = None

@@ -21,7 +21,8 @@ class Common:
     """Which beginnings more than one program has: of leading pieces that might be shared, those that are.
 
     A prompt's first piece is what an agent is told, the same for all that are told it. What follows (the task, the
-    first reply) is nearly always the program's own, and is common only once another program begins with it too.
+    first reply) is nearly always the program's own, and is common only once another program begins with it too. So is
+    a prompt that is one piece.
     """
 
     __slots__ = ("_whose",)
@@ -30,10 +31,12 @@ class Common:
         # hash -> the one program that begins so, or None when there are others; least lately seen first
         self._whose: OrderedDict[int, ProgramId | None] = OrderedDict()
 
-    def part(self, path: tuple[Segment, ...], program: ProgramId) -> tuple[Segment, ...]:
+    def part(
+        self, path: tuple[Segment, ...], program: ProgramId, *, undivided: bool = False
+    ) -> tuple[Segment, ...]:
         """The leading segments of this program's `path` that others may find there too."""
         whose = self._whose
-        for at in range(1, len(path)):
+        for at in range(0 if undivided else 1, len(path)):
             name = path[at].hash
             owner = whose.get(name, program)
             alone = owner == program

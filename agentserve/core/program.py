@@ -65,7 +65,9 @@ class Program:
     role: int = 0
     prefix: tuple[Segment, ...] = ()
     shared_tokens: int = 0  # of the prefix: the leading tokens that other programs may share
+    begins: int | None = None  # the name of its present prompt's first piece
     moved: bool = False  # its present prompt begins with other segments than the one before
+    undivided: bool = False  # its present prompt is one piece, in which nothing tells what others may share
     carries: bool = True  # its next prompt is believed to find what its steps have left
     tools_offered: int = 0
     model: str = ""  # of its latest step
@@ -111,11 +113,17 @@ class Program:
         """Is a step of it there?"""
         return any(step.engine == engine for step in self.open_steps.values())
 
-    def begins_with(self, prefix: tuple[Segment, ...]) -> None:
-        """Its prompts have these leading segments now. If they begin otherwise than before, what it left is of no use,
-        unless it was found all the same when they last did."""
-        finds = self.moved and self.carries
-        self.moved = bool(self.prefix) and prefix[0] != self.prefix[0]
+    def begins_with(self, first: Segment, prefix: tuple[Segment, ...], *, undivided: bool) -> None:
+        """Its prompts' first piece is `first` now, and these leading segments may be shared. If they begin otherwise
+        than before, what it left is of no use, unless it was found all the same when they last did.
+
+        `undivided`: all of the prompt is one piece, which may be what it was before and more. Then it is of use until
+        nothing is found.
+        """
+        finds = self.carries and (self.moved or undivided)
+        self.undivided = undivided
+        self.moved = self.begins not in (None, first.hash)
+        self.begins = first.hash
         if self.moved and not finds:
             self.home_tokens = 0
             self.told_by = None
@@ -133,7 +141,10 @@ class Program:
             self.carries = True
             return
         found = 0 if step.cached_tokens is None else step.cached_tokens - self.shared_tokens
-        self.carries = found > FOUND_SHARE * (step.prompt_tokens - self.shared_tokens)
+        few = FOUND_SHARE * (step.prompt_tokens - self.shared_tokens)
+        if self.undivided and found <= few and step.expected_cached <= few:
+            return  # no more was expected: what it left is evicted
+        self.carries = found > few
 
     def compacted(self) -> None:
         """Its next prompt shares only the leading segments with what it left anywhere."""

@@ -152,7 +152,8 @@ class Scheduler:
         if event.relation == "compaction":
             program.compacted()
         if event.prefix:
-            program.begins_with(self.board.common.part(event.prefix, program.id))
+            shared = self.board.common.part(event.prefix, program.id, undivided=event.undivided)
+            program.begins_with(event.prefix[0], shared, undivided=event.undivided)
         program.role = event.role or program.role
         program.model = event.model
         program.tools_offered = event.tools_offered or program.tools_offered

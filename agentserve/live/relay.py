@@ -327,6 +327,7 @@ class Relay:
             prompt_tokens=prompt_tokens,
             output_tokens_max=call.output_tokens_max,
             prefix=segments,
+            undivided=len(segments) == 1 and call.prefix[0].chars == call.prompt_chars,
             workflow=WorkflowId(asked.workflow) if asked.workflow else None,
             role=resolved.role_fingerprint,
             parent=resolved.parent_id,

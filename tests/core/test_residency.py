@@ -117,6 +117,25 @@ def test_one_whose_beginning_changes_a_little_is_expected_to_find_the_rest(desk:
     assert believed(d, "p") >= 4_000
 
 
+def test_a_history_in_one_message_is_expected_to_be_found_however_it_grows(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=100_000)
+    for k in range(4):
+        tokens = 4_000 + 500 * k
+        d.arrive("p", k, tokens=tokens, prefix=(ev.Segment(k + 1, tokens),), undivided=True)
+        assert d.board.programs["p"].own_tokens() >= tokens, "nobody else begins so"
+        assert believed(d, "p") == (tokens - 490 if k else 0), "the last prompt, and the reply to it"
+        d.finish("p", k, tokens=tokens, cached_tokens=tokens - 500 if k else 0)
+
+
+def test_a_pipeline_whose_steps_are_one_message_each_is_known_by_its_second(desk: Any) -> None:
+    d = desk("affinity", kv_tokens=100_000)
+    for k in range(3):
+        d.arrive("p", k, tokens=4_000, prefix=(ev.Segment(k + 1, 4_000),), undivided=True)
+        if k == 2:
+            assert believed(d, "p") == 0
+        d.finish("p", k, tokens=4_000, cached_tokens=0)
+
+
 def test_an_engine_of_unknown_capacity_is_not_taken_for_a_small_one_by_a_pipeline(desk: Any) -> None:
     d = desk("affinity")
     d.back("x")
