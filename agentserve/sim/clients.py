@@ -193,12 +193,12 @@ class Clients:
 
     # -- what an oracle may be told
 
-    def true_gap(self, program: str) -> float:
+    def true_gap(self, program: str, step: int) -> float:
+        """How long the gap behind that step of it lasts. It may be asked for at any time in the gap."""
         live = self.live.get(self._index_of[program])
         if live is None:
             return 0.0
-        # asked when the step's reply passes the gateway: the client has not answered yet
-        return live.plan.steps[min(live.next_step, len(live.plan.steps) - 1)].gap_s
+        return live.plan.steps[min(step, len(live.plan.steps) - 1)].gap_s
 
     def true_steps_left(self, program: str) -> float:
         live = self.live.get(self._index_of[program])

@@ -15,7 +15,7 @@ from agentserve.core.foresight import Foresight, Known, Survival
 from agentserve.core.program import Program, Step
 
 # What a World tells an oracle: the plan's numbers for a live program.
-GapOf = Callable[[str], float]
+GapOf = Callable[[str, int], float]  # behind which of its steps, the first being 0
 StepsLeftOf = Callable[[str], float]
 OutputOf = Callable[[str], float]
 
@@ -39,7 +39,7 @@ class Oracle:
         self._gaps = gaps_error
         self._outputs = outputs_error
         self._factor = factor
-        self.gap_of: GapOf = lambda _: 0.0
+        self.gap_of: GapOf = lambda _program, _step: 0.0
         self.steps_left_of: StepsLeftOf = lambda _: 1.0
         self.output_of: OutputOf = lambda _: 1.0
 
@@ -63,7 +63,7 @@ class Oracle:
         if self._gaps is None:
             return self._fallback.gap(program, now)
         error = self._off("gap", f"{program.id}:{program.steps_done}", self._gaps)
-        return Known(self.gap_of(program.id) * error)
+        return Known(self.gap_of(program.id, max(program.steps_done - 1, 0)) * error)
 
     def steps_left(self, program: Program) -> float:
         if self._lengths is None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from agentserve.core.foresight import Survival
 from agentserve.core.policies import POLICIES
+from agentserve.core.program import Program
 from agentserve.engine import profile
 from agentserve.sim.belady import best_cached_tokens
 from agentserve.sim.contents import common_tokens
@@ -65,6 +67,23 @@ def test_a_learned_forecast_does_not_change_what_is_done_only_when() -> None:
 def test_no_forecast_however_wrong_loses_a_step(forecast: str) -> None:
     figures, world, _ = run(small(forecast=forecast, check=True))
     assert figures["steps"] == world.workload.steps()
+
+
+def test_an_oracle_tells_of_the_present_gap_however_late_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = build(small(workload="slowtools", forecast="oracle"))
+    plans = {plan.id: plan for plan in world.workload.programs}
+    oracle = world.scheduler.board.foresight
+    tell, right = oracle.gap, []
+
+    def gap(program: Program, now: float) -> Survival:
+        found = tell(program, now)
+        right.append(found.quantile(0.5) == plans[program.id].steps[program.steps_done - 1].gap_s)
+        return found
+
+    monkeypatch.setattr(oracle, "gap", gap)
+    world.run()
+    assert right
+    assert all(right)
 
 
 def test_below_the_working_set_all_policies_give_the_same() -> None:
