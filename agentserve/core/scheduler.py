@@ -16,6 +16,7 @@ from agentserve.core import events as ev
 from agentserve.core.board import CLASS_RANK, Board
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.ids import EngineId
+from agentserve.core.outputs import Outputs
 from agentserve.core.policies.policy import Policy
 from agentserve.core.program import Program, Step, StepState
 from agentserve.errors import InvariantBroken
@@ -33,6 +34,7 @@ class Scheduler:
         self.board = board
         self.policy = policy
         self._sequence = 0
+        self._outputs = Outputs()
         # Programs over their idle time are found by walking `board.programs` from its old end.
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.StepArrived: self._step_arrived,
@@ -129,7 +131,7 @@ class Scheduler:
             relation=event.relation,
             cause=board.cause,
         )
-        step.output_tokens = board.foresight.output_tokens(step)
+        step.output_tokens = self._outputs.believed(board.foresight.output_tokens(step))
         if event.relation != "auxiliary":
             self._returned(program, event, now)
         board.foresight.learn(event, program, step, now)
@@ -242,6 +244,7 @@ class Scheduler:
             )
         program.attained_s += now - (step.dispatched_at or now)
         program.output_tokens_total += event.output_tokens
+        self._outputs.finished(event.output_tokens)
         if step.relation != "auxiliary":
             program.steps_done += 1
             program.learns_what_it_carries(step)
