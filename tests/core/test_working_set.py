@@ -128,7 +128,7 @@ def test_a_flood_of_small_programs_keeps_no_large_one_out(desk: Any) -> None:
     for name in ("a", "b", "large"):
         d.arrive(name, tokens=3700)
     for i in range(20):
-        d.arrive(f"small{i}", tokens=300)
+        d.arrive(f"small{i}", tokens=300, after=0.0 if i else 200.0)  # among equals who needs less goes first
     d.finish("a", tokens=3700, final=True)
     assert d.sent("large") == "e0", "what small ones hold of their own room is not charged to it"
 
@@ -237,7 +237,7 @@ def test_a_pipeline_is_known_by_its_second_steps_and_who_has_gone_furthest_goes_
             d.finish(name, tokens=2000)
         for name in ("a", "b", "c", "begun"):  # none of their second steps is over
             d.arrive(name, 1, tokens=2000, prefix=(ev.Segment(second, 400),))
-        d.arrive("fresh", tokens=2000, prefix=(ev.Segment(1, 400),))
+        d.arrive("fresh", tokens=1800, prefix=(ev.Segment(1, 400),))
         key, programs = d.scheduler.policy._order.key, d.scheduler.board.programs
         assert min(("begun", "fresh"), key=lambda name: key(programs[name])) == first
 
@@ -461,11 +461,24 @@ def test_who_joins_behind_others_is_not_seated_before_them(desk: Any) -> None:
     d = desk(foresight=Gaps())
     for name in ("a", "first", "second"):
         d.arrive(name, tokens=6000)
-    d.arrive("small", tokens=100, tools_offered=1)
+    d.arrive("small", tokens=100, tools_offered=1, after=600.0)
     assert d.sent("small") is None
     d.finish("a", tokens=6000, final=True)
     assert d.sent("first"), "who was first still is"
     assert d.sent("second") is None
+
+
+def test_of_programs_that_begin_who_needs_less_goes_first_until_the_other_is_old(desk: Any) -> None:
+    def first(later: float) -> str:
+        d = desk(foresight=Gaps())
+        d.arrive("a", tokens=6000)
+        d.arrive("large", tokens=7000)
+        d.arrive("small", tokens=4000, tools_offered=1, after=later)
+        d.finish("a", tokens=6000, final=True)
+        return "large" if d.sent("large") else "small"
+
+    assert first(later=100.0) == "small", "3,000 tokens less are worth 150 seconds"
+    assert first(later=200.0) == "large"
 
 
 def test_an_engine_that_keeps_kv_itself_is_told_to_until_it_refuses(desk: Any) -> None:
@@ -542,7 +555,7 @@ def test_an_engine_that_goes_on_standing_still_gives_up_ever_more_pins(desk: Any
     while d.sent("large") is None:
         d.fire(after=0.5)
         left.append(len(seated))
-    assert left == [9, 8, 6, 2, 1]
+    assert left == [9, 9, 8, 6, 1], "who needs less comes back to its seat once, ahead of its return"
     reasons = [x.reason for x in d.all if isinstance(x, do.Unpin)]
     assert set(reasons) <= {"stalled"}, "all would have been kept"
 

@@ -41,8 +41,11 @@ class Order:
             left_s = self._anew.steps_left(program, left) * self._step_s
             key = program.created_at + params.beta * left_s * self._anew.work(program)
         else:
-            key = program.created_at + params.beta * left_s
-            key += params.gamma * max(program.context_tokens - program.shared_tokens, 0) / 1000
+            # one that has only begun holds nothing yet, but its prompt says how much it will
+            held = (
+                program.context_tokens - program.shared_tokens if program.steps_done else program.own_tokens()
+            )
+            key = program.created_at + params.beta * left_s + params.gamma * max(held, 0) / 1000
         key += params.class_step_s * (CLASS_RANK[program.priority] - 1)
         if program.deadline_at is not None:
             key = min(key, program.deadline_at - left_s)
