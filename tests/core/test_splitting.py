@@ -9,7 +9,7 @@ import pytest
 from agentserve.core import events as ev
 
 CLIENTS = 6  # of each tenant, always one step each
-STEPS = 400
+STEPS = 800  # one program more of one tenant is 2% of its steps
 TOKENS = 1_500
 
 
