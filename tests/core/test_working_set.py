@@ -392,26 +392,34 @@ def test_what_is_evicted_already_is_not_touched(desk: Any) -> None:
     assert not [x for x in d.all if isinstance(x, do.Warm)], "it would be prefilled anew"
 
 
+def restored(d: Any, *, cached: int, prompt: int | None = None) -> int:
+    """What a warm of `a` wrote that found so much of its prompt."""
+    engine = d.board.fleet[EngineId("e0")]
+    before = engine.written
+    d.tell(
+        ev.DecisionDone(
+            decision="Warm",
+            program=ProgramId("a"),
+            engine=engine.id,
+            outcome="accepted",
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+        )
+    )
+    return int(engine.written - before)
+
+
 def test_what_a_touch_had_to_restore_pushed_others_out(desk: Any) -> None:
     d = touched(desk, touch_seat_max=1.0)
     d.timer()
-    engine = d.board.fleet[EngineId("e0")]
-    before = engine.written
-    told = {"decision": "Warm", "program": ProgramId("a"), "engine": engine.id, "outcome": "accepted"}
-    d.tell(ev.DecisionDone(**told, cached_tokens=4100))
-    assert engine.written == before, "all of it was there"
-    d.tell(ev.DecisionDone(**told, cached_tokens=100))
-    assert engine.written == before + d.board.programs[ProgramId("a")].home_tokens - 100
+    assert restored(d, cached=4_100) == 0, "all of it was there"
+    assert restored(d, cached=100) == d.board.programs[ProgramId("a")].home_tokens - 100
 
 
 def test_a_touch_restores_no_more_than_it_sent(desk: Any) -> None:
     d = touched(desk, touch_seat_max=1.0)
     d.timer()
-    engine = d.board.fleet[EngineId("e0")]
-    before = engine.written
-    told = {"decision": "Warm", "program": ProgramId("a"), "engine": engine.id, "outcome": "accepted"}
-    d.tell(ev.DecisionDone(**told, prompt_tokens=3_800, cached_tokens=3_792))
-    assert engine.written == before + 8, "the reply to the prompt was not sent"
+    assert restored(d, prompt=3_800, cached=3_792) == 8, "the reply to the prompt was not sent"
 
 
 def test_an_engine_that_is_lost_gives_up_all_seats_and_others_take_over(desk: Any) -> None:
