@@ -16,6 +16,7 @@ from typing import Literal
 
 from agentserve.core.identity.evidence import Trace, digest_of
 from agentserve.core.identity.index import Index
+from agentserve.core.identity.resolved import scoped
 from agentserve.errors import InvariantBroken
 
 TIPS_MAX = 24  # conversations of one program
@@ -73,7 +74,7 @@ class Program:
     """One run of an agent, as far as identity goes."""
 
     __slots__ = (
-        "calls", "ended", "flying", "last_at", "main", "main_system", "main_tools", "marks", "name", "openers",
+        "calls", "ended", "flying", "id", "last_at", "main", "main_system", "main_tools", "marks", "name", "openers",
         "parent", "person", "responses", "rewrites", "roles", "source", "started_at", "steps", "summarising",
         "tenant", "text_tools", "tips", "top", "traced", "turn", "turn_done", "turn_name", "window",
     )  # fmt: skip
@@ -81,6 +82,7 @@ class Program:
     def __init__(self, tenant: Tenant, name: str, *, parent: str | None, source: str, now: float) -> None:
         self.tenant = tenant
         self.name = name
+        self.id = scoped(tenant.id, name)
         self.parent = parent
         self.top: Program | None = None  # of all that stand above it
         self.source = source

@@ -7,7 +7,7 @@ It must not know the programs that exist; what a name leads to is the resolver's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import msgspec
@@ -19,6 +19,7 @@ CallClass = Literal["main", "subagent", "auxiliary", "compaction"]
 
 NAME_CHARS_MAX = 256
 DURATIONS_MAX = 64
+PATHS_REMEMBERED = 4_096  # programs that a path named, with nothing said beside
 CONFIDENCE: Mapping[Tier, float] = {"explicit": 1.0, "harness": 0.98, "generic": 0.9, "weak": 0.6}
 # What clients send for want of a name; taken for one, it would make one program of all their calls.
 _NAMELESS = frozenset(
@@ -195,6 +196,8 @@ def _rows_by_place() -> tuple[dict[str, list[int]], dict[str, list[int]]]:
 
 
 _BY_HEADER, _BY_FIELD = _rows_by_place()
+_FIRST = NAMINGS[0]  # ours: a program's name in the path is one of its places
+_BESIDE_PATH = frozenset(_FIRST.program + _FIRST.parent + _FIRST.final)
 
 
 def named_by_header(headers: Mapping[str, str]) -> str | None:
@@ -202,8 +205,19 @@ def named_by_header(headers: Mapping[str, str]) -> str | None:
     return next((headers[name] for name in _BY_HEADER.keys() & headers.keys()), None)
 
 
+@lru_cache(PATHS_REMEMBERED)
+def _named_by_path(path: str) -> Named | None:
+    """What the first row makes of a path, where nothing else that it reads is there."""
+    return named_by(_FIRST, CallEvidence(named={"path": path}))
+
+
 def identify(evidence: CallEvidence) -> Named | None:
     """The first row that applies, in the table's order; then ids under names nobody foresaw; then the trace."""
+    path = evidence.named.get("path")
+    if path is not None and _BESIDE_PATH.isdisjoint(evidence.headers):
+        named = _named_by_path(path)
+        if named is not None:
+            return named
     rows: set[int] = set()
     for name in _BY_HEADER.keys() & evidence.headers.keys():
         rows.update(_BY_HEADER[name])

@@ -96,7 +96,7 @@ class Resolver:
             )
             self._touch(home, program, case.now)
         return Resolved(
-            program_id=scoped(home.id, program.name),
+            program_id=program.id,
             name=program.name,
             tenant=home.id,
             parent_id=scoped(home.id, program.parent) if program.parent is not None else None,
@@ -305,7 +305,7 @@ class Resolver:
                 if program.flying and idle_s <= LOST_CALL_S:
                     home.programs.move_to_end(program.name)
                     continue
-                gone.append(scoped(home.id, program.name))
+                gone.append(program.id)
                 self._forget(program)
         return gone
 

@@ -7,6 +7,7 @@ type is as if it were absent. Texts stay in the body: a `Call` holds hashes, cou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ PATHS: Mapping[str, Protocol] = {
     "/v1/embeddings": "embeddings",
 }
 PROGRAM_PATH = "/p/"
+PATHS_REMEMBERED = 4_096  # a program's steps come by one path
+PATH_CHARS_REMEMBERED = 512
 SEGMENTS_MAX = 4  # leading pieces of a prompt that other programs may share
 TOOL_NAMES_MAX = 1_024
 LINES_MAX = 2_048  # of a bare prompt; what follows is one more item
@@ -81,6 +84,11 @@ def split_path(path: str) -> tuple[str | None, str]:
     """
     if not path.startswith(PROGRAM_PATH):
         return None, path
+    return _split(path) if len(path) <= PATH_CHARS_REMEMBERED else _split.__wrapped__(path)
+
+
+@lru_cache(PATHS_REMEMBERED)
+def _split(path: str) -> tuple[str | None, str]:
     end = path.rfind("/v1/")
     name = printable_id(path[len(PROGRAM_PATH) : end]) if end > 0 else None
     return (name, path[end:]) if name else (None, path)
