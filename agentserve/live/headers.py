@@ -7,8 +7,10 @@ end here. Everything else of the client reaches the engine, and everything else 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 CONTROL_PREFIX = b"x-agentserve-"
+NAMES_REMEMBERED = 1_024
 
 HOP_BY_HOP = frozenset(
     {
@@ -57,11 +59,20 @@ def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     named = named_by_connection(headers)
     kept: dict[str, str] = {}
     for name, value in headers:
-        if name in NOT_FORWARDED or name in named or name.startswith(CONTROL_PREFIX):
+        key = _goes_on(name)
+        if key is None or name in named:
             continue
-        key, text = name.decode("latin-1"), value.decode("latin-1")
+        text = value.decode("latin-1")
         kept[key] = f"{kept[key]}, {text}" if key in kept else text
     return kept
+
+
+@lru_cache(NAMES_REMEMBERED)
+def _goes_on(name: bytes) -> str | None:
+    """The name of a header that an engine may see; None of one that ends here."""
+    if name in NOT_FORWARDED or name.startswith(CONTROL_PREFIX):
+        return None
+    return name.decode("latin-1")
 
 
 def returned(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -116,7 +116,7 @@ class Passage:
 
     async def _exchange_with(self, x: Exchange, engine: Engine, decision: do.Dispatch) -> EngineError | None:
         outgoing, payload, taps = self._prepare(x, engine, decision)
-        headers = [(header_name(name), header_value(value)) for name, value in outgoing.headers.items()]
+        headers = encoded(outgoing.headers)
         carry = x.scope.get("extensions", _EMPTY).get(CARRIES)
         assert x.call is not None
         if carry is not None and engine.plain_url is not None and taps.plain and x.call.stream:
@@ -314,8 +314,16 @@ def header_name(name: str) -> bytes:
     return name.encode("latin-1")
 
 
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as they are sent: values in the bytes that they came in, or in UTF-8 where we put a name there."""
+    try:
+        return [(header_name(name), value.encode("latin-1")) for name, value in headers.items()]
+    except UnicodeEncodeError:
+        return [(header_name(name), header_value(value)) for name, value in headers.items()]
+
+
 def header_value(value: str) -> bytes:
-    """A header's value: the bytes that it came in, or UTF-8 where it is a name that we put there."""
+    """One value."""
     try:
         return value.encode("latin-1")
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ from agentserve.live.headers import content_length, returned
 from agentserve.live.taps import Taps
 from agentserve.live.upstream import UpstreamReply
 from agentserve.live.wire import Protocol as WireProtocol
-from agentserve.live.wire import ReplyReader
+from agentserve.live.wire import reader_of
 
 BUSY_STATUSES = frozenset({502, 503, 504})  # of an engine that had better be left alone for now
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -49,7 +49,7 @@ class Pouring:
         self._tap = taps.chain(streamed=self._streamed)
         self._heard_last = taps.translated is not None  # what is read is what the client gets
         self._chunk = self._last = b""
-        self.reader = ReplyReader(protocol, streamed=self._streamed)
+        self.reader = reader_of(protocol, streamed=self._streamed)
         self.headers = returned(reply.headers)  # that the client gets of the engine's
         length = content_length(reply.headers)
         if length is not None and self._tap is None:

@@ -23,6 +23,7 @@ STATUS_LINES = {
 }
 LF, CR = b"\n\r"  # as numbers, see `server`
 _CLOSES = (b"connection", b"close")
+_END = (b"", b"")
 # 2.3: applications are told of a client that left by `receive`, not by a failing `send`
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -117,14 +118,15 @@ class Request:
             raise RuntimeError("the answer has begun already")
         self.started = True
         headers = [*headers, *self.connection.state.default_headers]
-        if _CLOSES in headers:
+        said = dict(headers)
+        if said.get(b"connection") == b"close":
             self.keep_alive = False
             headers = [pair for pair in headers if pair != _CLOSES]
-        lines = [name + b": " + value for name, value in headers]
+        lines = list(map(b": ".join, headers))
         text = b"".join(lines)
         if LF in text or CR in text:
             raise RuntimeError("a header of the answer holds a line break")
-        length = dict(headers).get(b"content-length")
+        length = said.get(b"content-length")
         if self.method == "HEAD" or status in (204, 304):
             self.length = 0
         elif length is not None:
@@ -135,7 +137,8 @@ class Request:
         if not self.keep_alive:
             lines.append(b"connection: close")
         begin = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        self.pending_head = begin + b"\r\n".join([*lines, b"", b""])
+        lines += _END
+        self.pending_head = begin + b"\r\n".join(lines)
 
     def _send_body(self, data: bytes, more: bool) -> None:
         if not self.started or self.done:

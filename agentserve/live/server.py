@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -245,7 +246,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _check_framing(self) -> None:
         """Refuse what another hop might read differently."""
         headers = self._headers
-        text = b"".join([name + value for name, value in headers])
+        text = b"".join(chain.from_iterable(headers))
         if len(self._url) + len(text) + 4 * len(headers) > self.header_bytes_max:
             raise Refused(431, "the request's headers are too large")
         if LF in text or CR in text or NUL in text:

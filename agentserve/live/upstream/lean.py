@@ -30,6 +30,7 @@ KEEPALIVE_S = 4.0
 SWEEP_S_MIN = 0.5  # between two looks for those that lie idle for too long
 BUFFERS_JOINED_BYTES_MAX = 64 * 1024  # up to here head and body are joined and written at once
 FINAL_STATUS_MIN = 200
+_END = (b"", b"")  # of a head
 DIALLING_MAX = 64  # connections being opened at once: more would only overflow the engine's backlog
 PROBE_S = (20, 5, 3)  # TCP keepalive: after so long, every so often, so many times
 
@@ -456,10 +457,11 @@ class LeanUpstream:
                 raise BadRequest("a path holds a line break", remedy="ask for a path of one line")
             if len(self._heads) < HEADERS_MAX:
                 self._heads[method, path] = start
-        lines = [name + b": " + value for name, value in headers]
+        lines = list(map(b": ".join, headers))
         text = b"".join(lines)
         if LF in text or CR in text:
             raise BadRequest("a header holds a line break", remedy="send header values of one line")
         if body or method not in ("GET", "HEAD", "DELETE"):
             lines.append(b"content-length: %d" % len(body))
-        return start + b"\r\n".join([*lines, b"", b""])
+        lines += _END
+        return start + b"\r\n".join(lines)

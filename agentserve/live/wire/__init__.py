@@ -2,7 +2,7 @@
 
 reader = CallReader()                                  one per process
 call = reader.read(path, headers, body)                a Call, or None when the path is none of ours
-replies = ReplyReader(call.protocol, streamed=True)    one per step; feed() every chunk, then finish()
+replies = reader_of(call.protocol, streamed=True)      one per step; feed() every chunk, then finish()
 """
 
 from agentserve.live.wire.bodies import read_reply
@@ -11,7 +11,7 @@ from agentserve.live.wire.canon import Canon
 from agentserve.live.wire.extensions import Extensions, printable_id
 from agentserve.live.wire.reply import Reply, ReplyTool, Usage
 from agentserve.live.wire.sse import SseSplitter
-from agentserve.live.wire.streams import ReplyReader
+from agentserve.live.wire.streams import ReplyReader, reader_of
 
 __all__ = [
     "PATHS",
@@ -28,5 +28,6 @@ __all__ = [
     "Usage",
     "printable_id",
     "read_reply",
+    "reader_of",
     "split_path",
 ]

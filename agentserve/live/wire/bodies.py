@@ -5,19 +5,21 @@ Rule: never raises; a body that is not JSON is a reply that broke.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from agentserve.core.identity.evidence import Item
 from agentserve.live.wire.call import Protocol
-from agentserve.live.wire.canon import Canon, text_of
-from agentserve.live.wire.draft import Draft, string
-from agentserve.live.wire.reply import Reply, usage_of
+from agentserve.live.wire.canon import Canon, assistant_item, text_of
+from agentserve.live.wire.draft import TEXT_CHARS_MAX, Draft, string
+from agentserve.live.wire.extensions import TOKENS_MAX
+from agentserve.live.wire.reply import Reply, Usage, finish_of, usage_of
 
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 decode_any = msgspec.json.Decoder().decode
+BODY_BYTES_MAX = 32 * 1024 * 1024
 
 
 class _Message(msgspec.Struct):
@@ -31,15 +33,53 @@ class _Choice(msgspec.Struct):
     finish_reason: Any = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    reasoning_tokens: _Tokens | None = None
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
-    id: Any = None
-    model: Any = None
-    usage: Any = None
+    id: str | None = None
+    model: str | None = None
+    usage: _Usage | None = None
     error: Any = None
 
 
 _decode_completion = msgspec.json.Decoder(_Completion).decode
+
+
+class WholeReader:
+    """Reads a reply that comes in one piece: `feed` each chunk as it passes, `finish` at the end."""
+
+    __slots__ = ("_body", "_bytes", "_canon", "_protocol")
+
+    def __init__(self, protocol: Protocol, canon: Canon | None) -> None:
+        self._protocol: Protocol = protocol
+        self._canon = canon
+        self._body: list[bytes] = []
+        self._bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Bytes that go to the client."""
+        self._bytes += len(chunk)
+        if self._bytes <= BODY_BYTES_MAX:
+            self._body.append(chunk)
+
+    def finish(self) -> Reply:
+        """The reply, as far as it came."""
+        return read_reply(self._protocol, b"".join(self._body), canon=self._canon)
 
 
 def read_reply(protocol: Protocol, body: bytes, *, canon: Canon | None = None) -> Reply:
@@ -77,23 +117,42 @@ def read_reply(protocol: Protocol, body: bytes, *, canon: Canon | None = None) -
 
 def _usual_chat(completion: _Completion) -> Reply:
     """A chat completion of the usual shape, of which only what counts was decoded."""
+    usage = None if completion.usage is None else _usual_usage(completion.usage)
+    if completion.choices:
+        choice = completion.choices[0]
+        message = choice.message
+        text = (message.content or "") + (message.refusal or "")
+        if not message.tool_calls and not completion.error and len(text) <= TEXT_CHARS_MAX:
+            return Reply(
+                response_id=completion.id,
+                model=completion.model,
+                finish=finish_of(choice.finish_reason),
+                usage=usage,
+                items=(assistant_item(text, ()),) if text else (),
+                output_chars=len(text),
+                text=text,
+            )
     draft = Draft()
     draft.whole = True
-    draft.response_id, draft.model = string(completion.id), string(completion.model)
-    draft.usage = usage_of(completion.usage)
+    draft.response_id, draft.model, draft.usage = completion.id, completion.model, usage
     if completion.error:
         draft.failed(completion.error)
     if completion.choices:
-        choice = completion.choices[0]
         draft.ends(choice.finish_reason)
-        message = choice.message
-        if message.content:
-            draft.text(message.content)
-        if message.refusal:
-            draft.text(message.refusal)
-        if message.tool_calls:
-            _chat_calls(draft, message.tool_calls)
+        draft.text(text)
+        _chat_calls(draft, message.tool_calls)
     return draft.reply()
+
+
+def _usual_usage(usage: _Usage) -> Usage:
+    found, thought = usage.prompt_tokens_details, usage.completion_tokens_details
+    reasoning = None if thought is None else thought.reasoning_tokens
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        cached_tokens=None if found is None else found.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens if reasoning is None else reasoning,
+    )
 
 
 def _messages_body(draft: Draft, body: dict[str, Any]) -> None:

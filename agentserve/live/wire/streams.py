@@ -13,14 +13,13 @@ import msgspec
 
 from agentserve.core.identity.evidence import Item
 from agentserve.live.wire.alike import Alike
-from agentserve.live.wire.bodies import UNREADABLE, decode_any, read_reply, responses_head, responses_output
+from agentserve.live.wire.bodies import UNREADABLE, WholeReader, decode_any, responses_head, responses_output
 from agentserve.live.wire.call import Protocol
 from agentserve.live.wire.canon import Canon
 from agentserve.live.wire.draft import TEXT_CHARS_MAX, TOOL_CALLS_MAX, Draft, string
 from agentserve.live.wire.reply import Reply, usage_of
 from agentserve.live.wire.sse import SseSplitter
 
-BODY_BYTES_MAX = 32 * 1024 * 1024
 # of a stream: to read events together costs a fraction of reading each as it passes
 READ_AT_ONCE_BYTES = 16 * 1024
 READ_FIRST_BYTES = 1024  # the first time: these events say what the others are like
@@ -274,8 +273,8 @@ class _ResponsesStream:
         return responses_output(draft, self._items, canon)
 
 
-class ReplyReader:
-    """Reads one reply, streamed or not: `feed` each chunk as it passes, `finish` at the end."""
+class StreamReader:
+    """Reads a stream of events: `feed` each chunk as it passes, `finish` at the end."""
 
     __slots__ = (
         "_alike",
@@ -289,12 +288,10 @@ class ReplyReader:
         "_read_at_bytes",
         "_responses",
         "_splitter",
-        "_streamed",
     )
 
-    def __init__(self, protocol: Protocol, *, streamed: bool, canon: Canon | None = None) -> None:
+    def __init__(self, protocol: Protocol, canon: Canon | None) -> None:
         self._protocol: Protocol = protocol
-        self._streamed = streamed
         self._canon = canon
         self._draft = Draft()
         self._splitter = SseSplitter()
@@ -306,7 +303,7 @@ class ReplyReader:
             "responses": self._responses.event,
             "embeddings": _chat_event,
         }[protocol]
-        self._body: list[bytes] = []  # of a stream, what was not read yet
+        self._body: list[bytes] = []  # what was not read yet
         self._bytes = 0
         self._read_at_bytes = READ_FIRST_BYTES if protocol == "chat" else READ_AT_ONCE_BYTES
         self._alike: Alike | None = None
@@ -317,18 +314,15 @@ class ReplyReader:
         if self._fault is not None:
             return
         self._bytes += len(chunk)
-        if self._streamed:
-            self._body.append(chunk)
-            if self._bytes >= self._read_at_bytes:
-                try:
-                    self._read()
-                except Exception as error:
-                    self._fault = error
-        elif self._bytes <= BODY_BYTES_MAX:
-            self._body.append(chunk)
+        self._body.append(chunk)
+        if self._bytes >= self._read_at_bytes:
+            try:
+                self._read()
+            except Exception as error:
+                self._fault = error
 
     def _read(self) -> None:
-        """The events of a stream that are whole by now."""
+        """The events that are whole by now."""
         held = b"".join(self._body)
         self._body.clear()
         self._bytes = 0
@@ -372,8 +366,6 @@ class ReplyReader:
         """The reply, as far as it came."""
         if self._fault is not None:
             raise self._fault
-        if not self._streamed:
-            return read_reply(self._protocol, b"".join(self._body), canon=self._canon)
         self._read()
         self._told(self._splitter.feed(b"".join(self._body)))
         self._told(self._splitter.finish())
@@ -384,3 +376,11 @@ class ReplyReader:
         if self._protocol == "completions":
             return self._draft.reply(items=())
         return self._draft.reply()
+
+
+ReplyReader = WholeReader | StreamReader
+
+
+def reader_of(protocol: Protocol, *, streamed: bool, canon: Canon | None = None) -> ReplyReader:
+    """A reader for one reply."""
+    return StreamReader(protocol, canon) if streamed else WholeReader(protocol, canon)

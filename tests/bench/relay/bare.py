@@ -21,14 +21,14 @@ from agentserve.core.identity import Resolver
 from agentserve.live.asgi import Receive, Scope, Send
 from agentserve.live.headers import content_length, forwarded, returned
 from agentserve.live.interpreter import settle_interpreter
-from agentserve.live.passage import header_name, header_value
+from agentserve.live.passage import encoded
 from agentserve.live.pouring import is_stream
 from agentserve.live.relay import parse_body
 from agentserve.live.serve import BACKLOG
 from agentserve.live.server import limited
 from agentserve.live.upstream import Deadlines, Upstream
 from agentserve.live.upstream.lean import LeanUpstream
-from agentserve.live.wire import PATHS, CallReader, ReplyReader, split_path
+from agentserve.live.wire import PATHS, CallReader, reader_of, split_path
 
 DEADLINES = Deadlines(connect_s=5.0, first_byte_s=60.0, idle_s=60.0, overall_s=600.0)
 
@@ -50,10 +50,10 @@ class Bare:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             call = self._reader.read_as(protocol, program, headers, parse_body(body, headers))
             resolved = self._resolver.resolve(call.evidence, tenant="default", now=time.time())
-        sent = [(header_name(k), header_value(v)) for k, v in forwarded(scope["headers"]).items()]
+        sent = encoded(forwarded(scope["headers"]))
         reply = await self._upstream.send("POST", path, sent, body, deadlines=DEADLINES)
         if resolved is not None:
-            reply_reader = ReplyReader(protocol, streamed=is_stream(reply.headers))
+            reply_reader = reader_of(protocol, streamed=is_stream(reply.headers))
         try:
             answer = returned(reply.headers)
             length = content_length(reply.headers)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentserve.core.identity import Outcome, Resolved, Resolver
-from agentserve.live.wire import CallReader, Protocol, ReplyReader
+from agentserve.live.wire import CallReader, Protocol, reader_of
 
 Json = dict[str, Any]
 ToolAsked = tuple[str, str, Json]  # id, name, arguments
@@ -53,7 +53,7 @@ class Wire:
         self.now += 0.5
         serial = next(self._serial)
         stream, echo = _RENDER[protocol](text, calls or [], serial)
-        reader = ReplyReader(protocol, streamed=True)
+        reader = reader_of(protocol, streamed=True)
         for at in range(0, len(stream), 37):
             reader.feed(stream[at : at + 37])
         reply = reader.finish()

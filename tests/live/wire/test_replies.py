@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentserve.live.wire import CallReader, Protocol, Reply, ReplyReader, ReplyTool, Usage, read_reply
+from agentserve.live.wire import CallReader, Protocol, Reply, ReplyTool, Usage, read_reply, reader_of
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def sse(*events: Json | str) -> bytes:
 
 
 def stream(protocol: Protocol, data: bytes, size: int = 11) -> Reply:
-    reader = ReplyReader(protocol, streamed=True)
+    reader = reader_of(protocol, streamed=True)
     for at in range(0, len(data), size):
         reader.feed(data[at : at + size])
     return reader.finish()
@@ -287,7 +287,7 @@ def test_no_event_however_odd_makes_a_reader_fail(protocol: Protocol, events: li
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(PROTOCOLS), st.lists(st.binary(max_size=80), max_size=10), st.booleans())
 def test_no_bytes_make_a_reader_fail(protocol: Protocol, chunks: list[bytes], streamed: bool) -> None:
-    reader = ReplyReader(protocol, streamed=streamed)
+    reader = reader_of(protocol, streamed=streamed)
     for chunk in chunks:
         reader.feed(chunk)
     reader.finish().evidence()
