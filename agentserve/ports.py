@@ -260,8 +260,8 @@ class Journal(Protocol):
         """The scheduler was told `event` at `now` (seconds, epoch) and decided this."""
         ...
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        """A step ended; `row` has the fields of `StepRecord`."""
+    def step(self, record: StepRecord) -> None:
+        """A step ended; nobody changes its record any more."""
         ...
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:

@@ -10,8 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from msgspec.structs import asdict
-
 from agentserve.core import events as ev
 from agentserve.core.forecast import classify
 from agentserve.core.identity import Outcome
@@ -198,7 +196,7 @@ class Ledger:
         if len(ended) > PROGRAMS_REMEMBERED_MAX:
             ended.popitem(last=False)
         self._telemetry.step_done(record)
-        self._journal.step(asdict(record))
+        self._journal.step(record)
 
 
 def segment_tokens(chars: int) -> int:

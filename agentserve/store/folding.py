@@ -6,9 +6,8 @@ here, so that a batch touches each program once.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,62 +16,27 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
 from agentserve.core.story import PROGRAM_IDLE_S, Story
+from agentserve.ports import StepRecord
+from agentserve.store.folded import Folded, Values
+from agentserve.store.rows import COLUMNS, decision_row, json_text, step_row, tool_row
+from agentserve.store.words import Words, clean, name
 
 STEPS_REMEMBERED_MAX = 50_000  # those that are open, and the latest that failed
-TEXT_CHARS_MAX = 2_000
-ID_CHARS_MAX = 1_000  # PostgreSQL cannot index much more
-COUNT_MAX = 2**40  # leaves room for sums
 # Kinds of facts that hold what users wrote: kept only where the operator wants prompts kept.
 PRIVATE = frozenset({"prompt", "response", "conversation"})
 
 _encode_events = msgspec.msgpack.Encoder().encode
 _encode_body = msgspec.msgpack.Encoder().encode
 
-Values = dict[str, Any]
-
-
-class Told(NamedTuple):
-    """An event as the scheduler was told it."""
-
-    event: ev.AnyEvent
-    now: float
-    decisions: list[do.AnyDecision]
+# An event as the scheduler was told it, when, and what it decided.
+Told = tuple[ev.AnyEvent, float, list[do.AnyDecision]]
 
 
 class Record(NamedTuple):
-    """A finished step, or a fact."""
+    """A fact that others tell."""
 
     kind: str
     row: Mapping[str, Any]
-
-
-class Folded:
-    """The rows of a batch, by table, and the piece of the journal."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[Values]] = defaultdict(list)
-        self.keyed: dict[str, dict[Any, Values]] = defaultdict(dict)
-        self.journal = b""
-        self.events = 0
-        self.first_at: float | None = None
-        self.last_at: float | None = None
-        self.malformed: Counter[str] = Counter()  # by kind
-        self.complaint = ""  # about the first of them
-
-    def left_out(self, kind: str, error: Exception) -> None:
-        """Something could not be folded."""
-        self.malformed[kind] += 1
-        self.complaint = self.complaint or f"{kind}: {error!r}"
-
-    def count(self) -> int:
-        """Rows to write, the journal's piece aside."""
-        return sum(map(len, self.rows.values())) + sum(map(len, self.keyed.values()))
-
-    def tables(self) -> Iterable[tuple[str, list[Values]]]:
-        """Every table's rows; keyed ones in the order of their keys, so that two writers never deadlock."""
-        for table, keyed in self.keyed.items():
-            yield table, [keyed[key] for key in sorted(keyed)]
-        yield from self.rows.items()
 
 
 class Fold:
@@ -93,8 +57,9 @@ class Fold:
         self._redact = redact
         self._story = Story(program_idle_s=program_idle_s)
         self._program_of: OrderedDict[str, str] = OrderedDict()
+        self._words, self._names = Words(clean), Words(name)
 
-    def fold(self, told: list[Told], records: list[Record]) -> Folded:
+    def fold(self, told: list[Told], records: Iterable[StepRecord | Record]) -> Folded:
         """One batch. What makes no sense is left out and counted: it must not cost what does."""
         out = Folded()
         for item in told:
@@ -103,18 +68,18 @@ class Fold:
             except Exception as error:
                 out.left_out("event", error)
         if told:
-            out.first_at = told[0].now + self._offset_s
-            out.last_at = told[-1].now + self._offset_s
-            known = [item for item in told if isinstance(item.event, ev.Event)]
+            out.first_at = told[0][1] + self._offset_s
+            out.last_at = told[-1][1] + self._offset_s
+            known = [item for item in told if isinstance(item[0], ev.Event)]
             out.events, out.journal = _encoded(known, out)
         for record in records:
             try:
-                if record.kind == "step":
-                    self._step(record.row, out)
+                if isinstance(record, StepRecord):
+                    self._step(record, out)
                 else:
                     self._fact(record.kind, record.row, out)
             except Exception as error:
-                out.left_out(record.kind, error)
+                out.left_out(kind_of(record), error)
         return out
 
     # -- events
@@ -139,41 +104,15 @@ class Fold:
             if handler is not None:
                 handler(self, fact, out)
         for decision in decisions:
-            out.rows["decisions"].append(self._decision(decision, now))
+            row = decision_row(decision, now, self._offset_s, self._program_of, self._names)
+            out.rows["decisions"].append(row)
         if kind is ev.StepFinished or kind is ev.ClientGone:
             assert isinstance(event, (ev.StepFinished, ev.ClientGone))
             self._program_of.pop(event.step, None)  # nothing is decided about it any more
 
-    def _decision(self, decision: do.AnyDecision, now: float) -> Values:
-        row = {
-            "at": now + self._offset_s,
-            "program": None,
-            "step": None,
-            "kind": type(decision).__name__,
-            "cause": decision.cause,
-            "reason": decision.reason,
-            "detail": clean(decision.detail),
-            "engine": None,
-            "tokens": None,
-            "until": None,
-        }
-        if isinstance(decision, (do.Dispatch, do.Wait, do.Reject, do.Abort)):
-            row["step"] = decision.step
-            row["program"] = name(self._program_of.get(decision.step))
-            if isinstance(decision, do.Dispatch):
-                row["tokens"] = decision.expected_cached_tokens
-        else:
-            row["program"] = name(decision.program)
-            if not isinstance(decision, do.Unpin):
-                until = decision.until if isinstance(decision, do.Pin) else decision.due
-                row["tokens"], row["until"] = decision.tokens, until + self._offset_s
-        if not isinstance(decision, (do.Wait, do.Reject)):
-            row["engine"] = decision.engine
-        return row
-
     def _engine(self, event: ev.AnyEvent, now: float, out: Folded) -> None:
         assert isinstance(event, (ev.EngineReported, ev.EngineLost, ev.EngineBack))
-        row = out.keyed["engines"].setdefault(event.engine, _empty_engine(event.engine))
+        row = out.engine(event.engine)
         row["seen_at"] = now + self._offset_s
         if isinstance(event, ev.EngineReported):
             for field in ("kv_tokens", "running", "waiting", "kv_used_share"):
@@ -181,7 +120,7 @@ class Fold:
                 if value is not None:
                     row[field] = value
             if event.models:
-                row["models"] = [clean(model) for model in event.models]
+                row["models"] = json_text([clean(model) for model in event.models])
             if event.draining:
                 row["state"] = "draining"
             elif event.draining is False and row["state"] == "draining":
@@ -194,47 +133,27 @@ class Fold:
 
     def _opened(self, fact: facts.ProgramOpened, out: Folded) -> None:
         at = fact.at + self._offset_s
-        row = self._program(fact.program, fact.tenant, at, out)
+        tenant = self._words[fact.tenant]
+        row = out.program(self._names[fact.program], tenant, at)
         row["state"], row["ended_at"], row["end_reason"] = "live", None, None
-        row["parent"] = row["parent"] or name(fact.parent)
-        tenant = self._tenant(fact.tenant, at, out)
-        tenant["programs"] += 1
+        row["parent"] = row["parent"] or self._names[fact.parent]
+        out.tenant(tenant, at)["programs"] += 1
 
     def _closed(self, fact: facts.ProgramClosed, out: Folded) -> None:
         at = fact.at + self._offset_s
-        row = self._program(fact.program, fact.tenant, at, out)
+        tenant, workflow = self._words[fact.tenant], self._words[fact.workflow]
+        row = out.program(self._names[fact.program], tenant, at)
         row["opened_at"] = min(row["opened_at"], fact.opened_at + self._offset_s)
         row["state"] = "ended"
         row["ended_at"], row["end_reason"] = at, clean(fact.reason)
-        row["workflow"] = row["workflow"] or clean(fact.workflow)
+        row["workflow"] = row["workflow"] or workflow
         for field in ("seconds", "human_s", "tool_s", "slowdown"):
             row[field] = getattr(fact, field)
-        if fact.workflow is not None:
-            self._workflow(fact.tenant, fact.workflow, at, out)["programs"] += 1
+        if workflow is not None:
+            out.workflow(tenant, workflow, at)["programs"] += 1
 
     def _tool(self, fact: facts.ToolCallOver, out: Folded) -> None:
-        out.rows["tool_calls"].append(
-            {
-                "program": name(fact.program),
-                "tenant": clean(fact.tenant),
-                "step": fact.step,
-                "call": clean(fact.id),
-                "name": clean(fact.name),
-                "kind": fact.kind,
-                "argument_class": clean(fact.argument_class),
-                "exact_hash": f"{fact.exact_hash & _U64:016x}" if fact.exact_hash is not None else None,
-                "pipes": fact.pipes,
-                "chain": fact.chain,
-                "timeout_s": fact.timeout_s,
-                "background": fact.background,
-                "started_at": fact.started_at + self._offset_s,
-                "seconds": fact.seconds,
-                "measured": fact.measured,
-                "censored": fact.censored,
-                "ok": fact.ok,
-                "beside": fact.beside,
-            }
-        )
+        out.rows["tool_calls"].append(tool_row(fact, self._offset_s, self._words, self._names))
 
     def _pin_made(self, fact: facts.PinMade, out: Folded) -> None:
         row = self._pin(fact, fact.at, out)
@@ -249,7 +168,7 @@ class Fold:
 
     def _pin(self, fact: facts.PinMade | facts.PinOver, made_at: float, out: Folded) -> Values:
         at = made_at + self._offset_s
-        program = name(fact.program)
+        program = self._names[fact.program]
         row = out.keyed["pins"].setdefault(
             (program, fact.engine, at),
             {
@@ -267,7 +186,7 @@ class Fold:
         return row
 
     def _warm(self, fact: facts.WarmOver, out: Folded) -> None:
-        program, at = name(fact.program), fact.made_at + self._offset_s
+        program, at = self._names[fact.program], fact.made_at + self._offset_s
         out.keyed["warms"][program, fact.engine, at] = {
             "program": program,
             "engine": fact.engine,
@@ -284,98 +203,37 @@ class Fold:
 
     # -- steps
 
-    def _step(self, given: Mapping[str, Any], out: Folded) -> None:
-        at, ended_at = given["arrived_at"], given["ended_at"]
-        sent_at = given["dispatched_at"]
-        queue_s = max(sent_at - at - given["overhead_s"], 0.0) if sent_at is not None else 0.0
-        tenant, error, tools = clean(given["tenant"]), given["error"], given["tools"]
-        counts = [bounded(given[field]) for field in _COUNTS]
-        out.keyed["steps"][given["step"]] = {
-            "id": given["step"],
-            "program": name(given["program"]),
-            "tenant": tenant,
-            "number": given["index"],
-            "protocol": given["protocol"],
-            "model": clean(given["model"]),
-            "engine": given["engine"],
-            "status": given["status"],
-            "outcome": given["outcome"],
-            "error": clean(error) if error else "",
-            "arrived_at": at,
-            "dispatched_at": sent_at,
-            "first_byte_at": given["first_byte_at"],
-            "ended_at": ended_at,
-            "queue_s": queue_s,
-            "overhead_s": given["overhead_s"],
-            "node": clean(given["node"]),
-            "role": f"{given['role'] & _U64:016x}",
-            "relation": given["relation"],
-            "identity_source": given["identity_source"],
-            "identity_confidence": given["identity_confidence"],
-            "streamed": given["streamed"],
-            "prompt_tokens": counts[0],
-            "cached_tokens": counts[1],
-            "output_tokens": counts[2],
-            "expected_cached_tokens": given["expected_cached_tokens"],
-            "finish_reason": clean(given["finish_reason"]),
-            "tools": [clean(tool) for tool in tools] if tools else [],
-            "reason": given["reason"],
-            "detail": clean(given["detail"]),
-            "gap_s": given["gap_s"],
-            "trace_id": given.get("trace_id"),
-        }
-        ended_at = ended_at if ended_at is not None else at
-        row = self._program(given["program"], tenant, ended_at, out)
+    def _step(self, record: StepRecord, out: Folded) -> None:
+        words, names = self._words, self._names
+        at, sent_at, ended_at = record.arrived_at, record.dispatched_at, record.ended_at
+        queue_s = max(sent_at - at - record.overhead_s, 0.0) if sent_at is not None else 0.0
+        step = step_row(record, queue_s, words, names)
+        out.rows["steps"].append(step)
+        if ended_at is None:
+            ended_at = at
+        tenant = words[record.tenant]
+        row = out.program(names[record.program], tenant, ended_at)
         if at < row["opened_at"]:
             row["opened_at"] = at
+        if record.parent:
+            row["parent"] = names[record.parent]
         for field in _OF_PROGRAM:
-            said = given[field]
-            if said is not None:
-                row[field] = (name if field == "parent" else clean)(said) or row[field]
-        row["steps" if given["outcome"] == "finished" else "failed_steps"] += 1
+            said = words[getattr(record, field)]
+            if said:
+                row[field] = said
+        row["steps" if record.outcome == "finished" else "failed_steps"] += 1
         row["queue_s"] += queue_s
         if sent_at is not None and ended_at > sent_at:
             row["engine_s"] += ended_at - sent_at
-        sums = self._tenant(tenant, ended_at, out)
+        sums = out.tenant(tenant, ended_at)
         sums["steps"] += 1
-        for field, count in zip(_COUNTS, counts, strict=True):
+        for field, place in _COUNTS:
+            count = step[place]
             if count:
                 row[field] += count
                 sums[field] += count
-        if given["workflow"] is not None:
-            self._workflow(tenant, given["workflow"], ended_at, out)["steps"] += 1
-
-    def _program(self, program: str, tenant: str, at: float, out: Folded) -> Values:
-        key = name(program)
-        assert key is not None
-        row = out.keyed["programs"].get(key)
-        if row is None:
-            row = out.keyed["programs"][key] = {
-                **_NEW_PROGRAM, "id": key, "tenant": clean(tenant), "opened_at": at, "last_at": at,
-            }  # fmt: skip
-        if at < row["opened_at"]:
-            row["opened_at"] = at
-        if at > row["last_at"]:
-            row["last_at"] = at
-        return row
-
-    def _tenant(self, tenant: str, at: float, out: Folded) -> Values:
-        key = clean(tenant)
-        row = out.keyed["tenants"].get(key)
-        if row is None:
-            row = out.keyed["tenants"][key] = {**_NEW_TENANT, "id": key, "first_seen_at": at}
-        row["last_seen_at"] = at
-        return row
-
-    def _workflow(self, tenant: str, workflow: str, at: float, out: Folded) -> Values:
-        key = (clean(tenant), clean(workflow))
-        row = out.keyed["workflows"].get(key)
-        if row is None:
-            row = out.keyed["workflows"][key] = {
-                "tenant": key[0], "name": key[1], "first_seen_at": at, "programs": 0, "steps": 0,
-            }  # fmt: skip
-        row["last_seen_at"] = at
-        return row
+        if record.workflow is not None:
+            out.workflow(tenant, words[record.workflow], ended_at)["steps"] += 1
 
     # -- facts that others tell
 
@@ -389,7 +247,7 @@ class Fold:
             key = clean(row["tenant"])
             out.keyed["accounts"][key] = {"tenant": key, "service": row["service"], "at": row["at"]}
         elif kind == "chain":
-            program = name(row["program"])
+            program = self._names[row["program"]]
             out.keyed["chains"][program] = {"program": program, "body": bytes(row["body"]), "at": row["at"]}
         elif kind == "graph":
             graph = (clean(row["tenant"]), clean(row["name"]), row["graph"])
@@ -397,12 +255,17 @@ class Fold:
                 "tenant": graph[0], "name": graph[1], "kind": graph[2], "body": bytes(row["body"]), "at": row["at"],
             }  # fmt: skip
         elif kind == "engine":
-            engine = out.keyed["engines"].setdefault(row["id"], _empty_engine(row["id"]))
-            engine.update({k: v for k, v in row.items() if k in engine and v is not None})
+            self._engine_told(row, out)
         elif kind == "prompt":
             self._prompt(row, out)
         else:
             self._note(kind, row, out)
+
+    def _engine_told(self, row: Mapping[str, Any], out: Folded) -> None:
+        engine = out.engine(row["id"])
+        for field, said in row.items():
+            if field in engine and said is not None:
+                engine[field] = json_text(said) if field == "models" else said
 
     def _prompt(self, row: Mapping[str, Any], out: Folded) -> None:
         text = row["text"] if self._redact is None else self._redact(row["text"])
@@ -410,7 +273,7 @@ class Fold:
         kept = whole[: self._prompt_bytes_max]
         out.keyed["prompts"][row["step"]] = {
             "step": row["step"],
-            "program": name(row["program"]),
+            "program": self._names[row["program"]],
             "at": row["at"],
             "text": kept.decode("utf-8", "ignore"),
             "cut_bytes": len(whole) - len(kept),
@@ -442,18 +305,10 @@ def _encoded(told: list[Told], out: Folded) -> tuple[int, bytes]:
         return len(kept), _encode_events(kept)
 
 
-_U64 = 0xFFFF_FFFF_FFFF_FFFF
-_COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
-_OF_PROGRAM = ("parent", "workflow", "session", "model", "identity_source")
-_NEW_PROGRAM: Values = {
-    "state": "", "ended_at": None, "end_reason": None, "parent": None, "workflow": None, "session": None,
-    "model": None, "identity_source": None, "steps": 0, "failed_steps": 0, "prompt_tokens": 0,
-    "cached_tokens": 0, "output_tokens": 0, "engine_s": 0.0, "queue_s": 0.0, "seconds": None, "human_s": None,
-    "tool_s": None, "slowdown": None,
-}  # fmt: skip
-_NEW_TENANT: Values = {
-    "programs": 0, "steps": 0, "prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 0,
-}  # fmt: skip
+_COUNTS = tuple(
+    (field, COLUMNS["steps"].index(field)) for field in ("prompt_tokens", "cached_tokens", "output_tokens")
+)
+_OF_PROGRAM = ("workflow", "session", "model", "identity_source")
 _FACTS: dict[type, Callable[[Fold, Any, Folded], None]] = {
     facts.ProgramOpened: Fold._opened,
     facts.ProgramClosed: Fold._closed,
@@ -464,35 +319,6 @@ _FACTS: dict[type, Callable[[Fold, Any, Folded], None]] = {
 }
 
 
-def _empty_engine(engine: str) -> Values:
-    return {
-        "id": engine, "state": "", "kind": None, "url": None, "models": None, "kv_tokens": None, "running": None,
-        "waiting": None, "kv_used_share": None, "seen_at": 0.0, "reason": None,
-    }  # fmt: skip
-
-
-def clean(text: Any) -> Any:
-    """Text that every database takes: no NUL, no lone surrogate, bounded."""
-    if not text:
-        return text
-    if "\0" in text:
-        text = text.replace("\0", "")
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX]
-
-
-def name(given: str | None) -> str | None:
-    """A program's id, or where it is absurdly long its head and a hash of the whole."""
-    if given is None:
-        return None
-    text: str = clean(given)
-    if len(text) <= ID_CHARS_MAX:  # nearly always
-        return text
-    digest = blake2b(given.encode("utf-8", "replace"), digest_size=16).hexdigest()
-    return f"{text[: ID_CHARS_MAX - 33]}#{digest}"
-
-
-def bounded(count: int | None) -> int | None:
-    """A count that fits a column, whatever an engine claimed."""
-    return count if count is None or 0 <= count <= COUNT_MAX else max(min(count, COUNT_MAX), 0)
+def kind_of(record: StepRecord | Record) -> str:
+    """What a record is counted as."""
+    return record.kind if isinstance(record, Record) else "step"

@@ -2,7 +2,7 @@
 
     journal = WriteBehind(settings.store)
     journal.start()
-    journal.event(event, now, decisions); journal.step(row); journal.fact("account", row)     # never wait, never raise
+    journal.event(event, now, decisions); journal.step(record); journal.fact("account", row)   # never wait or raise
     await journal.stop()
 
 Rule: the request's path appends to a bounded queue and does nothing else; folding rows, talking to the database and
@@ -29,9 +29,11 @@ from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
 from agentserve.core.story import PROGRAM_IDLE_S
 from agentserve.errors import StoreError
+from agentserve.ports import StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database, blames_rows, store_error
-from agentserve.store.folding import Fold, Folded, Record, Told
+from agentserve.store.folded import Folded
+from agentserve.store.folding import Fold, Record, Told, kind_of
 from agentserve.store.retention import Sweeper
 from agentserve.store.writing import Writer
 
@@ -106,7 +108,7 @@ class WriteBehind:
             program_idle_s=program_idle_s,
         )
         self._detail: deque[Told] = deque()
-        self._records: deque[Record] = deque()
+        self._records: deque[StepRecord | Record] = deque()
         self._latest: dict[tuple[str, ...], Record] = {}
         self._lock = threading.Lock()  # guards `_latest`
         self._rows_max = settings.queue_rows_max
@@ -124,15 +126,15 @@ class WriteBehind:
 
     def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
         """The scheduler was told `event` at `now` and decided this."""
-        self._detail.append(Told(event, now, decisions))
+        self._detail.append((event, now, decisions))
         if self.queued > self._rows_max:
             self._overflow()
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        """A step ended."""
-        self._records.append(Record("step", row))
+    def step(self, record: StepRecord) -> None:
+        """A step ended; its record is not changed any more."""
+        self._records.append(record)
         for listener in self._listeners:
-            listener(row["program"])
+            listener(record.program)
         if self.queued > self._rows_max:
             self._overflow()
 
@@ -164,7 +166,7 @@ class WriteBehind:
         except IndexError:
             try:
                 record = self._records.popleft()
-                self.lost[record.kind, "overflow"] += 1
+                self.lost[kind_of(record), "overflow"] += 1
             except IndexError:
                 return  # the writer was faster
 
@@ -257,7 +259,7 @@ class WriteBehind:
                         return
                     self.written[DETAIL] += len(told)
                     for record in records:
-                        self.written[record.kind] += 1
+                        self.written[kind_of(record)] += 1
                     self._taken = 0
                 if (
                     all_taken
@@ -274,7 +276,7 @@ class WriteBehind:
         finally:
             await database.close()
 
-    def _take(self) -> tuple[list[Told], list[Record]]:
+    def _take(self) -> tuple[list[Told], list[StepRecord | Record]]:
         """The next batch, in order."""
         limit = self.settings.batch_rows_max
         told = [self._detail.popleft() for _ in range(min(limit, len(self._detail)))]

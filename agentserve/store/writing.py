@@ -7,17 +7,19 @@ when it comes again. Each column says how it meets what is there already.
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import Boolean, Dialect, Float, LargeBinary, Table, case, func, insert
+from sqlalchemy import JSON, Boolean, Dialect, Float, LargeBinary, Table, case, func, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agentserve.store import schema
 from agentserve.store.database import Database, blames_rows
-from agentserve.store.folding import Folded, Values
+from agentserve.store.folded import Folded, Values
+from agentserve.store.rows import COLUMNS, Row
 
-PLAIN = (Boolean, Float, LargeBinary)  # columns whose values every driver takes as they are in Python
+# columns whose values every driver takes as they are in Python; JSON comes as its text
+PLAIN = (Boolean, Float, LargeBinary, JSON)
 CHUNK_ROWS = 250  # one statement; between two of them other threads get their turn
 
 Meeting = Literal["add", "most", "least", "keep", "take", "state"]
@@ -92,30 +94,25 @@ TABLES: dict[str, Table] = dict(schema.Row.metadata.tables)
 
 class Prepared:
     """A statement as the driver takes it. To bind thousands of rows by the general way would cost more than to write
-    them: here a row becomes its values by one look-up in C, and only columns that need it are converted."""
+    them: here a row is its values already, or becomes them by one look-up in C."""
 
-    def __init__(self, statement: Any, fields: list[str], dialect: Dialect) -> None:
+    def __init__(self, statement: Any, fields: tuple[str, ...], dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=fields)
         self.text = str(compiled)
-        names = list(compiled.positiontup)
+        names = tuple(compiled.positiontup)
+        self._ordered = names == fields
         self._take = itemgetter(*names)
         self._constants = {name: compiled.params[name] for name in names if name not in fields}
-        self._convert = [
-            (place, convert)
-            for place, name in enumerate(names)
-            if not isinstance(kind := compiled.binds[name].type, PLAIN)
-            and (convert := kind.dialect_impl(dialect).bind_processor(dialect)) is not None
-        ]
+        for name in names:
+            kind = compiled.binds[name].type
+            plain = isinstance(kind, PLAIN) or kind.dialect_impl(dialect).bind_processor(dialect) is None
+            assert plain, f"{name} would have to be converted"
 
-    def values(self, row: Values) -> tuple[Any, ...]:
-        """The row's values in the statement's order."""
-        taken: tuple[Any, ...] = self._take({**self._constants, **row} if self._constants else row)
-        if not self._convert:
-            return taken
-        values = list(taken)
-        for place, convert in self._convert:
-            values[place] = convert(values[place])
-        return tuple(values)
+    def values(self, rows: list[Values] | list[Row]) -> list[Row]:
+        """The rows' values in the statement's order."""
+        if self._ordered and isinstance(rows[0], tuple):
+            return rows
+        return [self._take({**self._constants, **cast(Values, row)}) for row in rows]
 
 
 class Writer:
@@ -124,7 +121,7 @@ class Writer:
     def __init__(self, database: Database, writer: str) -> None:
         self._database = database
         self._writer = writer
-        self._prepared: dict[tuple[str, ...], Prepared] = {}  # by table and the fields of its rows
+        self._prepared: dict[tuple[str, tuple[str, ...]], Prepared] = {}  # by table and fields of its rows
 
     async def write(self, folded: Folded, number: int, dropped: int, now: float) -> None:
         """The whole batch in one transaction."""
@@ -160,7 +157,7 @@ class Writer:
         last: Exception | None = None
         async with self._database.engine.connect() as connection:
             await connection.begin()
-            rows: list[tuple[str, Values]] = [("batches", self._piece(folded, number, dropped, now))]
+            rows: list[tuple[str, Any]] = [("batches", self._piece(folded, number, dropped, now))]
             rows += [(table, row) for table, some in folded.tables() for row in some]
             for table, row in rows:
                 try:
@@ -177,17 +174,16 @@ class Writer:
             await connection.commit()
         return refused
 
-    async def _rows(self, connection: AsyncConnection, table: str, rows: list[Values]) -> None:
-        key = (table, *rows[0]) if rows else (table,)
-        prepared = self._prepared.get(key)
+    async def _rows(self, connection: AsyncConnection, table: str, rows: list[Values] | list[Row]) -> None:
+        fields = COLUMNS.get(table) or tuple(rows[0])
+        prepared = self._prepared.get((table, fields))
         if prepared is None:
-            prepared = self._prepared[key] = Prepared(
-                self._statement(table), list(rows[0]), self._database.engine.dialect
+            prepared = self._prepared[table, fields] = Prepared(
+                self._statement(table), fields, self._database.engine.dialect
             )
-        for start in range(0, len(rows), CHUNK_ROWS):
-            await connection.exec_driver_sql(
-                prepared.text, [prepared.values(row) for row in rows[start : start + CHUNK_ROWS]]
-            )
+        values = prepared.values(rows)
+        for start in range(0, len(values), CHUNK_ROWS):
+            await connection.exec_driver_sql(prepared.text, values[start : start + CHUNK_ROWS])
 
     def _statement(self, name: str) -> Any:
         table = TABLES[name]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from msgspec.structs import asdict
 
 from agentserve.config import EngineSettings, LimitSettings, Settings
 from agentserve.core import events as ev
@@ -37,6 +38,7 @@ from agentserve.ports import (
     Outcome,
     Outgoing,
     Receipt,
+    StepRecord,
 )
 
 ALL_PROTOCOLS = frozenset({"chat", "completions", "responses", "messages", "embeddings"})
@@ -298,8 +300,8 @@ class Books:
     def event(self, event: ev.AnyEvent, now: float, decisions: list[Any]) -> None:
         self.events.append(event)
 
-    def step(self, row: Any) -> None:
-        self.steps.append(dict(row))
+    def step(self, record: StepRecord) -> None:
+        self.steps.append(asdict(record))
 
     def fact(self, kind: str, row: Any) -> None:
         self.facts.append((kind, dict(row)))

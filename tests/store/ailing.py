@@ -14,7 +14,7 @@ from agentserve.config import StoreSettings
 from agentserve.core import events as ev
 from agentserve.core.ids import StepId
 from agentserve.store.journal import WriteBehind
-from tests.store.conftest import AT, step_row
+from tests.store.conftest import AT, step_record
 
 BYTES_MAX = 400_000
 STEPS = 3_000
@@ -30,7 +30,7 @@ async def main(url: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES_MAX, hard))
     for number in range(STEPS):
         journal.event(ev.StepStarted(step=StepId(str(number))), AT + number, [])
-        journal.step(step_row(str(number), "acme/p", AT + number))
+        journal.step(step_record(str(number), "acme/p", AT + number))
     while journal.up:
         await asyncio.sleep(0.01)
     said = journal.failure

@@ -27,7 +27,6 @@ from agentserve.store.database import Database
 from agentserve.store.folding import Record, Told
 from agentserve.store.journal import WriteBehind
 
-STEP_FIELDS = StepRecord.__struct_fields__
 AT = 1_700_000_000.0  # when everything happens
 HOW_TO = "PostgreSQL's server is not installed here; `apt-get install postgresql` provides it"
 
@@ -124,9 +123,9 @@ async def database(url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def step_row(step: str, program: str, at: float, **given: Any) -> dict[str, Any]:
+def step_record(step: str, program: str, at: float, **given: Any) -> StepRecord:
     """A finished step as the gateway journals it."""
-    record = StepRecord(
+    return StepRecord(
         step=step,
         program=program,
         tenant=given.pop("tenant", "acme"),
@@ -149,7 +148,6 @@ def step_row(step: str, program: str, at: float, **given: Any) -> dict[str, Any]
             **given,
         },
     )
-    return {name: getattr(record, name) for name in STEP_FIELDS}
 
 
 class Collected:
@@ -157,13 +155,13 @@ class Collected:
 
     def __init__(self) -> None:
         self.told: list[Told] = []
-        self.records: list[Record] = []
+        self.records: list[StepRecord | Record] = []
 
     def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
-        self.told.append(Told(event, now, decisions))
+        self.told.append((event, now, decisions))
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        self.fact("step", row)
+    def step(self, record: StepRecord) -> None:
+        self.records.append(record)
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:
         self.records.append(Record(kind, row))
@@ -196,7 +194,7 @@ class Gateway:
         )
         pin = do.Pin(program=owner, engine=engine, tokens=1050, until=at + 60, reason="worth")
         tell(finished, at + 2.0, [pin])
-        self.journal.step(step_row(step, program, at, tenant=tenant, index=number, **given))
+        self.journal.step(step_record(step, program, at, tenant=tenant, index=number, **given))
 
     def program(self, program: str, steps: int, at: float, *, gap_s: float = 5.0, **given: Any) -> None:
         """A whole program, ended by its client."""

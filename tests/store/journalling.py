@@ -12,7 +12,7 @@ from agentserve.config import StoreSettings
 from agentserve.core import events as ev
 from agentserve.core.ids import StepId
 from agentserve.store.journal import WriteBehind
-from tests.store.conftest import AT, step_row
+from tests.store.conftest import AT, step_record
 
 
 async def main(url: str) -> None:
@@ -27,7 +27,7 @@ async def main(url: str) -> None:
     while True:
         while number < (time.monotonic() - began) * 1000:
             journal.event(ev.StepStarted(step=StepId(str(number))), AT + number, [])
-            journal.step(step_row(str(number), "acme/p", AT + number))
+            journal.step(step_record(str(number), "acme/p", AT + number))
             journal.fact("chain", {"program": "acme/p", "body": str(number).encode(), "at": AT})
             number += 1
         said.append((time.monotonic(), number))

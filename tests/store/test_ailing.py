@@ -16,16 +16,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from agentserve.errors import StoreError
 from agentserve.store import keys, migrations, queries
 from agentserve.store.database import Database, blames_rows, store_error
-from agentserve.store.folding import Fold, Folded, Record
+from agentserve.store.folded import Folded
+from agentserve.store.folding import Fold
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Cluster, step_row
+from tests.store.conftest import AT, Cluster, step_record
 
 HERE = Path(__file__).parent
 
 
 def three_steps() -> Folded:
-    return Fold().fold([], [Record("step", step_row(f"s{i}", "acme/p", AT)) for i in range(3)])
+    return Fold().fold([], [step_record(f"s{i}", "acme/p", AT) for i in range(3)])
 
 
 async def failure(database: Database, statement: str) -> BaseException:

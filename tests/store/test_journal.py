@@ -19,11 +19,11 @@ from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.store import queries
 from agentserve.store.database import Database
-from agentserve.store.folding import Fold, Record, Told
+from agentserve.store.folding import Fold, Told
 from agentserve.store.journal import REST, Pace, WriteBehind
 from agentserve.store.recovery import journal_of
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Cluster, Gateway, step_row, until
+from tests.store.conftest import AT, Cluster, Gateway, step_record, until
 
 ACME, P, S = TenantId("acme"), ProgramId("acme/p"), StepId("s")
 E0, E1 = EngineId("e0"), EngineId("e1")
@@ -142,8 +142,8 @@ async def test_a_batch_that_is_written_twice_counts_once(database: Database) -> 
     """The commit went through and its confirmation was lost."""
     fold = Fold()
     writer = Writer(database, "w")
-    told = [Told(ev.ProgramDeclared(program=P, tenant=ACME), AT, [])]
-    folded = fold.fold(told, [Record("step", step_row("s", "acme/p", AT))])
+    told: list[Told] = [(ev.ProgramDeclared(program=P, tenant=ACME), AT, [])]
+    folded = fold.fold(told, [step_record("s", "acme/p", AT)])
     await writer.write(folded, 1, 0, AT)
     await writer.write(folded, 1, 0, AT)
     program = await queries.program(database, "acme/p")
@@ -153,9 +153,10 @@ async def test_a_batch_that_is_written_twice_counts_once(database: Database) -> 
 
 
 async def test_a_row_that_the_database_refuses_does_not_take_others_with_it(database: Database) -> None:
-    fold = Fold()
-    folded = fold.fold([], [Record("step", step_row(f"s{i}", "acme/p", AT)) for i in range(3)])
-    folded.keyed["steps"]["s1"]["model"] = None  # a column that must not be null
+    nameless: list[dict[str, Any]] = [{}, {"model": None}, {}]  # a column that must not be null
+    folded = Fold().fold(
+        [], [step_record(f"s{i}", "acme/p", AT, **given) for i, given in enumerate(nameless)]
+    )
     refused = await Writer(database, "w").write_apart(folded, 1, 0, AT)
     assert list(refused) == ["steps"]
     assert len(refused["steps"]) == 1
@@ -165,9 +166,7 @@ async def test_a_row_that_the_database_refuses_does_not_take_others_with_it(data
 async def test_the_journal_goes_on_after_a_row_that_is_refused(
     database: Database, journal: WriteBehind, gateway: Gateway
 ) -> None:
-    row = step_row("bad", "acme/p", AT)
-    row["model"] = None
-    journal.step(row)
+    journal.step(step_record("bad", "acme/p", AT, model=None))
     gateway.step("acme/p", 0, AT)
     assert await journal.flushed(30)
     assert journal.lost["steps", "refused"] == 1
@@ -177,7 +176,7 @@ async def test_the_journal_goes_on_after_a_row_that_is_refused(
 async def test_what_makes_no_sense_is_left_out_and_counted(
     database: Database, journal: WriteBehind, gateway: Gateway
 ) -> None:
-    journal.step({"step": "s", "program": "acme/p"})
+    journal.step(step_record("s", "acme/p", AT, index="first", role=None))
     journal.fact("account", {"tenant": "acme"})
     journal.fact("engine", {"id": None, "state": object()})
     journal.event(None, AT, [])  # type: ignore[arg-type]  # no event
@@ -205,8 +204,11 @@ async def test_whatever_clients_call_things_can_be_stored(database: Database, jo
     for number, program in enumerate(
         ("acme/nul\0", "acme/\ud800", odd, odd + "y", "acme/'; drop table steps")
     ):
-        row = step_row(f"s{number}", program, AT, model="m\0" * 2000, prompt_tokens=2**80, error="\0")
-        journal.step({**row, "role": 2**64 - 1})
+        journal.step(
+            step_record(
+                f"s{number}", program, AT, model="m\0" * 2000, prompt_tokens=2**80, error="\0", role=2**64 - 1
+            )
+        )
     assert await journal.flushed()
     assert not journal.lost
     counted = await queries.counts(database, ["steps", "programs"])
@@ -218,11 +220,11 @@ def test_when_the_queue_is_full_the_oldest_detail_goes_first_and_is_counted(sqli
     for k in range(8):
         journal.event(ev.StepStarted(step=StepId(f"s{k}")), float(k), [])
     for k in range(6):
-        journal.step(step_row(f"s{k}", "acme/p", AT))
+        journal.step(step_record(f"s{k}", "acme/p", AT))
     assert journal.queued == 10
     assert journal.lost == {("event", "overflow"): 4}
     for k in range(6, 14):
-        journal.step(step_row(f"s{k}", "acme/p", AT))
+        journal.step(step_record(f"s{k}", "acme/p", AT))
     assert journal.lost == {("event", "overflow"): 8, ("step", "overflow"): 4}
     assert journal.queued == 10
 

@@ -23,7 +23,7 @@ from agentserve.store.database import Database
 from agentserve.store.recovery import journal_of, recover
 from agentserve.store.snapshots import Snapshots
 from agentserve.store.store import Store
-from tests.store.conftest import AT, Gateway, step_row
+from tests.store.conftest import AT, Gateway, step_record
 
 HERE = Path(__file__).parent
 
@@ -111,8 +111,8 @@ async def test_a_program_is_written_down_soon_after_its_step_and_once(url: str, 
     snapshots = Snapshots(store.journal, chain_of=chain_of, clock=lambda: AT)
     store.journal.on_step(snapshots.moved)
     for k in range(5):
-        store.journal.step(step_row(f"s{k}", "acme/p", AT))
-    store.journal.step(step_row("s9", "acme/gone", AT))
+        store.journal.step(step_record(f"s{k}", "acme/p", AT))
+    store.journal.step(step_record("s9", "acme/gone", AT))
     assert await snapshots.chains() == 1
     assert asked == ["acme/p", "acme/gone"]
     assert await snapshots.chains() == 0
@@ -217,7 +217,7 @@ def test_a_resolver_restored_from_its_chains_knows_the_next_call(tmp_path: Path)
             resolved, ReplyEvidence(items=(Item(role="assistant", digest=hash_of("reply one")),)), AT + 1
         )
         store.snapshots(chain_of=resolver.record)
-        store.journal.step(step_row("s", resolved.program_id, AT))
+        store.journal.step(step_record("s", resolved.program_id, AT))
         await store.close()
 
         again = await opened(url)

@@ -9,10 +9,10 @@ from typing import Any
 from agentserve.config import StoreSettings
 from agentserve.store import export, queries
 from agentserve.store.database import Database
-from agentserve.store.folding import Fold, Record
+from agentserve.store.folding import Fold
 from agentserve.store.retention import CHUNK_ROWS, Sweeper
 from agentserve.store.writing import Writer
-from tests.store.conftest import AT, Collected, Gateway, step_row
+from tests.store.conftest import AT, Collected, Gateway, step_record
 
 DAY = 86_400.0
 
@@ -68,7 +68,7 @@ async def test_an_export_while_old_rows_are_swept_tells_all_that_stays_and_nothi
 
 
 async def test_one_tick_deletes_no_more_than_its_chunks(database: Database) -> None:
-    rows = [Record("step", step_row(f"s{n}", "acme/p", AT)) for n in range(CHUNK_ROWS * 2 + 5)]
+    rows = [step_record(f"s{n}", "acme/p", AT) for n in range(CHUNK_ROWS * 2 + 5)]
     await Writer(database, "w").write(Fold().fold([], rows), 1, 0, AT + 99 * DAY)
     sweep = sweeper(database, AT + 100 * DAY, retention_days=30)
     assert await sweep.sweep(chunks=1)
@@ -81,7 +81,7 @@ async def test_one_tick_deletes_no_more_than_its_chunks(database: Database) -> N
 
 async def test_too_much_is_cut_down_to_size_with_detail_going_first(database: Database) -> None:
     at = AT
-    rows = [Record("step", step_row(f"s{n}", f"acme/{n % 50}", at, detail="x" * 20)) for n in range(2000)]
+    rows = [step_record(f"s{n}", f"acme/{n % 50}", at, detail="x" * 20) for n in range(2000)]
     fold, writer = Fold(), Writer(database, "w")
     for number in range(30):
         folded = fold.fold([], rows[number * 60 : number * 60 + 60])
