@@ -35,6 +35,11 @@ BUSY_TIMEOUT_MS = 10_000
 WAL_TRIES_MAX = 20  # of as many that open a new file at once, one each time is done
 POOL_MAX = 5
 
+# SQLite's driver looks for an adapter of each value that is not exactly a number or a text, and where there is none it
+# makes an error and drops it; most rows have some of these.
+sqlite3.register_adapter(type(None), lambda nothing: nothing)
+sqlite3.register_adapter(bool, int)
+
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
