@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agentserve.core import events as ev
 from agentserve.live.wire import Call
 from agentserve.live.wire.call import CHARS_PER_TOKEN
 
@@ -32,12 +31,12 @@ class Lengths:
         self._asked: set[str] = set()
         self._asking: set[asyncio.Task[None]] = set()
 
-    def estimate(self, call: Call, segments: tuple[ev.Segment, ...]) -> int:
+    def estimate(self, call: Call) -> int:
         """About how many tokens; never fewer than its leading pieces were said to have."""
         if call.prompt_tokens_exact:
             return call.prompt_tokens_exact
         scale, _ = self._scales.get(call.model, (CHARS_PER_TOKEN, 0))
-        least = sum([part.tokens for part in segments]) or 1
+        least = sum([part.tokens for part in call.prefix]) or 1
         tokens = round(call.prompt_chars / scale)
         return tokens if tokens > least else least
 

@@ -18,8 +18,7 @@ from agentserve.errors import Overloaded
 from agentserve.live.exchange import Exchange
 from agentserve.live.lengths import Lengths
 from agentserve.live.quotas import Quotas
-from agentserve.live.wire import Call, Reply
-from agentserve.live.wire.call import CHARS_PER_TOKEN
+from agentserve.live.wire import Reply
 from agentserve.ports import Journal, StepRecord, Telemetry
 
 PROGRAMS_REMEMBERED_MAX = 100_000
@@ -53,16 +52,6 @@ class Ledger:
         """It is over: when its last step ended does not matter any more."""
         self._ended.pop(program, None)
 
-    # -- estimates
-
-    def prompt_tokens(self, call: Call, segments: tuple[ev.Segment, ...] | None = None) -> int:
-        """About how long the prompt is, by what this model's prompts turned out to be."""
-        return self.lengths.estimate(call, self.segments(call) if segments is None else segments)
-
-    def segments(self, call: Call) -> tuple[ev.Segment, ...]:
-        """The prompt's leading pieces, in tokens."""
-        return tuple([ev.Segment(part.hash, segment_tokens(part.chars)) for part in call.prefix])
-
     def traceparent(self, x: Exchange) -> str | None:
         """What the engine is told of the trace that this step is in."""
         given = x.headers.get("traceparent")
@@ -88,7 +77,7 @@ class Ledger:
             self.lengths.learn(call, prompt_tokens)
         else:
             prompt_tokens, output_tokens, cached = (
-                self.prompt_tokens(call),
+                self.lengths.estimate(call),
                 reply.output_tokens_estimate,
                 None,
             )
@@ -197,11 +186,6 @@ class Ledger:
             ended.popitem(last=False)
         self._telemetry.step_done(record)
         self._journal.step(record)
-
-
-def segment_tokens(chars: int) -> int:
-    """The tokens of a shared piece. Always by the same scale: one hash must not mean two lengths to the scheduler."""
-    return round(chars / CHARS_PER_TOKEN) or 1
 
 
 def pending_tools(reply: Reply, outcome: Outcome) -> tuple[ev.PendingTool, ...]:

@@ -122,7 +122,7 @@ class Relay:
     def estimate_tokens(self, path: str, body: Mapping[str, Any]) -> int:
         """About how long a prompt is, by what the model's prompts turned out to be."""
         call = self.reader.read(path, {}, body)
-        return 0 if call is None else self._ledger.prompt_tokens(call)
+        return 0 if call is None else self._ledger.lengths.estimate(call)
 
     async def _refuse(self, x: Exchange, error: Exception) -> None:
         try:
@@ -158,14 +158,23 @@ class Relay:
             call = x.call = self._read(x)
         except RecursionError as error:  # what could just be decoded may be too deep for whatever walks it
             raise BadRequest(TOO_DEEP) from error
-        if not self._engines.known_model(call.model):
-            raise NotFound(
-                f"the model {call.model!r} is not served here", remedy="GET /v1/models lists what is"
-            )
+        if not self._engines.reachable(call.model):
+            raise self._unserved(call.model)
         if x.protocol == "responses" and await self._hangs_together(x):
             return
         x.watch_client()
         await self._schedule(x, now)
+
+    def _unserved(self, model: str) -> AgentServeError:
+        """Why no engine can take a step for this model."""
+        if not self._engines.known_model(model):
+            return NotFound(f"the model {model!r} is not served here", remedy="GET /v1/models lists what is")
+        return Overloaded(
+            "no engine for this model answers at the moment",
+            remedy="try again soon",
+            retry_after_s=NO_ENGINE_RETRY_S,
+            status=503,
+        )
 
     def _read(self, x: Exchange) -> Call:
         """The call. Of a long request only what its last one did not hold is read."""
@@ -235,19 +244,11 @@ class Relay:
         call, tenant = x.call, x.principal
         assert call is not None
         assert tenant is not None
-        if not self._engines.reachable(call.model):
-            raise Overloaded(
-                "no engine for this model answers at the moment",
-                remedy="try again soon",
-                retry_after_s=NO_ENGINE_RETRY_S,
-                status=503,
-            )
         self._steps += 1
         x.step = f"{self._boot}-{self._steps:x}"
         resolved = x.resolved = self._resolve(x, call, tenant.tenant, now)
         self._ledger.lengths.first(call, x.protocol, x.whole)
-        segments = self._ledger.segments(call)
-        prompt_tokens = self._ledger.prompt_tokens(call, segments)
+        prompt_tokens = self._ledger.lengths.estimate(call)
         if x.thread is not None:
             prompt_tokens += x.thread.tokens
         try:
@@ -257,7 +258,7 @@ class Relay:
             raise
         x.tokens_counted = True
         since = self._driver.loop.time()
-        ticket = self._driver.submit(self._arrival(x, prompt_tokens, segments))
+        ticket = self._driver.submit(self._arrival(x, prompt_tokens))
         x.reasons = ticket.reasons
         told = False
         try:
@@ -314,7 +315,7 @@ class Relay:
                 relation="new",
             )
 
-    def _arrival(self, x: Exchange, prompt_tokens: int, segments: tuple[ev.Segment, ...]) -> ev.StepArrived:
+    def _arrival(self, x: Exchange, prompt_tokens: int) -> ev.StepArrived:
         call, resolved = x.call, x.resolved
         assert call is not None
         assert resolved is not None
@@ -326,8 +327,8 @@ class Relay:
             model=call.model,
             prompt_tokens=prompt_tokens,
             output_tokens_max=call.output_tokens_max,
-            prefix=segments,
-            undivided=len(segments) == 1 and call.prefix[0].chars == call.prompt_chars,
+            prefix=call.prefix,
+            undivided=len(call.prefix) == 1,
             workflow=WorkflowId(asked.workflow) if asked.workflow else None,
             role=resolved.role_fingerprint,
             parent=resolved.parent_id,

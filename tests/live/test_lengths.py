@@ -24,11 +24,11 @@ def prompt(chars: int, model: str = "m") -> Call:
 
 def test_the_first_prompt_that_was_counted_replaces_the_guess() -> None:
     lengths = Lengths()
-    guessed = lengths.estimate(prompt(4_000), ())
+    guessed = lengths.estimate(prompt(4_000))
     lengths.learn(prompt(4_000), 2_000)
     assert guessed < 1_200
-    assert abs(lengths.estimate(prompt(4_000), ()) - 2_000) < 10
-    assert lengths.estimate(prompt(4_000, "another"), ()) == guessed
+    assert abs(lengths.estimate(prompt(4_000)) - 2_000) < 10
+    assert lengths.estimate(prompt(4_000, "another")) == guessed
 
 
 def test_one_odd_prompt_among_many_moves_the_estimate_little() -> None:
@@ -36,14 +36,14 @@ def test_one_odd_prompt_among_many_moves_the_estimate_little() -> None:
     for _ in range(50):
         lengths.learn(prompt(4_000), 1_000)
     lengths.learn(prompt(4_000), 4_000)
-    assert 1_000 <= lengths.estimate(prompt(4_000), ()) < 1_100
+    assert 1_000 <= lengths.estimate(prompt(4_000)) < 1_100
 
 
 def test_a_prompt_that_an_engine_counted_as_next_to_nothing_teaches_nothing() -> None:
     lengths = Lengths()
-    before = lengths.estimate(prompt(4_000), ())
+    before = lengths.estimate(prompt(4_000))
     lengths.learn(prompt(4_000), 3)
-    assert lengths.estimate(prompt(4_000), ()) == before
+    assert lengths.estimate(prompt(4_000)) == before
 
 
 async def test_an_engine_counts_a_models_first_prompt_and_no_later_one() -> None:
@@ -75,7 +75,7 @@ async def test_what_the_tokeniser_says_is_what_the_next_prompt_is_measured_by() 
     lengths.first(prompt(4_000), "chat", dict)
     await counted.wait()
     await asyncio.sleep(0)
-    assert abs(lengths.estimate(prompt(8_000), ()) - 4_000) < 20
+    assert abs(lengths.estimate(prompt(8_000)) - 4_000) < 20
     await lengths.close()
 
 
@@ -89,7 +89,7 @@ async def test_a_tokeniser_that_never_answers_holds_up_neither_a_call_nor_the_en
     await asyncio.sleep(0)
     async with asyncio.timeout(30):
         await lengths.close()
-    assert lengths.estimate(prompt(4_000), ()) > 0
+    assert lengths.estimate(prompt(4_000)) > 0
 
 
 async def test_a_burst_of_first_calls_is_admitted_by_the_engines_own_count(

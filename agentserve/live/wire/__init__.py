@@ -6,7 +6,7 @@ replies = reader_of(call.protocol, streamed=True)      one per step; feed() ever
 """
 
 from agentserve.live.wire.bodies import read_reply
-from agentserve.live.wire.call import PATHS, Call, CallReader, PrefixPart, Protocol, split_path
+from agentserve.live.wire.call import PATHS, Call, CallReader, Protocol, split_path
 from agentserve.live.wire.canon import Canon
 from agentserve.live.wire.extensions import Extensions, printable_id
 from agentserve.live.wire.reply import Reply, ReplyTool, Usage
@@ -19,7 +19,6 @@ __all__ = [
     "CallReader",
     "Canon",
     "Extensions",
-    "PrefixPart",
     "Protocol",
     "Reply",
     "ReplyReader",

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from agentserve.core.events import Segment
 from agentserve.core.identity.evidence import BASE, PRIME, CallEvidence, Item, digest_of
-from agentserve.live.wire.canon import Canon, steady, text_of, utf8
+from agentserve.live.wire.canon import Canon, Remembered, steady, text_of, utf8
 from agentserve.live.wire.conversation import Conversation, listed, messages_of, systems_of
 from agentserve.live.wire.extensions import (
     Extensions,
@@ -42,13 +43,7 @@ TOOL_NAMES_MAX = 1_024
 LINES_MAX = 2_048  # of a bare prompt; what follows is one more item
 TOKENS_AN_ITEM = 64  # of a prompt that comes as token ids
 CHARS_PER_TOKEN = 4.0
-
-
-class PrefixPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A leading piece of the prompt: the hash of everything up to its end, and the characters it adds."""
-
-    hash: int
-    chars: int
+OPENINGS_REMEMBERED = 4_096
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +58,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...]  # names, as offered
     prompt_chars: int
     prompt_tokens_exact: int | None  # the prompt came as token ids
-    prefix: tuple[PrefixPart, ...]
+    prefix: tuple[Segment, ...]  # the prompt's leading pieces; all of it where there is one
     previous_response_id: str | None
     conversation: str | None
     stores: bool  # Responses: the client relies on the reply being kept
@@ -110,6 +105,8 @@ class CallReader:
 
     def __init__(self, canon: Canon | None = None) -> None:
         self.canon = canon or Canon()
+        # of a model, a system text and tools: the fingerprints of text and role, and the hash with which prompts begin
+        self._openings: Remembered[tuple[int, int, int]] = Remembered(OPENINGS_REMEMBERED)
 
     def read(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Call | None:
         """The call that this request makes; None when the path is none of the inference endpoints.
@@ -144,7 +141,6 @@ class CallReader:
         if offered:
             tools = tuple(islice(_tool_names(offered), TOOL_NAMES_MAX))
             tool_chars, tool_hash = self._tools(offered)
-        system_role = self.canon.role(system)
         named = named_in(body)
         if program is not None:
             named["path"] = program
@@ -152,6 +148,7 @@ class CallReader:
         model = body.get("model")
         model = model if isinstance(model, str) else ""
         fixed_chars = len(system) + tool_chars
+        system_role, role, begins = self._opening(model, system, tools, tool_hash)
         return Call(
             protocol=protocol,
             model=model,
@@ -164,7 +161,7 @@ class CallReader:
             tools=tools,
             prompt_chars=fixed_chars + sum([item.size for item in items]),
             prompt_tokens_exact=exact_tokens,
-            prefix=self._prefix(model, system, tool_hash, fixed_chars, items),
+            prefix=_prefix(begins, fixed_chars, items),
             previous_response_id=named.get("previous_response_id"),
             conversation=named.get("conversation.id", named.get("conversation")),
             stores=protocol == "responses" and body.get("store") is not False,
@@ -173,7 +170,7 @@ class CallReader:
                 headers=headers,
                 named=named,
                 items=items,
-                role=self._role(system_role, tools),
+                role=role,
                 system=system_role,
                 system_size=len(system),
                 tools_offered=len(offered),
@@ -198,26 +195,37 @@ class CallReader:
         raw = self.canon.raw(offered)
         return len(raw), self.canon.bytes_digest(raw)
 
-    def _role(self, system: int, tools: tuple[str, ...]) -> int:
-        """The role fingerprint: who the model is told to be, and what it may use."""
-        return self.canon.derived(("role", system, hash(tools), len(tools)), lambda: _role_of(system, tools))
+    def _opening(
+        self, model: str, system: str, tools: tuple[str, ...], tool_hash: int
+    ) -> tuple[int, int, int]:
+        """What stands before the conversation, as nearly every call has in common with many."""
+        key = hash(model), len(model), hash(system), len(system), tool_hash
+        known = self._openings.get(key)
+        if known is None:
+            text = self.canon.role(system)
+            begins = digest_of(utf8(model), tool_hash.to_bytes(8, "little"))
+            begins = (begins * BASE + self.canon.exact(system)) % PRIME
+            known = text, _role_of(text, tools), begins
+            self._openings.put(key, known)
+        return known
 
-    def _prefix(
-        self, model: str, system: str, tool_hash: int, fixed_chars: int, items: Sequence[Item]
-    ) -> tuple[PrefixPart, ...]:
-        running = self.canon.derived(
-            ("fixed", hash(model), len(model), tool_hash),
-            lambda: digest_of(utf8(model), tool_hash.to_bytes(8, "little")),
-        )
-        running = (running * BASE + self.canon.exact(system)) % PRIME
-        parts = [PrefixPart(hash=running, chars=fixed_chars)] if fixed_chars else []
-        for item in items[: SEGMENTS_MAX - len(parts)]:
-            running = (running * BASE + item.digest) % PRIME
-            parts.append(PrefixPart(hash=running, chars=item.size))
-        return tuple(parts)
+
+def _prefix(begins: int, fixed_chars: int, items: Sequence[Item]) -> tuple[Segment, ...]:
+    """The leading pieces: what is fixed, then message by message."""
+    parts = [Segment(begins, segment_tokens(fixed_chars))] if fixed_chars else []
+    for item in items[: SEGMENTS_MAX - len(parts)]:
+        begins = (begins * BASE + item.digest) % PRIME
+        parts.append(Segment(begins, segment_tokens(item.size)))
+    return tuple(parts)
+
+
+def segment_tokens(chars: int) -> int:
+    """The tokens of a shared piece. Always by the same scale: one hash must not mean two lengths to the scheduler."""
+    return round(chars / CHARS_PER_TOKEN) or 1
 
 
 def _role_of(system: int, tools: tuple[str, ...]) -> int:
+    """The role fingerprint: who the model is told to be, and what it may use."""
     names = sorted(name for name in tools if not name.startswith("mcp__"))
     return digest_of(system.to_bytes(8, "little"), *[utf8(name) for name in names])
 

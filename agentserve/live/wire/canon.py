@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -334,6 +334,8 @@ class Canon:
     def _key(self, message: dict[str, Any]) -> Any:
         """A cheap fingerprint of the message as it was sent; the usual shapes need no encoding."""
         content = message.get("content")
+        if len(message) == 2 and isinstance(content, str) and "role" in message:  # as most are
+            return hash((message["role"], content, ""))
         if (isinstance(content, str) or content is None) and len(message) <= 3:
             calls = message.get("tool_calls")
             rest = _call_key(calls) if calls is not None else message.get("tool_call_id", "")
@@ -372,14 +374,6 @@ class Canon:
     def bytes_digest(self, raw: bytes) -> int:
         """A digest of bytes."""
         return self._digest("bytes", raw, bytes)
-
-    def derived(self, key: tuple[Any, ...], make: Callable[[], int]) -> int:
-        """A digest of what many calls have in common: made once, then remembered under this key."""
-        known = self._digests.get(key)
-        if known is None:
-            known = make()
-            self._digests.put(key, known)
-        return known
 
     def _digest(self, kind: str, full: Any, form: Any) -> int:
         key = (kind, hash(full), len(full))

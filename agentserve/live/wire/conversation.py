@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agentserve.core.identity.evidence import Item
-from agentserve.live.wire.canon import SYSTEM_ROLES, text_of, word
+from agentserve.live.wire.canon import SYSTEM_ROLES, text_of
 from agentserve.live.wire.prints import prints_of, told_of
 
 _decode = msgspec.json.Decoder().decode
@@ -78,9 +78,11 @@ def systems_of(messages: Sequence[Any]) -> list[str]:
     """What the model is told before the conversation; later system messages are no part of the role."""
     texts = []
     for message in messages:
-        if not isinstance(message, dict) or word(message.get("role")) not in SYSTEM_ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in SYSTEM_ROLES:
             break
-        texts.append(text_of(message.get("content")))
+        content = message.get("content")
+        texts.append(content if isinstance(content, str) else text_of(content))
     return texts
 
 
