@@ -77,7 +77,7 @@ class Driver:
         self.now: Callable[[], float] = clock or self.loop.time
         self._time_scale = time_scale  # seconds of `clock` to one of the loop's
         self._check = check
-        self._settling = False
+        self._settling: asyncio.Handle | None = None
         self._tickets: dict[StepId, Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
@@ -122,17 +122,17 @@ class Driver:
             self._tickets.pop(event.step, None)
         elif isinstance(event, ev.StepFailed) and event.step not in self.scheduler.board.steps:
             self._forget(event.step)
-        self._rearm(now)
-        if not self._settling:  # once who was waked by a decision has gone on
-            self._settling = True
-            self.loop.call_soon(self._settle, event)
+        if self._settling is None:  # once who was waked by a decision has gone on
+            self._settling = self.loop.call_soon(self._settle, event)
 
     def _settle(self, event: ev.AnyEvent) -> None:
-        self._settling = False
+        """What need not be done for each event, at the end of the loop's turn."""
+        self._settling = None
         if self._untold is not None:
             self.catch_up()
         if self.healthy:
             try:
+                self._rearm(self.now())
                 self.scheduler.settle()
             except Exception as error:
                 self._fail(error, event)
@@ -158,6 +158,9 @@ class Driver:
     async def stop(self) -> None:
         """End the timer and the errands under way; waiting steps are told to go elsewhere."""
         self.catch_up()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -7,6 +7,7 @@ that left or the scheduler that lost the engine, cancels the exchange's own task
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -162,15 +163,15 @@ class Exchange:
 
     # -- the answer
 
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> Awaitable[None]:
         """The head of the answer."""
         self.started = True
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        return self.send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def write(self, data: bytes, *, more: bool) -> None:
+    def write(self, data: bytes, *, more: bool) -> Awaitable[None]:
         """A piece of the answer; back-pressure makes this wait."""
         self.ended = not more
-        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+        return self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def refuse(self, error: Exception, extra: list[tuple[bytes, bytes]]) -> int:
         """Answer with an error, in the protocol's shape; returns the status."""

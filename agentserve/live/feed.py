@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -45,22 +45,21 @@ class Feed:
 
     def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
         """The driver's listener."""
-        at = self._clock()
-        program = self._program_of(event)
+        step: str | None = getattr(event, "step", None)
+        program = self._program_of(event, step)
         self._serial += 1
-        heard = Heard(self._serial, at, now, program, event, decisions)
+        heard = Heard(self._serial, self._clock(), now, program, event, decisions)
         if program is not None:
             self._remember(program, heard)
             if isinstance(event, ev.StepFinished) and event.tools:
                 self._count_tools(program, event)
-        step = getattr(event, "step", None)
         for decision in decisions:
             of = getattr(decision, "step", None)
             if of is not None and of == step:
                 continue  # as nearly always: of the step that the event is about
             other = getattr(decision, "program", None) or self._of_step.get(of or "")
             if other is not None and other != program:
-                self._remember(other, heard._replace(decisions=[decision]))
+                self._remember(other, msgspec.structs.replace(heard, decisions=[decision]))
         if program is not None or decisions:  # the engines' figures come every second and would fill it
             self._recent.append(heard)
         if self._watchers:
@@ -114,9 +113,8 @@ class Feed:
         """Are there as many watchers as may be?"""
         return len(self._watchers) >= WATCHERS_MAX
 
-    def _program_of(self, event: ev.AnyEvent) -> str | None:
+    def _program_of(self, event: ev.AnyEvent, step: str | None) -> str | None:
         program: str | None = getattr(event, "program", None)
-        step: str | None = getattr(event, "step", None)
         if program is not None:
             if step is not None:
                 self._of_step[step] = program
@@ -145,7 +143,7 @@ class Feed:
         story.append(entry)
 
 
-class Heard(NamedTuple):
+class Heard(msgspec.Struct, frozen=True):
     """One event as it was heard: its number, when (as a date and on the scheduler's clock), and what was decided."""
 
     serial: int

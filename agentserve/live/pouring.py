@@ -33,7 +33,6 @@ class Pouring:
     __slots__ = (
         "_chunk",
         "_heard_last",
-        "_last",
         "_protocol",
         "_reply",
         "_streamed",
@@ -48,7 +47,7 @@ class Pouring:
         self._streamed = is_stream(reply.headers)
         self._tap = taps.chain(streamed=self._streamed)
         self._heard_last = taps.translated is not None  # what is read is what the client gets
-        self._chunk = self._last = b""
+        self._chunk = b""
         self.reader = reader_of(protocol, streamed=self._streamed)
         self.headers = returned(reply.headers)  # that the client gets of the engine's
         length = content_length(reply.headers)
@@ -64,27 +63,24 @@ class Pouring:
 
         An engine that fails meanwhile is raised; a stream that breaks off between two events says so first.
         """
+        reply, tap, chunk, last = self._reply, self._tap, self._chunk, b""
         try:
-            return await self._rest(write)
+            while True:
+                done = reply.done
+                last = chunk or last
+                out = chunk if tap is None else tap.feed(chunk)
+                if done and tap is not None:
+                    out += tap.finish()
+                self.reader.feed(out if self._heard_last else chunk)
+                if done:
+                    return out
+                if out:
+                    await write(out, more=True)
+                chunk = await reply.read()
         except EngineError as error:
-            if self._streamed and (not self._last or self._last.endswith(EVENT_ENDS)):
+            if self._streamed and (not last or last.endswith(EVENT_ENDS)):
                 await write(shapes.stream_error(self._protocol, error), more=False)
             raise
-
-    async def _rest(self, write: Write) -> bytes:
-        reply, tap, reader, chunk = self._reply, self._tap, self.reader, self._chunk
-        while True:
-            done = reply.done
-            self._last = chunk or self._last
-            out = chunk if tap is None else tap.feed(chunk)
-            if done and tap is not None:
-                out += tap.finish()
-            reader.feed(out if self._heard_last else chunk)
-            if done:
-                return out
-            if out:
-                await write(out, more=True)
-            chunk = await reply.read()
 
 
 def is_stream(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import msgspec
+
 from agentserve.core.forecast.calls import CallShape
 
 # What tools of any agent are for, by their names; the first match counts.
@@ -83,8 +85,7 @@ def _state(item: object) -> bool | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFacts:
+class StepFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One finished step, as the wire showed it."""
 
     input_tokens: int
