@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -22,7 +24,25 @@ from agentserve.errors import ConfigError
 ENV_PREFIX = "AGENTSERVE_"
 # Variables with our prefix that belong to the client SDK, not to the gateway.
 SDK_VARIABLES = frozenset({"URL", "API_KEY", "PROGRAM_ID", "DISABLED", "WORKFLOW", "DEBUG", "CONFIG"})
+# What Kubernetes gives every pod beside a Service that is called `agentserve…`: addresses, and no settings.
+OF_A_SERVICE = re.compile(r"(^|_)(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
+A_SERVICES_PORT = ("tcp://", "udp://", "sctp://")
 DEFAULT_FILE = "agentserve.toml"
+WEIGHT_MIN, WEIGHT_MAX = 1e-3, 1e6
+# From where to where a number may be; any other is not negative.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "gateway.port": (0, 65_535),
+    "telemetry.trace_sample": (0, 1),
+    "tenants.weight": (WEIGHT_MIN, WEIGHT_MAX),
+    "tenants.pin_share_max": (0, 1),
+    **dict.fromkeys(
+        (
+            *("engines.kv_tokens", "tenants.programs_max", "tenants.program_tokens_max"),
+            *("tenants.requests_per_minute", "tenants.tokens_per_minute", "tenants.program_steps_max"),
+        ),
+        (1, math.inf),
+    ),
+}
 
 
 def secret(default: Any = None) -> Any:
@@ -179,14 +199,15 @@ def load(
     values: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
     lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
     origins: dict[str, str] = {}
+    environ = os.environ if environ is None else environ
     _read_file(file, values, lists, origins)
-    _read_environment(os.environ if environ is None else environ, values, origins)
+    _read_environment(environ, values, origins)
     for dotted, value, flag in flags:
         _put(values, origins, dotted, value, flag)
     if engine_urls:
         lists["engines"] = [EngineSettings(url=url) for url in engine_urls]
         origins["engines"] = "--engine"
-    lists["engines"] = _name_engines(lists["engines"])
+    lists["engines"] = [_with_key(engine, environ) for engine in _name_engines(lists["engines"])]
     return Settings(
         **{name: cls(**values[name]) for name, cls in _TABLES.items()},
         engines=tuple(lists["engines"]),
@@ -229,6 +250,8 @@ def _read_file(
         return
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}", remedy="let this user read it") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}", remedy="mend the line it names") from exc
     for name, content in tree.items():
@@ -236,6 +259,8 @@ def _read_file(
             if not isinstance(content, list):
                 raise ConfigError(f"{path}: `{name}` is a list of tables", remedy=f"write [[{name}]]")
             lists[name] = [_entry(name, _LISTS[name], e, str(path)) for e in content]
+            if name == "tenants":
+                _check_tenants(lists[name], str(path))
             origins[name] = str(path)
         elif name in _TABLES:
             if not isinstance(content, dict):
@@ -251,7 +276,7 @@ def _read_environment(
 ) -> None:
     for variable in sorted(environ):
         rest = variable.removeprefix(ENV_PREFIX)
-        if rest == variable or rest in SDK_VARIABLES:
+        if rest == variable or rest in SDK_VARIABLES or _of_a_service(rest, environ[variable]):
             continue
         section, _, key = rest.lower().partition("_")
         if section not in _TABLES:
@@ -277,6 +302,8 @@ def _put(
 
 
 def _entry(list_name: str, cls: type, content: Any, origin: str) -> Any:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin}: `{list_name}` is a list of tables", remedy=f"write [[{list_name}]]")
     hints = typing.get_type_hints(cls)
     out = {}
     for key, value in content.items():
@@ -303,6 +330,30 @@ def _name_engines(engines: Sequence[EngineSettings]) -> list[EngineSettings]:
     return named
 
 
+def _with_key(engine: EngineSettings, environ: Mapping[str, str]) -> EngineSettings:
+    """With the key that the variable of `api_key_env` holds. Verbs that call no engine do without."""
+    if engine.api_key is not None or engine.api_key_env is None:
+        return engine
+    return dataclasses.replace(engine, api_key=environ.get(engine.api_key_env) or None)
+
+
+def _check_tenants(tenants: Sequence[TenantSettings], origin: str) -> None:
+    """A tenant has a name, and stands once."""
+    names = [tenant.id for tenant in tenants]
+    for name in names:
+        if not name or names.count(name) > 1:
+            what = f"two [[tenants]] are called {name!r}" if name else "a [[tenants]] entry has an empty id"
+            raise ConfigError(
+                f"{origin}: {what}", remedy="each has the name that its keys have, and stands once"
+            )
+
+
+def _of_a_service(rest: str, value: str) -> bool:
+    """Is this what Kubernetes tells of a Service of our name?"""
+    of_a_port = rest == "PORT" or rest.endswith("_PORT")
+    return OF_A_SERVICE.search(rest) is not None or (of_a_port and value.startswith(A_SERVICES_PORT))
+
+
 def _coerce(value: Any, hint: Any, name: str, origin: str) -> Any:
     """`value` as the type that the setting has; text from the environment and flags is read as TOML would be."""
     options = _alternatives(hint)
@@ -310,8 +361,18 @@ def _coerce(value: Any, hint: Any, name: str, origin: str) -> Any:
     for option in options:
         ok, out = _as(value, option)
         if ok:
+            _check_range(out, name, origin)
             return out
     raise ConfigError(f"{origin}: {name} is {value!r}", remedy=f"it takes {wanted}")
+
+
+def _check_range(value: Any, name: str, origin: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low, high = RANGES.get(name, (0, math.inf))
+    if not low <= value <= high:
+        wanted = f"from {low:.15g} to {high:.15g}" if high < math.inf else f"of {low:g} or more"
+        raise ConfigError(f"{origin}: {name} is {value}", remedy=f"it takes a number {wanted}")
 
 
 def _alternatives(hint: Any) -> list[Any]:

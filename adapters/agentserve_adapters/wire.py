@@ -65,7 +65,7 @@ class Answer:
 
 
 class EngineWire:
-    """One engine's HTTP side. Opens its connections on first use, closes them on `close`."""
+    """One engine's HTTP side. Opens its connections on first use, closes them on `close`, or after the last answer."""
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class EngineWire:
         self._transport = transport
         self._proxy = proxy
         self._client: httpx.AsyncClient | None = None
+        self._closed = False
+        self._asking = 0
 
     async def get(self, path: str, *, timeout_s: float = CONTROL_TIMEOUT_S) -> Answer:
         return await self._ask("GET", path, None, timeout_s, None)
@@ -101,6 +103,11 @@ class EngineWire:
         return await self._ask("DELETE", path, body, timeout_s, None)
 
     async def close(self) -> None:
+        self._closed = True
+        if not self._asking:
+            await self._close()
+
+    async def _close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -114,6 +121,7 @@ class EngineWire:
             content = msgspec.json.encode(body)
             sent["content-type"] = "application/json"
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        self._asking += 1
         try:
             async with self._open().stream(
                 method, self.url + path, content=content, headers=sent, timeout=timeout
@@ -135,6 +143,12 @@ class EngineWire:
             raise EngineBroke(
                 f"{self.url}{path} did not answer with HTTP ({exc})", engine=self._engine
             ) from exc
+        finally:
+            self._asking -= 1
+            if (
+                self._closed and not self._asking
+            ):  # a client that is closed while it connects leaves that open
+                await self._close()
 
     async def _read(self, reply: httpx.Response) -> bytes:
         content = bytearray()
@@ -163,8 +177,12 @@ class EngineWire:
 
 def plain_url(url: str) -> str:
     """`url` without a trailing slash or `/v1`, so that every path can be put behind it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        sound = False
+    if not sound:
         raise ConfigError(
             f"{url!r} is not an engine's address", remedy="write it as http://host:port or https://host"
         )

@@ -13,7 +13,7 @@ import difflib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -63,6 +63,7 @@ class Composed:
 async def composed(settings: Settings) -> AsyncIterator[Composed]:
     """Everything wired and the store open; serve `gateway`, and leave to close it all."""
     settings = with_engines(settings)
+    check_engines(settings.engines)
     settings = await with_kinds(settings)
     store = await Store.open(settings)
     try:
@@ -282,6 +283,30 @@ def with_engines(settings: Settings) -> Settings:
     }
     engine = EngineSettings(id=EMBEDDED, url="", kind=EMBEDDED, kv_tokens=emulated.kv_tokens, extra=extra)
     return dataclasses.replace(settings, engines=(engine,))
+
+
+def check_engines(engines: Iterable[EngineSettings]) -> None:
+    """Refuse what cannot be an engine, before anything is begun or changed."""
+    for engine in engines:
+        if engine.api_key_env is not None and engine.api_key is None:
+            raise ConfigError(
+                f"engine {engine.id}: the variable {engine.api_key_env} of `api_key_env` is not set",
+                remedy="set it where the gateway runs",
+            )
+        make_adapter(options_of(engine))
+
+
+def options_of(engine: EngineSettings) -> EngineOptions:
+    """An engine as its adapter is told of it."""
+    return EngineOptions(
+        id=engine.id,
+        kind=engine.kind,
+        url=engine.url,
+        models=engine.models,
+        api_key=engine.api_key,
+        kv_tokens=engine.kv_tokens,
+        extra=engine.extra,
+    )
 
 
 async def with_kinds(settings: Settings) -> Settings:

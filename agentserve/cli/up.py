@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import signal
 import sys
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from agentserve import config, console
-from agentserve.config import Settings, TenantSettings
+from agentserve.config import Settings
 from agentserve.errors import AgentServeError, UsageError
 from agentserve.live.interpreter import loop_factory
 
 HELP = "run the gateway, by default with an embedded emulated engine and a SQLite file"
-log = logging.getLogger("agentserve.gateway")
 
 # flag, settings key, help
 FLAGS = (
@@ -86,17 +84,20 @@ def settings_of(args: argparse.Namespace) -> Settings:
 async def serve(settings: Settings, args: argparse.Namespace) -> None:
     """Compose, say where it is, serve, close."""
     from agentserve.cli.gateway import composed
+    from agentserve.cli.reload import Reload
     from agentserve.live.serve import server_for
 
     async with composed(settings) as made:
         server = server_for(made.gateway)
-        reload = Reload(args, made)
+        reload = Reload(lambda: settings_of(args), made)
         with contextlib.suppress(NotImplementedError, AttributeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.start)
         announce(made.settings, openly=made.open, keys=len(made.store.keys))
         try:
             await server.serve()
-        except SystemExit as error:  # uvicorn's way to say that it cannot listen
+        except SystemExit as error:  # uvicorn's way to say that it cannot listen, or that we could not start
+            if (why := made.gateway.not_started) is not None:
+                raise why if isinstance(why, AgentServeError) else AgentServeError(f"{why}") from why
             where = f"{settings.gateway.host}:{settings.gateway.port}"
             raise UsageError(f"cannot listen on {where}", remedy="choose another --port") from error
 
@@ -104,6 +105,7 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
 def announce(settings: Settings, *, openly: bool, keys: int) -> None:
     """What a newcomer needs: where, the console, and a line to try."""
     host = settings.gateway.host if settings.gateway.host not in ("0.0.0.0", "::") else "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
     base = f"http://{host}:{settings.gateway.port}"
     engines = ", ".join(f"{e.id} ({e.kind})" for e in settings.engines)
     model = "emulated" if settings.engines[0].kind == "emulated" else "MODEL"
@@ -129,72 +131,3 @@ def announce(settings: Settings, *, openly: bool, keys: int) -> None:
 def console_here() -> bool:
     """Whether the web page was shipped with this build."""
     return (Path(console.__file__).parent / "static").is_dir()
-
-
-class Reload:
-    """SIGHUP: read the settings again and take over what can change safely, all of it or nothing."""
-
-    def __init__(self, args: argparse.Namespace, made: Any) -> None:
-        self._args = args
-        self._made = made
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """One reload at a time."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        from agentserve.cli.gateway import with_engines, with_kinds
-
-        try:
-            fresh = await with_kinds(with_engines(settings_of(self._args)))
-            await self._engines(fresh)
-        except AgentServeError as error:
-            log.error("the new settings are refused and the old ones stay in force: %s", error)
-            return
-        self._take(fresh)
-        log.info("settings reloaded")
-
-    async def _engines(self, fresh: Settings) -> None:
-        """New engines are made before anything changes, so that a wrong one changes nothing."""
-        from agentserve.cli.gateway import make_adapter
-        from agentserve.ports import EngineOptions
-
-        engines = self._made.gateway.engines
-        # as they are now: one that was away at the start has been recognised since
-        before = {
-            e.id: live.settings if (live := engines.get(e.id)) is not None else e
-            for e in self._made.settings.engines
-        }
-        after = {e.id: e for e in fresh.engines}
-        added = [e for e in fresh.engines if before.get(e.id) != e]
-        for engine in added:
-            make_adapter(
-                EngineOptions(
-                    id=engine.id,
-                    kind=engine.kind,
-                    url=engine.url,
-                    models=engine.models,
-                    kv_tokens=engine.kv_tokens,
-                    extra=engine.extra,
-                )
-            )
-        for name in [n for n, e in before.items() if after.get(n) != e]:
-            if engines.get(name) is not None:
-                await engines.remove(name)
-        for engine in added:
-            await engines.add(engine)
-
-    def _take(self, fresh: Settings) -> None:
-        made = self._made
-        gone = {t.id for t in made.settings.tenants} - {t.id for t in fresh.tenants}
-        for tenant in (*fresh.tenants, *(TenantSettings(id=name) for name in sorted(gone))):
-            made.gateway.set_tenant(tenant)
-        logging.getLogger().setLevel(fresh.gateway.log_level.upper())
-        made.settings = dataclasses.replace(
-            made.settings,
-            engines=fresh.engines,
-            tenants=fresh.tenants,
-            gateway=dataclasses.replace(made.settings.gateway, log_level=fresh.gateway.log_level),
-        )

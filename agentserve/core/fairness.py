@@ -41,6 +41,13 @@ class Accounts:
             found = self._accounts[tenant] = Account(self._weight_of(tenant), at=now)
         return found
 
+    def reweigh(self, tenant: TenantId, now: float) -> None:
+        """The tenant's weight is another one from now on; the service it had stays what it was."""
+        account = self._accounts.get(tenant)
+        if account is not None:
+            account.service, account.at = account.now(now), now
+            account.weight = self._weight_of(tenant)
+
     def hold(self, tenant: TenantId, tokens: int, now: float) -> None:
         """The tenant holds this many tokens more (or fewer) from now on."""
         account = self._accounts.get(tenant) or self.account(tenant, now)

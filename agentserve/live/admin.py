@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from agentserve.config import EngineSettings, TenantSettings
+from agentserve.config import WEIGHT_MAX, WEIGHT_MIN, EngineSettings, TenantSettings
 from agentserve.errors import BadRequest, NotAuthorised, NotFound, Overloaded
 from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ
@@ -342,10 +342,10 @@ def tenant_settings(tenant: str, said: Mapping[str, Any]) -> TenantSettings:
         ):
             raise BadRequest(f"a whole number from 1 to {NUMBER_MAX:g} is expected", field=name)
         whole[name] = value
-    weight = number(said.get("weight", 1.0), "weight")
+    weight = number(said.get("weight", 1.0), "weight") or 0.0
     share = number(said.get("pin_share_max", 1.0), "pin_share_max")
-    if not weight:
-        raise BadRequest("a weight is more than zero", field="weight")
+    if not WEIGHT_MIN <= weight <= WEIGHT_MAX:
+        raise BadRequest(f"a weight is from {WEIGHT_MIN:.15g} to {WEIGHT_MAX:.15g}", field="weight")
     if share is None or share > 1.0:
         raise BadRequest("a share is from 0 to 1", field="pin_share_max")
     priority_max = said.get("priority_max", "interactive")

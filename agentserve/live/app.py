@@ -26,6 +26,7 @@ from agentserve.core.direct import Direct
 from agentserve.core.identity import Resolver, unscoped
 from agentserve.core.ids import ProgramId, TenantId
 from agentserve.core.workflow import StepGraphs
+from agentserve.errors import AgentServeError
 from agentserve.live import views
 from agentserve.live.auth import Keys
 from agentserve.live.driver import Driver
@@ -115,6 +116,7 @@ class Gateway:
         )
         self.clock = clock
         self.started_at = clock()
+        self.not_started: Exception | None = None  # why it could not start
         self._aged_at = driver.now()  # when what nobody said any more was last forgotten
         self.workflows = Workflows(journal)
         self.summaries: Summaries | None = None  # of programs, where a store keeps them
@@ -181,9 +183,11 @@ class Gateway:
     def set_tenant(self, tenant: TenantSettings) -> None:
         """A tenant's limits and share, from now on."""
         self.quotas.set(tenant)
-        self.driver.scheduler.board.shares[TenantId(tenant.id)] = Share(
+        name, scheduler = TenantId(tenant.id), self.driver.scheduler
+        scheduler.board.shares[name] = Share(
             weight=tenant.weight, priority_max=tenant.priority_max, pin_share_max=tenant.pin_share_max
         )
+        scheduler.policy.reshared(name, self.driver.now())
 
     # -- its life
 
@@ -234,7 +238,9 @@ class Gateway:
         try:
             await self.start()
         except Exception as error:
-            log.exception("the gateway could not start")
+            self.not_started = error
+            if not isinstance(error, AgentServeError):
+                log.exception("the gateway could not start")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})

@@ -59,6 +59,7 @@ class Engine:
     upstream: Upstream
     breaker: Breaker = field(default_factory=Breaker)
     capabilities: Capabilities | None = None  # None until it was asked
+    unasked: bool = False  # its adapter is a new one
     load: EngineLoad | None = None
     draining: bool = False
     up: bool = False
@@ -201,11 +202,24 @@ class Engines:
         settings = await self._detect(engine.settings)
         if settings.kind == "auto":
             return False
+        await self._become(engine, settings)
+        return True
+
+    async def change(self, settings: EngineSettings) -> None:
+        """Other settings for an engine. What runs there goes on, unless it is to be reached otherwise now."""
+        engine, before = self[settings.id], self[settings.id].settings
+        if engine.adapter.app is not None or _way(before) != _way(settings):
+            await self.remove(settings.id)
+            await self.add(settings)
+            return
+        await self._become(engine, settings)
+        engine.unasked = True
+
+    async def _become(self, engine: Engine, settings: EngineSettings) -> None:
         before, engine.adapter = engine.adapter, self._adapter(settings)
         engine.settings = settings
         await engine.adapter.start()
         await before.stop()
-        return True
 
     def drain(self, engine_id: str, *, on: bool = True) -> Engine:
         """Give it no new steps; those under way finish."""
@@ -331,6 +345,11 @@ class Engines:
         running = None if engine is None else engine.running.get(decision.step)
         if running is not None:
             running.abort(decision.reason)
+
+
+def _way(settings: EngineSettings) -> tuple[str, Any]:
+    """How an engine is reached."""
+    return settings.url, settings.extra.get("transport")
 
 
 _GONE = Receipt(outcome=Outcome.REFUSED, detail="the engine was removed")

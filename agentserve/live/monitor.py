@@ -17,7 +17,7 @@ from agentserve.core.ids import EngineId, ProgramId
 from agentserve.errors import AgentServeError, EngineTimeout
 from agentserve.live.breaker import State
 from agentserve.live.engines import Engine, Engines
-from agentserve.ports import ReportsHoldings, Telemetry
+from agentserve.ports import EngineAdapter, ReportsHoldings, Telemetry
 
 log = logging.getLogger("agentserve.engines")
 
@@ -49,6 +49,7 @@ class Monitor:
         self._telemetry = telemetry
         self._settings = settings or ProbeSettings()
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._listened: dict[str, EngineAdapter] = {}
         self._urgent: dict[str, asyncio.Event] = {}
         self._first: dict[str, asyncio.Event] = {}
         engines.watched_by(self.watch)
@@ -67,6 +68,7 @@ class Monitor:
         for task in listening:
             task.cancel()
         self._tasks[engine.id] = [watching]
+        self._listened[engine.id] = engine.adapter
         if isinstance(engine.adapter, ReportsHoldings):
             task = asyncio.get_running_loop().create_task(self._holdings(engine, engine.adapter))
             self._tasks[engine.id].append(task)
@@ -125,10 +127,12 @@ class Monitor:
             engine.breaker.probing()
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
-                    if not engine.up or now - asked_at > self._settings.ask_again_s:
+                    if not engine.up or engine.unasked or now - asked_at > self._settings.ask_again_s:
                         await self._ask(engine)
                         asked_at = now
                     await self._look(engine)
+                if self._engines.get(engine.id) is not engine:
+                    break  # taken out while it answered
             except (TimeoutError, EngineTimeout):
                 # one that is too busy to answer us while it serves clients is busy, not lost
                 if engine.heard_at < now:
@@ -142,14 +146,20 @@ class Monitor:
                 self._answered(engine)
             self._first[engine.id].set()
             await self._pause(engine)
-        for task in self._tasks.pop(engine.id, [])[1:]:
-            task.cancel()
+        tasks = self._tasks.get(engine.id, [])
+        if tasks and tasks[0] is asyncio.current_task():  # none of that name was taken in since
+            for task in self._tasks.pop(engine.id)[1:]:
+                task.cancel()
 
     async def _ask(self, engine: Engine) -> None:
         if await self._engines.recognise(engine):
             log.info("engine %s is of kind %s", engine.id, engine.settings.kind)
+        if self._listened.get(engine.id) is not engine.adapter:
             self._listen(engine)
-        engine.capabilities = await engine.adapter.probe()
+        adapter = engine.adapter
+        known = await adapter.probe()
+        if engine.adapter is adapter:
+            engine.capabilities, engine.unasked = known, False
 
     async def _look(self, engine: Engine) -> None:
         before = engine.load

@@ -46,9 +46,14 @@ def test_help_names_every_verb() -> None:
         (["replay", "/nowhere.jsonl"], "cannot read"),
         (["up", "--set", "port=1"], "write --set gateway.port=8401"),
         (["up", "--port", "many", "--print-config"], "a whole number"),
+        (["up", "--engine", "gpu1:8000"], "write it as http://host:port"),
+        (["up", "--engine", "http://gpu1:80000"], "not an engine's address"),
+        (["up", "--engine", "http://[::1:8000"], "not an engine's address"),
+        (["up", "--config", "secret.toml"], "cannot be read"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_status_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.toml").symlink_to("/proc/self/mem")  # which even root cannot read from its start
     done = agentserve(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr

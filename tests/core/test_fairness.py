@@ -22,6 +22,16 @@ def test_service_accrues_with_tokens_held_over_time_and_weight() -> None:
     assert services[double] == pytest.approx(500.0)
 
 
+def test_another_weight_counts_from_then_on_and_what_was_had_stays() -> None:
+    tenant, weights = TenantId("a"), {"a": 1.0}
+    accounts = Accounts(lambda t: weights[t])
+    accounts.hold(tenant, 100, 0.0)
+    weights["a"] = 4.0
+    accounts.reweigh(tenant, 10.0)
+    assert accounts.services(10.0)[tenant] == pytest.approx(1000.0)
+    assert accounts.services(20.0)[tenant] == pytest.approx(1250.0)
+
+
 def test_a_tenant_that_was_away_starts_level_with_the_least_that_waited() -> None:
     back, busy, busier = TenantId("back"), TenantId("busy"), TenantId("busier")
     accounts = Accounts(lambda _: 1.0)

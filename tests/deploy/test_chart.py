@@ -126,6 +126,10 @@ def test_a_pod_waits_for_running_replies_longer_than_the_gateway_does(manifests:
     assert pod["terminationGracePeriodSeconds"] > drain_s
 
 
+def test_addresses_of_the_namespaces_services_do_not_become_our_variables(manifests: Any) -> None:
+    assert manifests()["Deployment"]["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_the_container_without_a_secret_asks_for_none(manifests: Any) -> None:
     with_secret = manifests(secretName="keys")["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     without = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"][0]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from agentserve.core.board import Board
 from agentserve.core.fleet import Engine
+from agentserve.core.ids import TenantId
 from agentserve.core.program import Program, Step
 from agentserve.errors import ConfigError
 
@@ -60,6 +61,9 @@ class Policy:
 
     def hinted(self, program: Program, now: float) -> None:
         """A tool of it started or ended, or it said when it will be back."""
+
+    def reshared(self, tenant: TenantId, now: float) -> None:
+        """What a tenant is entitled to has changed."""
 
     def engine_changed(self, engine: Engine, now: float) -> None:
         """An engine came, went, or said something new of itself."""

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from agentserve.core.fairness import Accounts
 from agentserve.core.fleet import Engine
-from agentserve.core.ids import EngineId
+from agentserve.core.ids import EngineId, TenantId
 from agentserve.core.policies.anew import Anew
 from agentserve.core.policies.guests import Guests
 from agentserve.core.policies.keeper import Keeper
@@ -151,6 +151,9 @@ class WorkingSet(Policy):
         elif isinstance(program.own, Queued):
             self._line.leave(program)
         self._fill(now)
+
+    def reshared(self, tenant: TenantId, now: float) -> None:
+        self.accounts.reweigh(tenant, now)
 
     def engine_changed(self, engine: Engine, now: float) -> None:
         self._rooms.engines_changed()
