@@ -149,7 +149,9 @@ class Request:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             if not more:
                 data += b"0\r\n\r\n"
-        elif self.method != "HEAD":
+        elif self.method == "HEAD":
+            data = b""  # its answer is a head alone
+        else:
             self.length -= len(data)
             if self.length < 0:
                 raise StreamCut("the answer is longer than it said")

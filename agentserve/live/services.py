@@ -23,6 +23,7 @@ from agentserve.live.auth import ADMIN, CALL, READ, Principal, authorise, is_loo
 from agentserve.live.programs import Programs, mapping
 from agentserve.live.relay import TOO_DEEP
 from agentserve.live.replies import json_body, json_response
+from agentserve.live.wire import PATHS
 
 if TYPE_CHECKING:
     from agentserve.live.app import Gateway
@@ -206,10 +207,23 @@ async def _too_deep(request: Request, error: Exception) -> Response:
     return await _refused(request, BadRequest(TOO_DEEP))
 
 
+def _meant(path: str) -> str:
+    """What a client with a wrong base URL wanted."""
+    meant = next((p for p in PATHS if path.rstrip("/").endswith(p.removeprefix("/v1"))), None)
+    if meant is None:
+        return ""
+    if path.startswith("/p/") and path.endswith(meant):
+        return "a program's name is of 1 to 256 printable characters"
+    return f"{meant} is: look at the client's base URL"
+
+
 async def _http_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return await _refused(request, NotFound(f"nothing is served at {request.url.path}"))
+    path = request.url.path
+    if error.status_code == 404 and path in PATHS:
+        error = HTTPException(405, f"{path} is asked by POST", {"allow": "POST"})
+    elif error.status_code == 404:
+        return await _refused(request, NotFound(f"nothing is served at {path}", remedy=_meant(path)))
     body = shapes.error_json(_protocol(request), error.status_code, str(error.detail))
     response = json_response(body, error.status_code)
     response.headers.update(error.headers or {})

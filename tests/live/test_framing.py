@@ -193,6 +193,43 @@ async def test_an_old_client_gets_an_answer_and_its_connection_closed(
     assert b"connection: close" in heard
 
 
+async def test_a_head_is_answered_without_a_body_and_the_next_request_as_itself(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    for path in (b"/healthz", b"/nowhere", b"/v1/chat/completions"):
+        writer.write(b"HEAD %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: " in head
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    heard = await reader.read()
+    writer.close()
+    assert heard.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert heard.endswith(b"}")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/v1/chat/completions", 405, "asked by POST"),
+        ("POST", "/v1/chat/completions/", 404, "/v1/chat/completions is"),
+        ("POST", "/chat/completions", 404, "/v1/chat/completions is"),
+        ("POST", "/v1/v1/messages", 404, "/v1/messages is"),
+        ("POST", f"/p/{'a' * 257}/v1/responses", 404, "256 printable"),
+        ("POST", "/else", 404, "nothing is served at /else"),
+    ],
+)
+async def test_a_wrong_path_is_told_from_the_right_one(
+    method: str, path: str, status: int, said: str, engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    reply = await running.client.request(method, path)
+    assert reply.status_code == status
+    assert said in reply.json()["error"]["message"]
+    assert not engine.asked
+
+
 async def test_half_a_request_and_a_closed_connection_leave_nothing_behind(
     engine: ScriptedEngine, serve: Serve
 ) -> None:
