@@ -135,7 +135,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
     for kept in store.recovered.graphs:
         if kept.kind == "learned":
             graphs.restore(kept.tenant, kept.name, kept.body)
-    driver.listen(lambda event, at, _: graphs.tell(event, at))
+    driver.hear(graphs.hears)
     gateway.graphs = graphs
     for kept in store.recovered.graphs:
         if kept.kind == "declared":

@@ -1,7 +1,7 @@
 """What the engines would still have held had every step gone straight to them: the measure of what we spare.
 
     direct = Direct(board)
-    direct.heard(event, now, decisions)      # every event, after the scheduler's records were changed by it
+    audience.hear(direct.hears)              # of each event once the scheduler's records were changed by it
 
 Rule: it only looks, in constant time an event, and errs against us. Going direct, every agent under way works at once,
 those that we hold back too. An engine's LRU then serves them all alike: when their contexts are more than the engines'
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Hears
 from agentserve.core.board import Board
 from agentserve.core.ids import EngineId, ProgramId, StepId
 from agentserve.core.program import Program
@@ -62,22 +63,14 @@ class Direct:
         self.cached_tokens = 0  # that the engines found
         self.direct_tokens = 0  # that they would at most have found
         self.spared_s = 0.0  # prefill time of the difference
-
-    def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
-        """An event, and what was decided on it."""
-        if isinstance(event, ev.StepArrived):
-            self._arrived(event, now)
-        elif isinstance(event, ev.StepFinished):
-            self._finished(event)
-        elif isinstance(event, ev.ClientGone) or (isinstance(event, ev.StepFailed) and not event.retryable):
-            self._steps.pop(event.step, None)
-        elif isinstance(event, ev.ProgramEnded):
-            self._leave(event.program)
-        for decision in decisions:
-            if isinstance(decision, do.Dispatch):
-                step = self._steps.get(decision.step)
-                if step is not None:
-                    step.engine = decision.engine
+        self.hears: Hears = {
+            ev.StepArrived: self._arrived,
+            ev.StepFinished: self._finished,
+            ev.ClientGone: self._gone,
+            ev.StepFailed: self._failed,
+            ev.ProgramEnded: self._ended,
+            do.Dispatch: self._dispatched,
+        }
 
     def contexts_over_kv(self) -> float | None:
         """How often the contexts under way would fill the engines; None while no engine's size is known."""
@@ -121,7 +114,19 @@ class Direct:
         if len(self._steps) > STEPS_MAX:
             self._steps.popitem(last=False)
 
-    def _finished(self, event: ev.StepFinished) -> None:
+    def _dispatched(self, decision: do.Dispatch, now: float) -> None:
+        step = self._steps.get(decision.step)
+        if step is not None:
+            step.engine = decision.engine
+
+    def _gone(self, event: ev.ClientGone, now: float) -> None:
+        self._steps.pop(event.step, None)
+
+    def _failed(self, event: ev.StepFailed, now: float) -> None:
+        if not event.retryable:
+            self._steps.pop(event.step, None)
+
+    def _finished(self, event: ev.StepFinished, now: float) -> None:
         step = self._steps.pop(event.step, None)
         if step is not None and event.final:
             self._leave(step.program)
@@ -139,6 +144,9 @@ class Direct:
             self.spared_s += engine.prefill_s(event.cached_tokens - found)
 
     # -- programs under way
+
+    def _ended(self, event: ev.ProgramEnded, now: float) -> None:
+        self._leave(event.program)
 
     def _comes(self, program: Program, tokens: int, now: float) -> None:
         self._leave(program.id)

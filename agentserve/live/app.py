@@ -125,9 +125,9 @@ class Gateway:
         self.pins = Pins()
         self.direct = Direct(driver.scheduler.board)
         self.foretold = Foretold(driver.scheduler.board, self.feed.owner)
-        # the feed last: it knows whose step it is until the step is over
-        for listener in (self.pins, self.direct, self.foretold, self.feed):
-            driver.listen(listener.heard)
+        for looker in (self.pins, self.direct, self.foretold):
+            driver.hear(looker.hears)
+        driver.listen(self.feed.heard)
         for tenant in settings.tenants:
             self.set_tenant(tenant)
         self._housekeeping: asyncio.Task[None] | None = None

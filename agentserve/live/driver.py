@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Audience
 from agentserve.core.ids import EngineId, ProgramId, StepId
 from agentserve.core.scheduler import Scheduler
 from agentserve.errors import AgentServeError
@@ -83,8 +84,9 @@ class Driver:
         self._timer_at: float | None = None
         self._errands: set[asyncio.Task[None]] = set()
         self._placed: dict[StepId, EngineId] = {}  # only once the core has failed
-        self._listeners: list[Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]] = []
-        # what they have yet to hear
+        self._audience = Audience()
+        self.hear, self.listen = self._audience.hear, self._audience.listen
+        # what it has yet to hear
         self._untold: tuple[ev.AnyEvent, float, list[do.AnyDecision]] | None = None
 
     # -- what the relay calls
@@ -138,22 +140,14 @@ class Driver:
                 self._fail(error, event)
 
     def catch_up(self) -> None:
-        """Let the listeners hear of the latest event, if they have not."""
+        """Let the audience hear of the latest event, if it has not."""
         if self._untold is None:
             return
         event, now, decided = self._untold
         self._untold = None
         if self.journal is not None:
             self.journal.event(event, now, decided)
-        for listener in self._listeners:
-            listener(event, now, decided)
-
-    def listen(
-        self, listener: Callable[[ev.AnyEvent, float, list[do.AnyDecision]], None]
-    ) -> Callable[[], None]:
-        """Be told of every event and what was decided; returns how to stop."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        self._audience.tell(event, now, decided)
 
     async def stop(self) -> None:
         """End the timer and the errands under way; waiting steps are told to go elsewhere."""

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Hears
 from agentserve.core.board import Board
 from agentserve.core.ids import ProgramId
-from agentserve.core.learned import Learned
+from agentserve.core.learned import GapEnded, Learned
 from agentserve.core.program import Program
 
 PROGRAMS_MAX = 2_000  # whose forecasts are remembered
@@ -36,16 +36,11 @@ class Foretold:
         self._gaps: OrderedDict[str, list[_Gap]] = OrderedDict()
         self._latest: deque[_Gap] = deque(maxlen=LATEST_MAX)
         self._lengths: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
-
-    def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
-        """The driver's listener."""
-        if isinstance(event, ev.StepFinished):
-            self._finished(event)
-        elif isinstance(event, ev.StepArrived):
-            if event.relation != "auxiliary":
-                self._returned(event.program, event.step)
-        elif isinstance(event, ev.ProgramEnded):
-            self._ended(event.program, known=event.reason in ("told", "final"))
+        self.hears: Hears = {
+            ev.StepArrived: self._arrived,
+            ev.StepFinished: self._finished,
+            ev.ProgramEnded: self._program_ended,
+        }
 
     def gaps(self, program: str | None = None) -> list[dict[str, Any]]:
         """The latest gaps that ended, of one program or of all: the forecast's quantiles, and what came."""
@@ -55,7 +50,7 @@ class Foretold:
         """Of programs that are over: how many steps were forecast to be left after so many, and how many there were."""
         return list(self._lengths)
 
-    def _finished(self, event: ev.StepFinished) -> None:
+    def _finished(self, event: ev.StepFinished, now: float) -> None:
         owner = self._owner(event.step)
         if owner is None:
             return
@@ -77,11 +72,15 @@ class Foretold:
         if left is not None and not done & (done - 1):
             said.left[done] = left
 
-    def _returned(self, owner: str, step: str) -> None:
+    def _arrived(self, event: ev.StepArrived, now: float) -> None:
         learned = self._board.foresight
-        gap = learned.gap_ended if isinstance(learned, Learned) else None
-        if gap is None:
+        if event.relation == "auxiliary" or not isinstance(learned, Learned):
             return
+        gap = learned.gap_ended
+        if gap is not None:
+            self._returned(gap, event.program, event.step)
+
+    def _returned(self, gap: GapEnded, owner: str, step: str) -> None:
         tool = ", ".join(gap.tools) or PERSON
         middle, late = gap.forecast.quantile(0.5), gap.forecast.quantile(0.9)
         row = _Gap(owner, step, tool, middle, late, gap.seconds)
@@ -91,6 +90,9 @@ class Foretold:
         del mine[:-GAPS_MAX]
         if len(self._gaps) > SHOWN_MAX:
             self._gaps.popitem(last=False)
+
+    def _program_ended(self, event: ev.ProgramEnded, now: float) -> None:
+        self._ended(event.program, known=event.reason in ("told", "final"))
 
     def _ended(self, owner: str, *, known: bool, beside: int = 0) -> None:
         """The scheduler has dropped it already, the step that ended it (`beside`) included."""

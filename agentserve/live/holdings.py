@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Hears
 from agentserve.core.board import Board
 from agentserve.core.identity import unscoped
 from agentserve.core.program import Program
@@ -26,24 +27,30 @@ class Pins:
 
     def __init__(self) -> None:
         self._pins: OrderedDict[str, do.Pin] = OrderedDict()
+        self.hears: Hears = {
+            ev.StepArrived: self._over,
+            ev.ProgramEnded: self._over,
+            ev.EngineLost: self._lost,
+            ev.DecisionDone: self._done,
+            do.Pin: self._pinned,
+            do.Unpin: self._over,
+        }
 
-    def heard(self, event: ev.AnyEvent, now: float, decisions: list[do.AnyDecision]) -> None:
-        """The driver's listener."""
-        if self._pins:
-            if isinstance(event, (ev.StepArrived, ev.ProgramEnded)):
-                self._pins.pop(event.program, None)
-            elif isinstance(event, ev.EngineLost):
-                for program in [p for p, pin in self._pins.items() if pin.engine == event.engine]:
-                    del self._pins[program]
-            elif isinstance(event, ev.DecisionDone) and (event.decision, event.outcome) == ("Pin", "refused"):
-                self._pins.pop(event.program, None)
-        for decision in decisions:
-            if isinstance(decision, do.Pin):
-                self._pins[decision.program] = decision
-                if len(self._pins) > PINS_MAX:
-                    self._pins.popitem(last=False)
-            elif isinstance(decision, do.Unpin):
-                self._pins.pop(decision.program, None)
+    def _over(self, told: ev.StepArrived | ev.ProgramEnded | do.Unpin, now: float) -> None:
+        self._pins.pop(told.program, None)
+
+    def _lost(self, event: ev.EngineLost, now: float) -> None:
+        for program in [p for p, pin in self._pins.items() if pin.engine == event.engine]:
+            del self._pins[program]
+
+    def _done(self, event: ev.DecisionDone, now: float) -> None:
+        if (event.decision, event.outcome) == ("Pin", "refused"):
+            self._pins.pop(event.program, None)
+
+    def _pinned(self, decision: do.Pin, now: float) -> None:
+        self._pins[decision.program] = decision
+        if len(self._pins) > PINS_MAX:
+            self._pins.popitem(last=False)
 
     def of(self, program: Program, now: float) -> do.Pin | None:
         """The pin that protects the program's KV now."""

@@ -8,6 +8,7 @@ import pytest
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Audience
 from agentserve.core.direct import Direct
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.sim.run import Trial, build
@@ -26,11 +27,12 @@ def figures(policy: str, *, workload: str, pressure: float) -> tuple[float, floa
         )
     )
     direct = Direct(world.scheduler.board)
+    audience = Audience(direct.hears)
     handle = world.scheduler.handle
 
     def heard(event: ev.AnyEvent, now: float) -> Any:
         decided = handle(event, now)
-        direct.heard(event, now, list(decided))
+        audience.tell(event, now, list(decided))
         return decided
 
     world.scheduler.handle = heard  # type: ignore[method-assign]  # a tap between the two
@@ -59,9 +61,10 @@ def direct_of_one_engine(kv_tokens: int) -> tuple[Any, Direct]:
 
 def test_an_agent_that_is_over_or_away_for_long_takes_no_room() -> None:
     scheduler, direct = direct_of_one_engine(100_000)
+    audience = Audience(direct.hears)
 
     def tell(event: ev.AnyEvent, now: float) -> None:
-        direct.heard(event, now, list(scheduler.handle(event, now)))
+        audience.tell(event, now, list(scheduler.handle(event, now)))
 
     tell(ev.EngineBack(engine=EngineId("engine-0")), 0.0)
     tell(ev.EngineReported(engine=EngineId("engine-0"), kv_tokens=100_000), 0.0)
@@ -91,5 +94,5 @@ def test_an_agent_that_is_over_or_away_for_long_takes_no_room() -> None:
 
 def test_a_decision_on_a_step_that_is_not_known_is_passed_over() -> None:
     _, direct = direct_of_one_engine(1000)
-    direct.heard(ev.TimerFired(), 0.0, [do.Dispatch(step=StepId("x"), engine=EngineId("e"))])
+    Audience(direct.hears).tell(ev.TimerFired(), 0.0, [do.Dispatch(step=StepId("x"), engine=EngineId("e"))])
     assert direct.figures() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentserve.core import events as ev
+from agentserve.core.audience import Audience
 from agentserve.core.board import Board
 from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
@@ -26,12 +27,13 @@ class Stage:
         self.scheduler = Scheduler(self.board, make_policy("agentserve", self.board, {}))
         self.feed = Feed(clock=lambda: 0.0)
         self.foretold = Foretold(self.board, self.feed.owner)
+        self.audience = Audience(self.foretold.hears)
+        self.audience.listen(self.feed.heard)  # it forgets a step that is over
         self.tell(ev.EngineBack(engine=_id("e")), 0.0)
 
     def tell(self, event: ev.AnyEvent, now: float) -> None:
         decided = list(self.scheduler.handle(event, now))
-        self.foretold.heard(event, now, decided)
-        self.feed.heard(event, now, decided)  # last, as in the gateway: it forgets a step that is over
+        self.audience.tell(event, now, decided)
 
     def step(self, program: str, now: float, tool: str = "bash", *, final: bool = False) -> None:
         step = f"{program}-{now}"

@@ -8,6 +8,7 @@ import pytest
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core.audience import Audience
 from agentserve.core.board import Board
 from agentserve.core.foresight import Naive
 from agentserve.core.policies import make_policy
@@ -23,11 +24,12 @@ class Stage:
         self.board = Board(foresight=Naive())
         self.scheduler = Scheduler(self.board, make_policy("agentserve", self.board, {}))
         self.pins = Pins()
+        self.audience = Audience(self.pins.hears)
         self.tell(ev.EngineBack(engine=_id("e")))
         self.tell(ev.EngineReported(engine=_id("e"), kv_tokens=10_000))
 
     def tell(self, event: ev.AnyEvent, now: float = 0.0, *more: do.AnyDecision) -> None:
-        self.pins.heard(event, now, [*self.scheduler.handle(event, now), *more])
+        self.audience.tell(event, now, [*self.scheduler.handle(event, now), *more])
 
     def step(self, program: str, tokens: int, now: float, *, finish: bool = True, **more: Any) -> None:
         step = f"{program}-{now}"
@@ -44,7 +46,7 @@ class Stage:
 
     def pin(self, program: str, until: float, now: float = 1.0) -> None:
         pin = do.Pin(program=_id(program), engine=_id("e"), tokens=100, until=until, reason="worth_keeping")
-        self.pins.heard(ev.TimerFired(), now, [pin])
+        self.audience.tell(ev.TimerFired(), now, [pin])
 
     def what(self, program: str, now: float) -> str:
         return holding(self.board.programs[_id(program)], self.board, self.pins, now)[0]
@@ -83,7 +85,7 @@ def test_what_ends_a_pin_before_its_time(event: ev.AnyEvent) -> None:
     stage.step("t/p", 700, 1.0)
     stage.pin("t/p", until=100.0)
     program = stage.board.programs[_id("t/p")]
-    stage.pins.heard(event, 2.0, [])
+    stage.audience.tell(event, 2.0, [])
     assert stage.pins.of(program, 3.0) is None
 
 
@@ -95,7 +97,7 @@ def test_a_return_and_an_unpin_end_a_pin() -> None:
     stage.step("t/p", 800, 2.0)
     assert stage.what("t/p", 3.0) == "resting"
     stage.pin("t/p", until=100.0)
-    stage.pins.heard(ev.TimerFired(), 4.0, [do.Unpin(program=_id("t/p"), engine=_id("e"))])
+    stage.audience.tell(ev.TimerFired(), 4.0, [do.Unpin(program=_id("t/p"), engine=_id("e"))])
     assert stage.pins.of(program, 5.0) is None
 
 

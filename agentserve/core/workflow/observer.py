@@ -15,6 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from agentserve.core import events as ev
+from agentserve.core.audience import Hears
 from agentserve.core.workflow.declared import WorkflowGraph
 from agentserve.core.workflow.learned import LearnedGraph, Next, Remaining, node_name
 
@@ -80,24 +81,27 @@ class StepGraphs:
         self._programs: OrderedDict[str, _Program] = OrderedDict()
         self._steps: dict[str, str] = {}  # running step -> its program
         self._changed: dict[Key, None] = {}
+        self.hears: Hears = {
+            ev.StepArrived: self._arrived,
+            ev.StepFinished: self._finished,
+            ev.StepFailed: self._dropped,
+            ev.ClientGone: self._dropped,
+            ev.ProgramDeclared: self._declared,
+            ev.ProgramEnded: self._ended,
+            ev.TimerFired: self._expire,
+        }
 
     # -- looking ----------------------------------------------------------------------------------------------
 
     def tell(self, event: ev.Event, now: float) -> None:
         """One event of the scheduler's."""
-        if isinstance(event, ev.StepArrived):
-            self._arrived(event, now)
-        elif isinstance(event, ev.StepFinished):
-            self._finished(event, now)
-        elif isinstance(event, (ev.StepFailed, ev.ClientGone)):
-            self._dropped(event)
-        elif isinstance(event, ev.ProgramDeclared):
-            if event.program not in self._programs and event.workflow is not None:
-                self._begin(event.program, workflow_key(event.tenant, event.workflow, 0), now)
-        elif isinstance(event, ev.ProgramEnded):
-            self._ended(event.program)
-        elif isinstance(event, ev.TimerFired):
-            self._expire(now)
+        told = self.hears.get(type(event))
+        if told is not None:
+            told(event, now)
+
+    def _declared(self, event: ev.ProgramDeclared, now: float) -> None:
+        if event.program not in self._programs and event.workflow is not None:
+            self._begin(event.program, workflow_key(event.tenant, event.workflow, 0), now)
 
     def _begin(self, program: str, key: Key, now: float) -> _Program:
         if len(self._programs) >= self._programs_max:
@@ -105,7 +109,7 @@ class StepGraphs:
         state = self._programs[program] = _Program(key=key, seen_at=now)
         return state
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, event: ev.TimerFired, now: float) -> None:
         """Forget programs of which nothing was heard for long; how they ended is not known, and teaches nothing."""
         for _ in range(min(EXPIRED_AT_ONCE_MAX, len(self._programs))):
             program, state = next(iter(self._programs.items()))
@@ -175,7 +179,7 @@ class StepGraphs:
             if len(state.tools) < PENDING_MAX:
                 state.tools[tool.id] = tool.name
 
-    def _dropped(self, event: ev.StepFailed | ev.ClientGone) -> None:
+    def _dropped(self, event: ev.StepFailed | ev.ClientGone, now: float) -> None:
         """A step that failed was none, unless it is tried again, which is told as a retry of the same step."""
         if isinstance(event, ev.StepFailed) and event.retryable:
             return
@@ -188,10 +192,10 @@ class StepGraphs:
             for node in step.previous:  # the program stands where it stood before
                 state.frontier[node] = state.frontier.get(node, 0) + 1
 
-    def _ended(self, program: str) -> None:
-        if program not in self._programs:
+    def _ended(self, event: ev.ProgramEnded, now: float) -> None:
+        if event.program not in self._programs:
             return
-        state = self._forget(program)
+        state = self._forget(event.program)
         graph = self._graph(state.key)
         for node, count in state.frontier.items():
             for _ in range(count):
