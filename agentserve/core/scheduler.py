@@ -166,7 +166,8 @@ class Scheduler:
             program = self._open(event.program, event.tenant, event.parent, now)
         if event.workflow is not None:
             program.workflow = event.workflow
-        self._clamp(program, event.priority)
+        if event.priority is not None:
+            self._clamp(program, event.priority)
         if event.deadline_s is not None:
             program.deadline_at = program.created_at + event.deadline_s
         self._touch(program, now)
@@ -184,11 +185,10 @@ class Scheduler:
         board.programs[program_id] = program
         return program
 
-    def _clamp(self, program: Program, wanted: ev.PriorityClass | None) -> None:
+    def _clamp(self, program: Program, wanted: ev.PriorityClass) -> None:
         """A tenant may ask for any class up to its ceiling."""
-        if wanted is not None:
-            ceiling = self.board.share(program.tenant).priority_max
-            program.priority = max(wanted, ceiling, key=CLASS_RANK.__getitem__)
+        ceiling = self.board.share(program.tenant).priority_max
+        program.priority = max(wanted, ceiling, key=CLASS_RANK.__getitem__)
 
     def _touch(self, program: Program, now: float) -> None:
         program.last_seen_at = now
@@ -322,7 +322,8 @@ class Scheduler:
         if program is None:
             program = self._open(event.program, event.tenant, event.parent, now)
         program.workflow = event.workflow or program.workflow
-        self._clamp(program, event.priority)
+        if event.priority is not None:
+            self._clamp(program, event.priority)
         if event.deadline_s is not None:
             program.deadline_at = program.created_at + event.deadline_s
         if event.steps_expected is not None:

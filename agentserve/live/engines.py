@@ -100,11 +100,14 @@ class Prefixes:
 
     def keep(self, program: str, protocol: str, body: bytes) -> None:
         """Remember the request; the one before is forgotten."""
-        self.forget(program)
-        if len(body) > self._bytes_max // 8:
+        kept, size = self._kept, len(body)
+        old = kept.pop(program, None)
+        if old is not None:
+            self._bytes -= len(old[1])
+        if size > self._bytes_max // 8:
             return
-        self._kept[program] = (protocol, body)
-        self._bytes += len(body)
+        kept[program] = (protocol, body)
+        self._bytes += size
         while self._bytes > self._bytes_max:
             _, (_, gone) = self._kept.popitem(last=False)
             self._bytes -= len(gone)

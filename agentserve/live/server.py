@@ -235,8 +235,6 @@ class HttpConnection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
             return  # trailers are read and dropped
-        if len(self._headers) >= HEADERS_MAX:
-            raise Refused(431, f"more than {HEADERS_MAX} headers")
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -246,6 +244,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _check_framing(self) -> None:
         """Refuse what another hop might read differently."""
         headers = self._headers
+        if len(headers) > HEADERS_MAX:
+            raise Refused(431, f"more than {HEADERS_MAX} headers")
         text = b"".join(chain.from_iterable(headers))
         if len(self._url) + len(text) + 4 * len(headers) > self.header_bytes_max:
             raise Refused(431, "the request's headers are too large")
@@ -269,7 +269,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         if version not in ("1.1", "1.0"):
             raise Refused(505, "only HTTP/1.1 is spoken here")
         self._lasts = version == "1.1"
-        if by_name.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
+        expect = by_name.get(b"expect")
+        if expect is not None and expect.lower() == b"100-continue" and self._current is None:
             assert self.transport is not None
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -300,7 +301,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         body = self._body
         request.body = self._inflow or (body[0] if len(body) == 1 else b"".join(body))
         request.keep_alive = self._lasts and self._parser.should_keep_alive()
-        self._let_go()
+        self.arriving.bytes -= self._claimed
         self._fresh()
         if self._current is None:
             self._answer(request)

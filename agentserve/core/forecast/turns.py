@@ -11,9 +11,8 @@ seen a few times.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-
-from cachetools import LRUCache
 
 from agentserve.core.forecast.calls import joined
 from agentserve.core.forecast.survival import Survival
@@ -34,22 +33,33 @@ class Unfollowed:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: LRUCache[int, list[float]] = LRUCache(KEYS_MAX)  # key -> not followed, and followed
+        # key -> not followed, and followed; least lately counted first
+        self._counts: OrderedDict[int, list[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._counts)
 
+    def _of(self, key: int) -> list[float]:
+        counts = self._counts.get(key)
+        if counts is None:
+            if len(self._counts) >= KEYS_MAX:
+                self._counts.popitem(last=False)
+            counts = self._counts[key] = [0.0, 0.0]
+        else:
+            self._counts.move_to_end(key)
+        return counts
+
     def missing(self, keys: Sequence[int]) -> None:
         """One more is not followed, by now."""
         for key in keys:
-            counts = self._counts.setdefault(key, [0.0, 0.0])
+            counts = self._of(key)
             counts[0] = counts[0] * DECAY + 1.0
             counts[1] *= DECAY
 
     def followed(self, keys: Sequence[int], *, counted: bool) -> None:
         """A program came back; `counted` if it had been counted as missing."""
         for key in keys:
-            counts = self._counts.setdefault(key, [0.0, 0.0])
+            counts = self._of(key)
             if counted:
                 counts[0] = max(counts[0] - 1.0, 0.0)
             else:
@@ -78,7 +88,7 @@ class Unfollowed:
 
     def merge(self, other: Unfollowed) -> None:
         for key, theirs in other._counts.items():
-            mine = self._counts.setdefault(key, [0.0, 0.0])
+            mine = self._of(key)
             mine[0] += theirs[0]
             mine[1] += theirs[1]
 
@@ -87,7 +97,8 @@ class Unfollowed:
 
     def load(self, dumped: dict[int, tuple[float, float]]) -> None:
         self._counts.clear()
-        self._counts.update((key, list(counts)) for key, counts in dumped.items())
+        for key, counts in dumped.items():
+            self._of(key)[:] = counts
 
 
 def keys_of(kind: int, steps: int) -> tuple[int, int]:

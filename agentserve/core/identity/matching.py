@@ -85,8 +85,14 @@ def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | N
     count = len(seeking.items)
     value = seeking.hash_at(count)
     tips = tenant.ready.get(value)
-    here = [tip for tip in islice(tips, CANDIDATES_MAX) if scope is None or tip.program.root is scope]
-    tip = next((tip for tip in here if tip.state == "failed"), here[0] if here else None)
+    tip = None
+    for one in islice(tips, CANDIDATES_MAX):
+        if scope is not None and one.program.root is not scope:
+            continue
+        if one.state == "failed":
+            tip = one
+            break
+        tip = tip or one
     if tip is not None:
         return Found(program=tip.program, tip=tip, at=count, how="again")
     owner = first_of(tenant.known.get(value), scope)

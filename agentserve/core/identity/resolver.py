@@ -51,7 +51,7 @@ class Resolver:
         home = self._tenant(tenant)
         named = identify(evidence)
         tail = trailing(evidence.items)
-        returns = tuple(call_id for item in tail for call_id in item.returns)
+        returns = tuple([call_id for item in tail for call_id in item.returns])
         seeking = self._seek(home, evidence, returns, named)
         case = Case(home=home, evidence=evidence, seeking=seeking, named=named, now=now)
         return self._carry_out(case, decide(case))
@@ -220,7 +220,9 @@ class Resolver:
         if reply.response_id is not None:
             home.respond(program, reply.response_id, tip.before if tip.after is None else tip.after)
         tools = self._open_calls(home, tip, reply)
-        final = resolved.final or any(plain_name(tool.name) in TERMINAL_TOOLS for tool in reply.tools)
+        final = resolved.final or not TERMINAL_TOOLS.isdisjoint(
+            [plain_name(tool.name) for tool in reply.tools]
+        )
         program.turn_done = not tools and reply.finish != "length"
         self._touch(home, program, now)
         return Outcome(

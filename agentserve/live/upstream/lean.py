@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
             self._keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) < HEADERS_MAX and not self._whole and not self._head:
+        if not self._head:  # else a trailer, or of a second reply, unasked
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -137,6 +137,7 @@ class Connection(asyncio.Protocol):
             self.headers = []  # 100 Continue and the like
             return
         self.status = status
+        del self.headers[HEADERS_MAX:]
         self._head = True
         self._framed = status in (204, 304) or _framed(self.headers)
 
