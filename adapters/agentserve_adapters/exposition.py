@@ -1,6 +1,7 @@
 """The text in which engines expose their gauges and counters (Prometheus' format), read by name.
 
-Rule: an absent sample is None, never zero: an engine that does not say is not an engine that is idle.
+Rule: an absent sample is None, never zero: an engine that does not say is not an engine that is idle. One that is below
+zero, endless or no number at all is absent.
 Only lines of wanted names are parsed, since histograms are nine tenths of a page.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from agentserve_adapters.readings import NUMBER_MAX
 
 LINES_MAX = 50_000
 
@@ -22,8 +25,9 @@ class Exposition:
         try:
             for family in text_string_to_metric_families("\n".join(kept) + "\n"):
                 for sample in family.samples:
-                    entry = (sample.labels, float(sample.value))
-                    self._samples.setdefault(sample.name, []).append(entry)
+                    value = float(sample.value)
+                    if 0 <= value <= NUMBER_MAX:
+                        self._samples.setdefault(sample.name, []).append((sample.labels, value))
         except ValueError:
             # a page that is cut off or not in this format: what was read until there still counts
             return

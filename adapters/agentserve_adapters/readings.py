@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+NUMBER_MAX = 2**53  # nothing that an engine counts is more, and a database takes it
+
 
 def whole(value: Any) -> int | None:
-    """A whole number, from a number or its text."""
+    """A whole number from 0, from a number or its text."""
     if isinstance(value, bool):
         return None
     try:
-        return int(value)
+        number = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return number if 0 <= number <= NUMBER_MAX else None
 
 
 def real(value: Any) -> float | None:
@@ -21,9 +25,10 @@ def real(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def at(tree: Any, *keys: str) -> Any:

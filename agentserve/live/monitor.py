@@ -140,8 +140,10 @@ class Monitor:
             except (AgentServeError, OSError) as error:
                 self._count_failure(engine, str(error))
             except Exception as error:
-                log.exception("probing engine %s failed", engine.id)
-                self._count_failure(engine, f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                if engine.breaker.reason != reason:  # told once, not with each probe
+                    log.exception("probing engine %s failed", engine.id)
+                self._count_failure(engine, reason)
             else:
                 self._answered(engine)
             self._first[engine.id].set()

@@ -11,6 +11,7 @@ from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.incarnation import Incarnation
 from agentserve_adapters.llamacpp import SlotBook, file_of
 from agentserve_adapters.prompts import warm_request
+from agentserve_adapters.readings import whole
 from agentserve_adapters.retention import nearest
 from agentserve_adapters.trtllm import turned
 from agentserve_adapters.vllm import VLLMAdapter, plain_salt
@@ -425,6 +426,13 @@ def test_an_exposition_sums_ranks_and_tells_zero_from_absent() -> None:
     assert page.total("x:none", "x:a") == 3
     assert page.total("y:b") is None
     assert list(page.names()) == ["x:a"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "+Inf", "-Inf", "-5", "1e30"])
+def test_a_gauge_that_is_no_sensible_number_is_absent(number: str) -> None:
+    page = Exposition(f"x:a {number}\nx:b 2\n", prefixes=("x:",))
+    assert (page.count("x:a"), page.mean("x:a"), page.count("x:b")) == (None, None, 2)
+    assert whole(number) is None
 
 
 @settings(deadline=None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from agentserve.core import events as ev
 from agentserve.live.monitor import ProbeSettings
 from tests.live.conftest import ScriptedEngine, Serve, until
@@ -47,3 +49,21 @@ async def test_a_restarted_engine_has_lost_what_it_held(engine: ScriptedEngine, 
     running.adapter.boot = "2"
     await until(lambda: len(running.books.told(ev.EngineBack)) == 2)
     assert [lost.reason for lost in running.books.told(ev.EngineLost)] == ["restarted"]
+
+
+async def test_an_engine_whose_answers_cannot_be_read_is_told_of_once(
+    engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve(engine, probes=IMPATIENT)
+    probes = 0
+
+    async def senseless() -> None:
+        nonlocal probes
+        probes += 1
+        raise ZeroDivisionError("of its making")
+
+    running.adapter.before_load = senseless
+    await until(lambda: probes > 4)
+    assert not running.gateway.engines["e1"].up
+    told = [r for r in caplog.records if "probing engine e1 failed" in r.getMessage()]
+    assert len(told) == 1
