@@ -80,7 +80,7 @@ class _Out:
 
 class _Program:
     __slots__ = (
-        "context_tokens", "failed", "final", "gap_at", "human_s", "id", "last_at", "opened_at", "out", "parent", "pin",
+        "context_tokens", "failed", "gap_at", "human_s", "id", "last_at", "opened_at", "out", "over", "parent", "pin",
         "queue_s", "seen_at", "steps", "steps_open", "tenant", "tool_s", "turn_done", "warm", "workflow",
     )  # fmt: skip
 
@@ -95,7 +95,7 @@ class _Program:
         self.context_tokens = 0
         self.gap_at: float | None = None
         self.turn_done = False
-        self.final = False
+        self.over = ""  # why, once that was told: with its last open step
         self.out: dict[str, _Out] = {}
         self.pin: _Pin | None = None
         self.warm: _Warm | None = None
@@ -267,13 +267,14 @@ class Story:
         )
         program.context_tokens = event.prompt_tokens + event.output_tokens
         program.turn_done = event.turn_done
-        program.final = event.final
+        if event.final:
+            program.over = "final"
         program.gap_at = now
         for tool in event.tools:
             if len(program.out) < TOOLS_OF_PROGRAM_MAX:
                 program.out[tool.id] = _Out(tool, event.step, now)
-        if event.final and not program.steps_open:
-            self._close(program, "final")
+        if program.over:
+            self._close_if_over(program)
 
     def _step_failed(self, event: ev.StepFailed, now: float) -> None:
         open_step = self._steps.get(event.step)
@@ -283,11 +284,13 @@ class Story:
         step = self._left(event.step, now)
         if step is not None:
             step.program.failed += 1
+            self._close_if_over(step.program)
 
     def _client_gone(self, event: ev.ClientGone, now: float) -> None:
         step = self._left(event.step, now)
         if step is not None:
             step.program.failed += 1
+            self._close_if_over(step.program)
 
     def _left(self, step_id: str, now: float) -> _Step | None:
         step = self._steps.pop(step_id, None)
@@ -329,10 +332,12 @@ class Story:
         program = self._programs.get(event.program)
         if program is None:
             return
-        if program.steps_open:
-            program.final = True
-        else:
-            self._close(program, event.reason)
+        program.over = event.reason
+        self._close_if_over(program)
+
+    def _close_if_over(self, program: _Program) -> None:
+        if program.over and not program.steps_open and self._programs.get(program.id) is program:
+            self._close(program, program.over)
 
     def _reported(self, event: ev.EngineReported, now: float) -> None:
         if event.prefill_tokens_per_s:
@@ -390,6 +395,7 @@ class Story:
         step = self._left(decision.step, now)
         if step is not None:
             step.program.failed += 1
+            self._close_if_over(step.program)
 
     def _pinned(self, decision: do.Pin, now: float) -> None:
         program = self._programs.get(decision.program)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import pytest
+
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
@@ -78,6 +80,24 @@ def test_a_programs_time_leaves_out_people_and_its_slowdown_is_its_queueing() ->
     assert (closed.reason, closed.steps) == ("final", 2)
     assert (closed.seconds, closed.queue_s, closed.human_s) == (9.0, 3.0, 500.0)
     assert closed.slowdown == 9.0 / 6.0
+
+
+@pytest.mark.parametrize("last", ["finished", "failed", "gone"])
+def test_a_program_that_is_told_over_while_its_steps_run_is_over_with_the_last_of_them(last: str) -> None:
+    story = Teller()
+    story.arrive("a")
+    story.arrive("b")
+    story.tell(ev.ProgramEnded(program=P, reason="told"))
+    story.finish("b")
+    assert not story.of(facts.ProgramClosed)
+    if last == "finished":
+        story.finish("a")
+    elif last == "failed":
+        story.tell(ev.StepFailed(step=A, reason="broke"))
+    else:
+        story.tell(ev.ClientGone(step=A))
+    assert story.closed.reason == "told"
+    assert story.story.live == 0
 
 
 def test_parallel_tool_calls_each_end_when_their_results_come_back() -> None:
