@@ -13,6 +13,7 @@ from typing import Dict, NamedTuple, Optional
 
 PROGRAM_ENV = "AGENTSERVE_PROGRAM_ID"
 NAME_CHARS_MAX = 128
+NUMBER_MAX = 1e9  # of seconds and steps; what is beyond is as good as not said, and the gateway refuses it
 
 
 class Program:
@@ -89,9 +90,12 @@ class Program:
 
     def expect(self, in_s: float, steps_left: Optional[float] = None) -> None:
         """Say when the next call will come, and how many calls are left."""
-        said: Dict[str, object] = {"type": "hint", "in_ms": round(max(in_s, 0.0) * 1e3, 3)}
-        if steps_left is not None:
-            said["steps_left"] = max(steps_left, 0)
+        soon_s, left = number_of(in_s, "in_s"), number_of(steps_left, "steps_left")
+        if soon_s is None:
+            return
+        said: Dict[str, object] = {"type": "hint", "in_ms": round(soon_s * 1e3, 3)}
+        if left is not None:
+            said["steps_left"] = left
         self._tell(said)
 
     def compacted(self) -> None:
@@ -156,7 +160,7 @@ def ambient() -> Optional[Scope]:
     found = _ambient.get(name)
     if found is None:
         _ambient.clear()  # one at a time: the environment has one value
-        found = _ambient[name] = Scope(Program(name))
+        found = _ambient[name] = Scope(Program(name_of(name)))
     return found
 
 
@@ -205,6 +209,26 @@ def name_of(value: object) -> str:
     if not text.isascii() or not text.isprintable():
         text = "".join(c if c.isascii() and c.isprintable() else "_" for c in text)
     return text[:NAME_CHARS_MAX] or "unnamed"
+
+
+def number_of(value: object, what: str) -> Optional[float]:
+    """A number from 0 on; none for what has no bound, and, with a word of it, for what is no number.
+
+    `os.environ["DEADLINE_S"]` is a string, what is left of a deadline may be negative, and no deadline infinite.
+    """
+    if value is None:
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever the application gave
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if number < NUMBER_MAX:
+        return max(number, 0.0)
+    if number != number:
+        from agentserve_sdk._client import log
+
+        log.warning("agentserve takes no notice of %s=%r: it is not a number", what, value)
+    return None
 
 
 def new_program_id() -> str:

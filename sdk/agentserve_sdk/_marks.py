@@ -6,6 +6,7 @@ changes nothing. No argument and no result of the application's functions is loo
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from types import TracebackType
 from typing import (
     Any,
@@ -24,10 +25,25 @@ from typing import (
 
 from agentserve_sdk import _client
 from agentserve_sdk._announce import ToolRun, open_program, status_of, tell_edges, tool_began, tool_ended
-from agentserve_sdk._context import SCOPE, Program, Scope, name_of, scope
-from agentserve_sdk._wrap import wrapped
+from agentserve_sdk._context import SCOPE, Program, Scope, name_of, number_of, scope
+from agentserve_sdk._wrap import is_decorated, wrapped
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Entry:
+    """A `with` block that is under way. One mark may be entered by several tasks and threads at once."""
+
+    __slots__ = ("before", "mark", "over", "run")
+
+    def __init__(self, mark: _Mark, run: Any, before: Optional[_Entry]) -> None:
+        self.mark = mark
+        self.run = run
+        self.before = before
+        self.over = False
+
+
+_INNERMOST: ContextVar[Optional[_Entry]] = ContextVar("agentserve_entered", default=None)
 
 
 class _Mark:
@@ -35,16 +51,13 @@ class _Mark:
 
     def __init__(self, name: Optional[str]) -> None:
         self._name = name
-        self._entered: List[Any] = []
+        self._entered: List[_Entry] = []
 
     def __call__(self, fn: F) -> F:
-        named = self._named(fn)
-        return cast(F, wrapped(named, fn))
-
-    def _named(self, fn: Callable[..., Any]) -> Any:
         if self._name is None:
-            self._name = name_of(getattr(fn, "__name__", type(fn).__name__))
-        return self
+            inner = getattr(fn, "__func__", fn)  # of a class's or static method
+            self._name = name_of(getattr(inner, "__name__", type(inner).__name__))
+        return cast(F, wrapped(self, fn))
 
     def open(self) -> Any:
         """Begin; None when there is nothing to end."""
@@ -56,7 +69,12 @@ class _Mark:
 
     def __enter__(self) -> Any:
         run = self.open()
-        self._entered.append(run)
+        before = _INNERMOST.get()
+        while before is not None and before.over:
+            before = before.before
+        entry = _Entry(self, run, before)
+        self._entered.append(entry)
+        _INNERMOST.set(entry)
         return self._entry(run)
 
     def _entry(self, run: Any) -> Any:
@@ -68,9 +86,24 @@ class _Mark:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        run = self._entered.pop()
-        if run is not None:
-            self.close(run, error)
+        entry = self._left()
+        if entry is not None and entry.run is not None:
+            self.close(entry.run, error)
+
+    def _left(self) -> Optional[_Entry]:
+        """What this context entered last; what was entered last at all, where that was in another."""
+        found = _INNERMOST.get()
+        while found is not None and (found.over or found.mark is not self):
+            found = found.before
+        if found is not None:
+            _INNERMOST.set(found.before)
+        elif self._entered:
+            found = self._entered[-1]
+        else:
+            return None
+        found.over = True
+        self._entered.remove(found)
+        return found
 
     async def __aenter__(self) -> Any:
         return self.__enter__()
@@ -104,9 +137,9 @@ class Workflow(_Mark):
     ) -> None:
         super().__init__(None if name is None else name_of(name))
         self._id = None if id is None else name_of(id)
-        self._session_id = session_id
-        self._deadline_s = deadline_s
-        self._priority = priority
+        self._session_id = None if session_id is None else str(session_id)
+        self._deadline_s = number_of(deadline_s, "deadline_s")
+        self._priority = None if priority is None else name_of(priority)
         self._graph = graph
 
     def open(self) -> Any:
@@ -185,6 +218,9 @@ class Step(_Mark):
         return self.__enter__()
 
 
+_TOLD_AS = {"expected_s": "eta_ms", "timeout_s": "timeout_ms"}
+
+
 class Tool(_Mark):
     """What fills the gap between two steps. Its end is told at once, so that the program's KV is there in time."""
 
@@ -201,10 +237,10 @@ class Tool(_Mark):
         super().__init__(None if name is None else name_of(name))
         self._call_id = None if call_id is None else name_of(call_id)
         self._more: Dict[str, object] = {}
-        if expected_s is not None:
-            self._more["eta_ms"] = expected_s * 1e3
-        if timeout_s is not None:
-            self._more["timeout_ms"] = timeout_s * 1e3
+        for key, given_s in (("expected_s", expected_s), ("timeout_s", timeout_s)):
+            value_s = number_of(given_s, key)
+            if value_s is not None:
+                self._more[_TOLD_AS[key]] = value_s * 1e3
         if idempotent is not None:
             self._more["annotations"] = {"idempotentHint": idempotent}
         if background:
@@ -274,7 +310,7 @@ def workflow(name: Any = None, **options: Any) -> Any:
     when it should be done, `priority` is `interactive`, `standard` or `batch`, `graph` its steps as the gateway's
     `POST /v1/programs` takes them. Inside of another program it is a child of that one.
     """
-    return Workflow()(name) if callable(name) else Workflow(name, **options)
+    return Workflow()(name) if is_decorated(name) else Workflow(name, **options)
 
 
 @overload
@@ -283,7 +319,7 @@ def step(name: F, /) -> F: ...
 def step(name: Optional[str] = None, *, next: Union[str, Sequence[str], None] = None) -> Step: ...
 def step(name: Any = None, **options: Any) -> Any:
     """Model calls made inside carry this step's name; `next` names the steps that may follow."""
-    return Step()(name) if callable(name) else Step(name, **options)
+    return Step()(name) if is_decorated(name) else Step(name, **options)
 
 
 @overload
@@ -304,4 +340,4 @@ def tool(name: Any = None, **options: Any) -> Any:
     `call_id` is the model's id of the call, where you know it; `expected_s` how long it takes, until measured times
     are better; `timeout_s` when you give it up; `background` says that the agent does not wait for it.
     """
-    return Tool()(name) if callable(name) else Tool(name, **options)
+    return Tool()(name) if is_decorated(name) else Tool(name, **options)

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Set, Tuple
 
 from agentserve_sdk._context import quoted
 
@@ -26,6 +26,7 @@ TIMEOUT_S = 2.0
 FAILURES_MAX = 3  # in a row, then the gateway is left alone
 REST_S, REST_S_MAX = 1.0, 30.0
 REPLY_BYTES_MAX = 64 * 1024
+SAID_BYTES_MAX = 300  # of a refusal, in the log
 EXIT_S = 0.5  # how long the end of the process waits for what was told last
 
 # Either an event of a program, or (None, a whole request).
@@ -45,6 +46,7 @@ class Poster:
         self._connection: Optional[http.client.HTTPConnection] = None
         self._rest_until = 0.0
         self._failures = 0
+        self._told: Set[int] = set()  # statuses
         self._fresh()
         _posters.add(self)
 
@@ -111,6 +113,7 @@ class Poster:
     # -- the thread's side
 
     def _run(self) -> None:
+        _load()
         while True:
             self._wake.acquire()
             while self._queue:
@@ -147,7 +150,7 @@ class Poster:
         else:
             path, body = f"/v1/programs/{quoted(program_id)}/events", [event for _, event in batch]
         try:
-            status = self._ask(method, path, json.dumps(body, default=str).encode())
+            status, said = self._ask(method, path, json.dumps(body, default=str).encode())
         except (OSError, ValueError) as error:
             self._went_wrong(len(batch), repr(error))
             return
@@ -156,13 +159,23 @@ class Poster:
         elif status >= 400:  # the gateway is well, but does not want this
             self.failed += len(batch)
             self._failures = 0
-            _log().debug("agentserve refused %s %s with status %d", method, path, status)
+            self._refused(method, path, status, said)
         else:
             self.sent += len(batch)
             self._failures = 0
             self._rest_until = 0.0
 
-    def _ask(self, method: str, path: str, body: bytes) -> int:
+    def _refused(self, method: str, path: str, status: int, said: bytes) -> None:
+        """A word of it, once for each status: a wrong key or address is the user's to mend."""
+        new = status not in self._told
+        self._told.add(status)
+        log = _log()
+        (log.warning if new else log.debug)(
+            "agentserve at %s refused %s %s (%d: %s); the application goes on without it",
+            self.url, method, path, status, said[:SAID_BYTES_MAX].decode("utf-8", "replace"),
+        )  # fmt: skip
+
+    def _ask(self, method: str, path: str, body: bytes) -> Tuple[int, bytes]:
         """One exchange, on the connection that is open if it still is."""
         import http.client
 
@@ -192,7 +205,7 @@ class Poster:
             connection.close()
         else:
             self._connection = connection
-        return reply.status
+        return reply.status, left
 
     def _connect(self) -> http.client.HTTPConnection:
         import http.client
@@ -219,6 +232,19 @@ class Poster:
             connection.close()
 
 
+# Held while the thread imports. A fork waits for it, for its child has the modules that were half loaded as they were,
+# and nobody to load the rest: the application's own imports would fail there.
+_loading = threading.Lock()
+
+
+def _load() -> None:
+    """What a request needs, which is more than the import of this package should take."""
+    with _loading:
+        import http.client  # noqa: F401
+
+        "".encode("idna")  # of the host's name, by a codec that is a module too
+
+
 def _log() -> Any:
     from agentserve_sdk._client import log
 
@@ -232,10 +258,11 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
+    _loading.release()
     for poster in list(_posters):
         poster._fresh()
 
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_after_fork)

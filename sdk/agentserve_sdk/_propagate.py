@@ -17,6 +17,7 @@ from agentserve_sdk._imports import when_imported
 MARK = "_agentserve_wrapped"
 EXTENSION = "agentserve"
 PREFIX = "x-agentserve-"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})  # names of one host: people write either
 
 
 def install() -> None:
@@ -132,7 +133,9 @@ def _stdlib_headers(connection: Any, given: Any) -> Any:
 def ours(scheme: Any, host: Any, port: Any) -> bool:
     """Is it the gateway that is asked?"""
     origin = _client.settings().origin
-    return origin is not None and (scheme, host, port or _client.PORTS.get(scheme)) == origin
+    if origin is None or (scheme, port or _client.PORTS.get(scheme)) != (origin[0], origin[2]):
+        return False
+    return bool(host == origin[1] or (host in LOOPBACK and origin[1] in LOOPBACK))
 
 
 def ours_url(url: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Optional, Protocol
 
+from agentserve_sdk._client import log
 from agentserve_sdk._context import SCOPE
 
 # of code objects, as the language reference has them
@@ -25,8 +26,18 @@ class Mark(Protocol):
         """After it."""
 
 
+def is_decorated(given: object) -> bool:
+    """Is it what a bare decorator stands on, or a name? Methods of a class and properties are not callable as such."""
+    return callable(given) or hasattr(type(given), "__get__")
+
+
 def wrapped(mark: Mark, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with the mark around each of its calls."""
+    """The function with the mark around each of its calls; what is none, as it is."""
+    if isinstance(fn, (classmethod, staticmethod)):
+        return type(fn)(wrapped(mark, fn.__func__))
+    if isinstance(fn, type) or not callable(fn):
+        log.warning("agentserve marks functions, and leaves %r as it is: mark the function below it", fn)
+        return fn
     flags = _flags(fn)
     if flags & ASYNC_GENERATOR:
         made = _async_generator(mark, fn)

@@ -158,7 +158,7 @@ def test_no_other_origin_sees_them(
     url, seen = elsewhere
     with agentserve.workflow("w"):
         client.post(url, json=BODY)
-        client.post(gateway.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions", json=BODY)
+        client.post(gateway.url.replace("127.0.0.1", "127.1") + "/v1/chat/completions", json=BODY)
     assert [name for one in seen for name in one if name.startswith("x-agentserve")] == []
     assert ids(gateway) == [None]
 
