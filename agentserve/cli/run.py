@@ -1,8 +1,8 @@
 """`agentserve run -- CMD`: start any agent command with its base URLs pointed at the gateway, as one program.
 
 Rule: the command runs as it would alone: its input, output and exit status are its own, and a gateway that does not
-answer is said once and changes nothing else. Its environment is added to, and only what must point at the gateway is
-replaced.
+answer, or is none, is said once and changes nothing else. Its environment is added to, and only what must point at
+the gateway is replaced.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -29,6 +30,7 @@ from agentserve.errors import AgentServeError, UsageError
 HELP = "run an agent command with its base URLs pointed at the gateway"
 URL_DEFAULT = "http://127.0.0.1:8400"
 ASK_S = 2.0
+PROGRAM_CHARS_MAX = 128  # as the SDK has it, and the gateway's headers
 WRITTEN_S = 3.0  # how long the summary waits for the journal, which is written behind
 TOOLS_SHOWN_MAX = 3
 CLAUDE_MODELS = (
@@ -64,13 +66,8 @@ def run(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise UsageError("there is no command to run", remedy="write `agentserve run -- codex exec ...`")
-    if shutil.which(command[0]) is None:
-        raise UsageError(f"there is no command {command[0]!r}", remedy="is it installed, and in PATH?")
-    if args.deadline is not None and args.deadline <= 0:
-        raise UsageError(f"--deadline is {args.deadline:g}", remedy="it is more than 0 seconds")
-    url = (args.url or os.environ.get("AGENTSERVE_URL") or URL_DEFAULT).rstrip("/").removesuffix("/v1")
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url is {url}", remedy=f"write it as {URL_DEFAULT}")
+    checked(args, command[0])
+    url = address(args.url)
     gateway = Gateway(url, args.key or os.environ.get("AGENTSERVE_API_KEY"))
     program = args.program or f"run-{secrets.token_hex(10)}"
     gateway.declare(program, args, PurePath(command[0]).name)
@@ -88,6 +85,38 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return status
+
+
+def checked(args: argparse.Namespace, name: str) -> None:
+    """What can be seen to be wrong before anything is started."""
+    if shutil.which(name) is None:
+        if os.path.exists(name) and os.path.dirname(name):
+            raise UsageError(
+                f"{name} is no file that may be executed", remedy="put its interpreter before it"
+            )
+        raise UsageError(f"there is no command {name!r}", remedy="is it installed, and in PATH?")
+    if args.deadline is not None and not 0 < args.deadline < math.inf:
+        raise UsageError(f"--deadline is {args.deadline:g}", remedy="it is more than 0 seconds")
+    program = args.program or "-"
+    if len(program) > PROGRAM_CHARS_MAX or not (program.isascii() and program.isprintable()):
+        raise UsageError(
+            f"--program is {program[:PROGRAM_CHARS_MAX]!r}",
+            remedy=f"at most {PROGRAM_CHARS_MAX} characters of ASCII fit a header",
+        )
+
+
+def address(given: str | None) -> str:
+    """The gateway's address."""
+    named = given or os.environ.get("AGENTSERVE_URL") or URL_DEFAULT
+    try:
+        host = httpx.URL(named).host if named.startswith(("http://", "https://")) else ""
+    except httpx.InvalidURL:
+        host = ""
+    if not host:
+        raise UsageError(
+            f"{'--url' if given else 'AGENTSERVE_URL'} is {named}", remedy=f"write it as {URL_DEFAULT}"
+        )
+    return named.rstrip("/").removesuffix("/v1")
 
 
 class Gateway:
@@ -111,14 +140,15 @@ class Gateway:
 
     def only_model(self) -> str | None:
         """The model that it serves, where there is no choice: clients ask for names of their own, which it refuses."""
-        rows = (self._ask("GET", "/v1/models") or {}).get("data") or ()
-        names = {row["id"] for row in rows}
+        rows = (self._ask("GET", "/v1/models") or {}).get("data")
+        named = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        names = {name for name in named if isinstance(name, str)}
         return names.pop() if len(names) == 1 else None
 
     def steps(self, program: str) -> int:
         """How many steps of the program it saw; 0 when it is away."""
-        live = self._ask("GET", f"/v1/programs/{quote(program, safe='')}")
-        return int(live.get("steps_done", 0)) if live is not None else 0
+        done = (self._ask("GET", f"/v1/programs/{quote(program, safe='')}") or {}).get("steps_done")
+        return done if isinstance(done, int) else 0
 
     def summary(self, program: str) -> dict[str, Any] | None:
         """The program in a few sums. They are written behind: its end is waited for, but not for long."""
@@ -126,14 +156,14 @@ class Gateway:
         until = time.monotonic() + WRITTEN_S
         while time.monotonic() < until:
             found = self._ask("GET", f"/v1/summaries/{quote(program, safe='')}") or found
-            if self._away or (found is not None and found["over"]):
+            if self._away or (found is not None and found.get("over")):
                 break
             time.sleep(0.1)
         return found
 
     def end(self, program: str, status: int) -> None:
         """The program is over."""
-        how = "succeeded" if status == 0 else "cancelled" if status in (130, 143) else "failed"
+        how = "succeeded" if status == 0 else "cancelled" if status in (129, 130, 143) else "failed"
         self._ask("POST", f"/v1/programs/{quote(program, safe='')}/events", [{"type": "end", "status": how}])
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
@@ -248,10 +278,11 @@ def summary(program: str, status: int, took_s: float, steps: int, sums: Mapping[
     lines = [f"\nagentserve: {program} {how} after {took_s:.1f} s"]
     if not steps:
         lines.append("  no call of it came through the gateway, or the gateway is away")
-    elif sums is None:
-        lines.append(f"  steps       {steps}; the gateway's store has nothing more to tell")
     else:
-        lines += [f"  {name:<11} {value}" for name, value in figures(sums)]
+        try:
+            lines += [f"  {name:<11} {value}" for name, value in figures(sums or {})]
+        except (KeyError, TypeError, ValueError):
+            lines.append(f"  steps       {steps}; the gateway's store has nothing more to tell")
     return "\n".join(lines)
 
 

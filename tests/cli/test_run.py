@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import agentserve_sdk as agentserve
@@ -162,6 +164,42 @@ def test_a_gateway_that_is_away_is_said_once_and_changes_nothing(tmp_path: Path)
     assert done.stderr.count("does not answer") == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"data":[{"name":"x"}]}',
+        b'{"data":[1]}',
+        b'{"data":{"id":3}}',
+        b'{"data":[{"id":5}],"steps_done":null}',
+        b'{"steps_done":3,"over":true}',
+        b"[1]",
+        b"<html>",
+    ],
+)
+def test_a_server_that_is_no_gateway_changes_nothing(answer: bytes, tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = run(url, "--", sys.executable, "-c", "print('mine'); raise SystemExit(7)", cwd=tmp_path)
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (7, "mine\n")
+    assert "Traceback" not in done.stderr
+
+
 def test_what_ends_us_ends_the_command_in_its_own_way(gateway: testing.Gateway, tmp_path: Path) -> None:
     waits = (
         "import signal, sys, time\n"
@@ -184,6 +222,10 @@ def test_what_ends_us_ends_the_command_in_its_own_way(gateway: testing.Gateway, 
         ([], "there is no command to run"),
         (["--", "no-such-agent"], "there is no command 'no-such-agent'"),
         (["--deadline", "0", "--", "true"], "more than 0 seconds"),
+        (["--deadline", "nan", "--", "true"], "more than 0 seconds"),
+        (["--url", "http://[::1", "--", "true"], "write it as http://127.0.0.1:8400"),
+        (["--program", "é", "--", "true"], "characters of ASCII"),
+        (["--", "./"], "no file that may be executed"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
