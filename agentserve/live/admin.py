@@ -17,12 +17,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agentserve.config import WEIGHT_MAX, WEIGHT_MIN, EngineSettings, TenantSettings
-from agentserve.errors import BadRequest, NotAuthorised, NotFound, Overloaded
+from agentserve.errors import BadRequest, ConfigError, NotAuthorised, NotFound, Overloaded
 from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ
 from agentserve.live.engines import Engine
 from agentserve.live.foretold import calibration
-from agentserve.live.programs import NUMBER_MAX, mapping, number, program_name
+from agentserve.live.programs import NUMBER_MAX, mapping, number, only, program_name
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.wire import printable_id
 
@@ -55,13 +55,13 @@ class Admin:
             Route(f"{ROOT}/pins", self.pins),
             Route(f"{ROOT}/engines", self.engines, methods=["GET"]),
             Route(f"{ROOT}/engines", self.add_engine, methods=["POST"]),
-            Route(f"{ROOT}/engines/{{engine}}", self.engine, methods=["GET"]),
-            Route(f"{ROOT}/engines/{{engine}}", self.remove_engine, methods=["DELETE"]),
-            Route(f"{ROOT}/engines/{{engine}}/drain", self.drain_engine, methods=["POST"]),
-            Route(f"{ROOT}/engines/{{engine}}/resume", self.resume_engine, methods=["POST"]),
+            Route(f"{ROOT}/engines/{{engine:path}}", self.engine, methods=["GET"]),
+            Route(f"{ROOT}/engines/{{engine:path}}", self.remove_engine, methods=["DELETE"]),
+            Route(f"{ROOT}/engines/{{engine:path}}/drain", self.drain_engine, methods=["POST"]),
+            Route(f"{ROOT}/engines/{{engine:path}}/resume", self.resume_engine, methods=["POST"]),
             Route(f"{ROOT}/tenants", self.tenants),
-            Route(f"{ROOT}/tenants/{{tenant}}", self.tenant, methods=["GET"]),
-            Route(f"{ROOT}/tenants/{{tenant}}", self.put_tenant, methods=["PUT"]),
+            Route(f"{ROOT}/tenants/{{tenant:path}}", self.tenant, methods=["GET"]),
+            Route(f"{ROOT}/tenants/{{tenant:path}}", self.put_tenant, methods=["PUT"]),
             Route(f"{ROOT}/workflows", self.workflows),
             Route(f"{ROOT}/graphs", self.graphs),
             Route(f"{ROOT}/graphs/{{tenant}}/{{name:path}}", self.graph),
@@ -248,7 +248,10 @@ class Admin:
         """Take an engine in; it gets steps once it has answered."""
         self._may(request)
         said = mapping(await json_body(request))
-        engine = await self._gateway.engines.add(engine_settings(said))
+        try:
+            engine = await self._gateway.engines.add(engine_settings(said))
+        except ConfigError as error:
+            raise BadRequest(error.message, remedy=error.remedy) from error
         return json_response(self._shown(engine)[0], 201)
 
     async def drain_engine(self, request: Request) -> Response:
@@ -304,6 +307,7 @@ class Admin:
 
 def engine_settings(said: Mapping[str, Any]) -> EngineSettings:
     """An engine as the API takes it."""
+    only(said, ("id", "url", "kind", "models", "kv_tokens"))
     engine_id, url = printable_id(said.get("id")), said.get("url")
     if engine_id is None:
         raise BadRequest("an engine needs an id", field="id")
@@ -331,9 +335,12 @@ _WHOLE = (
     "program_steps_max",
 )
 
+_FIELDS = ("id", "weight", "priority_max", "pin_share_max", "cache_salt", *_WHOLE)
+
 
 def tenant_settings(tenant: str, said: Mapping[str, Any]) -> TenantSettings:
     """A tenant's limits as the API takes them."""
+    only(said, _FIELDS)
     whole: dict[str, int | None] = {}
     for name in _WHOLE:
         value = said.get(name)
@@ -365,5 +372,4 @@ def tenant_settings(tenant: str, said: Mapping[str, Any]) -> TenantSettings:
 
 def tenant_view(settings: TenantSettings) -> dict[str, Any]:
     """A tenant's limits as the API shows them."""
-    names = ("id", "weight", "priority_max", "pin_share_max", "cache_salt", *_WHOLE)
-    return {name: getattr(settings, name) for name in names}
+    return {name: getattr(settings, name) for name in _FIELDS}

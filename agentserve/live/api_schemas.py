@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agentserve.config import WEIGHT_MAX, WEIGHT_MIN
+
 Json = dict[str, Any]
 
 TEXT: Json = {"type": "string"}
@@ -82,11 +84,13 @@ ADD_ENGINE: Json = {
         "models": {"type": "array", "items": {"type": "string", "minLength": 1}},
         "kv_tokens": WHOLE,
     },
+    "additionalProperties": False,
 }
 LIMITS: Json = {
     "type": "object",
     "properties": {
-        "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 10**12},
+        "id": NAME,
+        "weight": {"type": "number", "minimum": WEIGHT_MIN, "maximum": WEIGHT_MAX},
         "priority_max": PRIORITY,
         "pin_share_max": {"type": "number", "minimum": 0, "maximum": 1},
         "cache_salt": FLAG,
@@ -96,6 +100,7 @@ LIMITS: Json = {
         "program_tokens_max": MAYBE_WHOLE,
         "program_steps_max": MAYBE_WHOLE,
     },
+    "additionalProperties": False,
 }
 
 

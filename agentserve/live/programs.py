@@ -6,7 +6,8 @@ error names the field. Names are the tenant's own; nobody reaches another's prog
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -237,6 +238,15 @@ def mapping(value: Any, where: str = "body") -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadRequest("a JSON object is expected here", field=where)
     return value
+
+
+def only(said: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse a field that is not known: what it meant would not happen, and nobody would be told."""
+    for key in said:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+            raise BadRequest(f"the field `{key}` is not known here", field=str(key), remedy=remedy)
 
 
 def program_name(value: Any, field: str = "id") -> str:

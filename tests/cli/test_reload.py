@@ -186,3 +186,14 @@ async def test_a_weight_that_is_reloaded_counts_from_then_on(tmp_path: Path, eng
         account = books.account(TenantId("default"), now)
         assert account.weight == 4.0
         assert account.service >= service
+
+
+async def test_an_engine_that_the_admin_api_cannot_take_is_the_callers_fault(
+    tmp_path: Path, engines: list[Gated]
+) -> None:
+    async with under(tmp_path, entry(engines[0])) as gateway:
+        for wrong in ({"kind": "nope"}, {"url": "http://[::1"}, {"url": "http://gpu1:80000"}):
+            said = {"id": "late", "url": "http://gpu1:8000", **wrong}
+            reply = await gateway.client.post("/admin/v1/engines", json=said)
+            assert reply.status_code == 400, reply.text
+        assert gateway.up() == {"e1": engines[0].url}

@@ -102,6 +102,7 @@ async def test_removing_an_engine_sends_its_unanswered_steps_elsewhere(
         ({"id": "e1", "url": "http://x"}, "id"),
         ({"id": "a", "url": "http://x", "models": "m"}, "models"),
         ({"id": "a", "url": "http://x", "kv_tokens": 0}, "kv_tokens"),
+        ({"id": "a", "url": "http://x", "api_key": "sk-1"}, "api_key"),
     ],
 )
 async def test_a_wrong_engine_is_refused_by_field(
@@ -118,8 +119,23 @@ async def test_a_tenants_limits_are_replaced_and_hold_at_once(engine: ScriptedEn
     assert put.json()["requests_per_minute"] == 2
     statuses = [(await running.chat()).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
-    wrong = await running.client.put("/admin/v1/tenants/default", json={"weight": 0})
-    assert wrong.json()["error"]["param"] == "weight"
+    for wrong in ({"weight": 0}, {"requests_per_min": 5}):
+        refused = await running.client.put("/admin/v1/tenants/default", json=wrong)
+        assert refused.json()["error"]["param"] == next(iter(wrong))
+    assert (await running.client.get("/admin/v1/tenants/default")).json() == put.json()
+
+
+async def test_what_has_a_slash_in_its_name_can_be_changed_and_removed(
+    engine: ScriptedEngine, other: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    client = running.client
+    await client.post("/admin/v1/engines", json={"id": "rack/1", "url": other.url})
+    assert (await client.post("/admin/v1/engines/rack%2F1/drain")).json()["state"] in ("draining", "down")
+    assert (await client.get("/admin/v1/engines/rack%2F1")).json()["id"] == "rack/1"
+    assert (await client.delete("/admin/v1/engines/rack%2F1")).json() == {"removed": "rack/1"}
+    put = await client.put("/admin/v1/tenants/org%2Fteam", json={"weight": 2})
+    assert (put.json()["id"], put.json()["weight"]) == ("org/team", 2)
 
 
 async def test_live_events_are_streamed_as_they_happen(engine: ScriptedEngine, serve: Serve) -> None:
