@@ -149,9 +149,14 @@ class Direct:
         self._leave(event.program)
 
     def _comes(self, program: Program, tokens: int, now: float) -> None:
-        self._leave(program.id)
-        self._under[program.id] = _Under(tokens, now)
-        self._tokens += tokens
+        under = self._under.get(program.id)
+        if under is None:
+            self._under[program.id] = _Under(tokens, now)
+            self._tokens += tokens
+        else:
+            self._tokens += tokens - under.tokens
+            under.tokens, under.seen_at = tokens, now
+            self._under.move_to_end(program.id)
         for _ in range(2):  # at most two leave for one that comes: bounded work, and it keeps up
             oldest, under = next(iter(self._under.items()))
             if len(self._under) <= PROGRAMS_MAX and under.seen_at + AWAY_S > now:

@@ -115,14 +115,6 @@ class Exchange:
 
     # -- the request
 
-    def header_values(self) -> dict[str, str]:
-        """Header names and values as text; of a repeated header the first counts."""
-        headers = self.scope["headers"]
-        found = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        if len(found) != len(headers):  # from the end, so that the first of each is taken last
-            found |= {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
-        return found
-
     async def read_body(self, bytes_max: int) -> bytes:
         """The whole body, bounded."""
         declared = self.headers.get("content-length")

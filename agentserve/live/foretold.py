@@ -62,14 +62,14 @@ class Foretold:
 
     def _look_ahead(self, program: Program) -> None:
         """What is forecast to be left, after 1, 2, 4, 8, ... steps."""
-        done, left = program.steps_done, steps_left(program)
+        done = program.steps_done
         said = self._said.get(program.id)
         if said is None:
             said = self._said[program.id] = _Said()
             if len(self._said) > PROGRAMS_MAX:
                 self._said.popitem(last=False)
         said.done = done
-        if left is not None and not done & (done - 1):
+        if not done & (done - 1) and (left := steps_left(program)) is not None:
             said.left[done] = left
 
     def _arrived(self, event: ev.StepArrived, now: float) -> None:

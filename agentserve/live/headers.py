@@ -6,8 +6,9 @@ end here. Everything else of the client reaches the engine, and everything else 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 CONTROL_PREFIX = b"x-agentserve-"
 NAMES_REMEMBERED = 1_024
@@ -54,35 +55,47 @@ def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
     return frozenset()
 
 
-def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The client's headers that an engine may see. A repeated one is joined by commas, as HTTP allows."""
+def texts_of(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Names and values as text; of a repeated header the first counts."""
+    parts = b"\n".join(chain.from_iterable(headers)).decode("latin-1").split("\n")
+    texts = dict(zip(parts[::2], parts[1::2], strict=False))
+    if len(texts) == len(headers) and len(parts) == 2 * len(headers):
+        return texts
+    # one stands twice, or holds a line break
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
+
+
+def forwarded(headers: Sequence[tuple[bytes, bytes]], texts: Mapping[str, str]) -> dict[str, str]:
+    """The client's headers that an engine may see; `texts` are theirs. A repeated one is joined by commas, as HTTP
+    allows."""
+    if len(texts) == len(headers) and texts.get("connection", "close") in ("close", "keep-alive"):
+        return {name: text for name, text in texts.items() if _goes_on(name)}
     named = named_by_connection(headers)
     kept: dict[str, str] = {}
     for name, value in headers:
-        key = _goes_on(name)
-        if key is None or name in named:
-            continue
-        text = value.decode("latin-1")
-        kept[key] = f"{kept[key]}, {text}" if key in kept else text
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        if name not in named and _goes_on(key):
+            kept[key] = f"{kept[key]}, {text}" if key in kept else text
     return kept
 
 
 @lru_cache(NAMES_REMEMBERED)
-def _goes_on(name: bytes) -> str | None:
-    """The name of a header that an engine may see; None of one that ends here."""
-    if name in NOT_FORWARDED or name.startswith(CONTROL_PREFIX):
-        return None
-    return name.decode("latin-1")
+def _goes_on(name: str) -> bool:
+    """May an engine see a header of this name?"""
+    sent = name.encode("latin-1")
+    return sent not in NOT_FORWARDED and not sent.startswith(CONTROL_PREFIX)
 
 
 def returned(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The engine's headers that a client may see. The length is the caller's to add: it may have changed."""
     named = named_by_connection(headers)
-    return [
-        pair
-        for pair in headers
-        if pair[0] not in NOT_RETURNED and pair[0] not in named and not pair[0].startswith(CONTROL_PREFIX)
-    ]
+    return [pair for pair in headers if _comes_back(pair[0]) and pair[0] not in named]
+
+
+@lru_cache(NAMES_REMEMBERED)
+def _comes_back(name: bytes) -> bool:
+    """May a client see a header of this name?"""
+    return name not in NOT_RETURNED and not name.startswith(CONTROL_PREFIX)
 
 
 def content_length(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:

@@ -160,7 +160,10 @@ class Passage:
         body = (x.body if fresh else None) or x.whole()
         taps = Taps()
         outgoing = Outgoing(
-            protocol=x.protocol, path=x.upstream_path, body=body, headers=forwarded(x.scope["headers"])
+            protocol=x.protocol,
+            path=x.upstream_path,
+            body=body,
+            headers=forwarded(x.scope["headers"], x.headers),
         )
         came_by = outgoing.headers.get("via")
         outgoing.headers["via"] = self.via if came_by is None else f"{came_by}, {self.via}"

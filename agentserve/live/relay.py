@@ -27,6 +27,7 @@ from agentserve.live.auth import CALL, Keys, authorise
 from agentserve.live.driver import Driver, Ticket
 from agentserve.live.engines import Engines
 from agentserve.live.exchange import Exchange
+from agentserve.live.headers import texts_of
 from agentserve.live.outcome import Ledger
 from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas
@@ -138,7 +139,7 @@ class Relay:
     # -- reading the request
 
     async def _serve(self, x: Exchange) -> None:
-        x.headers = x.header_values()
+        x.headers = texts_of(x.scope["headers"])
         now = self._driver.now()
         x.principal = authorise(self._keys, x.headers, CALL, x.arrived_at)
         if self._passage.via in x.headers.get("via", ""):

@@ -19,7 +19,7 @@ import uvloop
 
 from agentserve.core.identity import Resolver
 from agentserve.live.asgi import Receive, Scope, Send
-from agentserve.live.headers import content_length, forwarded, returned
+from agentserve.live.headers import content_length, forwarded, returned, texts_of
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.passage import encoded
 from agentserve.live.pouring import is_stream
@@ -46,11 +46,11 @@ class Bare:
         protocol = PATHS[path]
         body = (await receive())["body"]
         resolved = reply_reader = None
+        headers = texts_of(scope["headers"])
         if self._reader is not None:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             call = self._reader.read_as(protocol, program, headers, parse_body(body, headers))
             resolved = self._resolver.resolve(call.evidence, tenant="default", now=time.time())
-        sent = encoded(forwarded(scope["headers"]))
+        sent = encoded(forwarded(scope["headers"], headers))
         reply = await self._upstream.send("POST", path, sent, body, deadlines=DEADLINES)
         if resolved is not None:
             reply_reader = reader_of(protocol, streamed=is_stream(reply.headers))
