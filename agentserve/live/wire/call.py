@@ -53,23 +53,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     stream: bool
     output_tokens_max: int | None
-    samples: int  # `n`
-    wants_usage: bool  # the client itself asked for usage in the stream
     tools: tuple[str, ...]  # names, as offered
     prompt_chars: int
     prompt_tokens_exact: int | None  # the prompt came as token ids
     prefix: tuple[Segment, ...]  # the prompt's leading pieces; all of it where there is one
-    previous_response_id: str | None
-    conversation: str | None
-    stores: bool  # Responses: the client relies on the reply being kept
     extensions: Extensions
     evidence: CallEvidence
     said: Conversation
-
-    @property
-    def prompt_tokens_estimate(self) -> int:
-        """A first guess of the prompt's length; the engine's usage corrects it."""
-        return self.prompt_tokens_exact or max(1, round(self.prompt_chars / CHARS_PER_TOKEN))
 
 
 def split_path(path: str) -> tuple[str | None, str]:
@@ -144,7 +134,6 @@ class CallReader:
         named = named_in(body)
         if program is not None:
             named["path"] = program
-        options = body.get("stream_options")
         model = body.get("model")
         model = model if isinstance(model, str) else ""
         fixed_chars = len(system) + tool_chars
@@ -156,15 +145,10 @@ class CallReader:
             output_tokens_max=tokens(
                 body.get("max_completion_tokens"), body.get("max_output_tokens"), body.get("max_tokens")
             ),
-            samples=tokens(body.get("n")) or 1,
-            wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             tools=tools,
             prompt_chars=fixed_chars + sum([item.size for item in items]),
             prompt_tokens_exact=exact_tokens,
             prefix=_prefix(begins, fixed_chars, items),
-            previous_response_id=named.get("previous_response_id"),
-            conversation=named.get("conversation.id", named.get("conversation")),
-            stores=protocol == "responses" and body.get("store") is not False,
             extensions=extensions_of(headers, body),
             evidence=CallEvidence(
                 headers=headers,

@@ -302,5 +302,5 @@ def test_no_bytes_make_a_reader_fail(protocol: Protocol, chunks: list[bytes], st
 def test_no_body_however_odd_makes_the_call_reader_fail(path: str, body: Json) -> None:
     call = CallReader().read(f"/v1/{path}", {}, body)
     assert call is not None
-    assert call.prompt_tokens_estimate >= 1
+    assert call.prompt_chars >= 0
     call.evidence.prints()
