@@ -16,18 +16,8 @@ from typing import Any
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.core.facts import (
-    AnyFact,
-    PinEnd,
-    PinMade,
-    PinOver,
-    ProgramClosed,
-    ProgramOpened,
-    StepOver,
-    ToolCallOver,
-    WarmEnd,
-    WarmOver,
-)
+from agentserve.core.facts import AnyFact, PinEnd, ProgramOpened, StepOver, WarmEnd
+from agentserve.core.lives import Life, OpenStep, Out, Pinned, Warming
 
 PROGRAMS_MAX = 200_000
 TOOLS_OF_PROGRAM_MAX = 512
@@ -35,101 +25,20 @@ PROGRAM_IDLE_S = 1800.0
 EXPIRED_AT_ONCE_MAX = 1000
 STEPS_MAX = 100_000  # open ones; more means that their ends were not told
 LOST_STEP_S = 7200.0  # a step that is open for so long will not be heard of again
+BEGINS = frozenset(
+    {"new", "subagent", "compaction", "auxiliary"}
+)  # nothing of such a prompt was there before
 KEPT = "kept"  # the reason of a dispatch whose program kept its room on the engine through the gap
 RETRIES_MAX = 1  # as the scheduler: a step that fails again is given up
 PREFILL_TOKENS_PER_S = 8_000.0  # until the engine says better
-
-
-class _Pin:
-    __slots__ = ("engine", "made_at", "mode", "tokens", "until")
-
-    def __init__(
-        self, engine: str, made_at: float, tokens: int, until: float, mode: do.PinMode = "reserved"
-    ) -> None:
-        self.engine = engine
-        self.made_at = made_at
-        self.mode: do.PinMode = mode
-        self.tokens = tokens
-        self.until = until
-
-
-class _Warm:
-    __slots__ = ("cached_tokens", "done", "due", "engine", "made_at", "reason", "refresh", "tokens")
-
-    def __init__(self, decision: do.Warm, now: float) -> None:
-        self.engine: str = decision.engine
-        self.made_at = now
-        self.tokens = decision.tokens
-        self.due = decision.due
-        self.refresh = decision.refresh
-        self.reason = decision.reason
-        self.done = False
-        self.cached_tokens: int | None = None
-
-
-class _Out:
-    """A tool call that is out."""
-
-    __slots__ = ("started_at", "step", "tool")
-
-    def __init__(self, tool: ev.PendingTool, step: str, started_at: float) -> None:
-        self.tool = tool
-        self.step = step
-        self.started_at = started_at
-
-
-class _Program:
-    __slots__ = (
-        "context_tokens", "failed", "gap_at", "human_s", "id", "last_at", "opened_at", "out", "over", "parent", "pin",
-        "queue_s", "seen_at", "steps", "steps_open", "tenant", "tool_s", "turn_done", "warm", "workflow",
-    )  # fmt: skip
-
-    def __init__(self, program: str, tenant: str, parent: str | None, now: float) -> None:
-        self.id = program
-        self.tenant = tenant
-        self.parent = parent
-        self.workflow: str | None = None
-        self.opened_at = self.seen_at = self.last_at = now
-        self.steps = self.failed = self.steps_open = 0
-        self.queue_s = self.human_s = self.tool_s = 0.0
-        self.context_tokens = 0
-        self.gap_at: float | None = None
-        self.turn_done = False
-        self.over = ""  # why, once that was told: with its last open step
-        self.out: dict[str, _Out] = {}
-        self.pin: _Pin | None = None
-        self.warm: _Warm | None = None
-
-
-class _Step:
-    __slots__ = (
-        "arrived_at",
-        "compared",
-        "dispatched_at",
-        "engine",
-        "gap_at",
-        "program",
-        "retries",
-        "returns",
-    )
-
-    def __init__(self, program: _Program, now: float, compared: int, gap_at: float | None) -> None:
-        self.program = program
-        self.arrived_at = now
-        self.dispatched_at: float | None = None
-        self.engine = ""
-        self.compared = compared  # how much of its prompt was computed before
-        self.gap_at = gap_at  # when the gap began that it ended
-        self.returns = gap_at is not None
-        self.retries = 0
 
 
 class Story:
     """Folds the scheduler's events. Not shared between threads: whoever wants one makes one."""
 
     def __init__(self, *, programs_max: int = PROGRAMS_MAX, program_idle_s: float = PROGRAM_IDLE_S) -> None:
-        self._programs: OrderedDict[str, _Program] = OrderedDict()
-        self._steps: dict[str, _Step] = {}
+        self._programs: OrderedDict[str, Life] = OrderedDict()
+        self._steps: dict[str, OpenStep] = {}
         self._prefill: dict[str, float] = {}
         self._programs_max = programs_max
         self._idle_s = program_idle_s
@@ -171,20 +80,21 @@ class Story:
         program = self._open(event.program, event.tenant, event.parent, now)
         if event.workflow is not None:
             program.workflow = event.workflow
-        gap_at = program.gap_at
-        advances = event.relation not in ("auxiliary", "retry")
-        if advances:
+        relation = event.relation
+        compared, gap_at = program.context_tokens, None
+        if relation != "retry" and relation != "auxiliary":
+            gap_at = program.gap_at
             self._returned(program, event, now)
-        fresh = event.relation in ("new", "subagent", "compaction", "auxiliary")
-        compared = 0 if fresh else program.context_tokens
-        if compared > event.prompt_tokens:
+        if relation in BEGINS:
+            compared = 0
+        elif compared > event.prompt_tokens:
             compared = event.prompt_tokens
-        self._steps[event.step] = _Step(program, now, compared, gap_at if advances else None)
+        self._steps[event.step] = OpenStep(program, now, compared, gap_at, gap_at is not None)
         program.steps_open += 1
         if len(self._steps) > STEPS_MAX:
             self._left(next(iter(self._steps)), now)
 
-    def _returned(self, program: _Program, event: ev.StepArrived, now: float) -> None:
+    def _returned(self, program: Life, event: ev.StepArrived, now: float) -> None:
         """The gap is over: the calls whose results came are done, and others too if a person wrote instead."""
         gap_at = program.gap_at
         if gap_at is not None:
@@ -202,47 +112,11 @@ class Story:
             call = out.pop(call_id, None)
             if call is not None:
                 seconds, known = took.get(call_id, now - call.started_at), call_id in took
-                self._tool_over(program, call, seconds, beside=beside, measured=known)
+                self._facts.append(call.over(program, seconds, beside=beside, measured=known))
         if event.human:
             for call in out.values():
-                self._tool_over(program, call, now - call.started_at, beside=beside, censored=True)
+                self._facts.append(call.over(program, now - call.started_at, beside=beside, censored=True))
             out.clear()
-
-    def _tool_over(
-        self,
-        program: _Program,
-        call: _Out,
-        seconds: float,
-        *,
-        beside: int = 0,
-        measured: bool = False,
-        censored: bool = False,
-        ok: bool = True,
-    ) -> None:
-        tool = call.tool
-        self._facts.append(
-            ToolCallOver(
-                program=program.id,
-                tenant=program.tenant,
-                workflow=program.workflow,
-                id=tool.id,
-                name=tool.name,
-                step=call.step,
-                kind=tool.kind,
-                argument_class=tool.argument_class,
-                exact_hash=tool.exact_hash,
-                pipes=tool.pipes,
-                chain=tool.chain,
-                timeout_s=tool.timeout_s,
-                background=tool.background,
-                started_at=call.started_at,
-                seconds=max(seconds, 0.0),
-                measured=measured,
-                censored=censored,
-                ok=ok,
-                beside=beside,
-            )
-        )
 
     def _step_finished(self, event: ev.StepFinished, now: float) -> None:
         step = self._left(event.step, now)
@@ -272,7 +146,7 @@ class Story:
         program.gap_at = now
         for tool in event.tools:
             if len(program.out) < TOOLS_OF_PROGRAM_MAX:
-                program.out[tool.id] = _Out(tool, event.step, now)
+                program.out[tool.id] = Out(tool, event.step, now)
         if program.over:
             self._close_if_over(program)
 
@@ -292,7 +166,7 @@ class Story:
             step.program.failed += 1
             self._close_if_over(step.program)
 
-    def _left(self, step_id: str, now: float) -> _Step | None:
+    def _left(self, step_id: str, now: float) -> OpenStep | None:
         step = self._steps.pop(step_id, None)
         if step is not None:
             program = step.program
@@ -310,7 +184,7 @@ class Story:
         if known is not None:
             known.started_at = now
         elif len(program.out) < TOOLS_OF_PROGRAM_MAX:
-            program.out[event.tool.id] = _Out(event.tool, "", now)
+            program.out[event.tool.id] = Out(event.tool, "", now)
 
     def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:
         program = self._programs.get(event.program)
@@ -320,9 +194,8 @@ class Story:
         call = program.out.pop(event.tool_id, None)
         if call is not None:
             call.started_at = now - event.duration_s
-            self._tool_over(
-                program, call, event.duration_s, beside=len(program.out), measured=True, ok=event.ok
-            )
+            over = call.over(program, event.duration_s, beside=len(program.out), measured=True, ok=event.ok)
+            self._facts.append(over)
 
     def _declared(self, event: ev.ProgramDeclared, now: float) -> None:
         program = self._open(event.program, event.tenant, event.parent, now)
@@ -335,7 +208,7 @@ class Story:
         program.over = event.reason
         self._close_if_over(program)
 
-    def _close_if_over(self, program: _Program) -> None:
+    def _close_if_over(self, program: Life) -> None:
         if program.over and not program.steps_open and self._programs.get(program.id) is program:
             self._close(program, program.over)
 
@@ -377,7 +250,7 @@ class Story:
         pin = program.pin
         if pin is None and decision.reason == KEPT:
             since = step.gap_at if step.gap_at is not None else now
-            program.pin = _Pin(decision.engine, since, program.context_tokens, until=now)
+            program.pin = Pinned(decision.engine, since, program.context_tokens, until=now)
             self._unpin(program, now, "hit", decision.reason, announced=False)
         elif pin is not None:
             if now > pin.until and decision.expected_cached_tokens == 0:
@@ -388,7 +261,7 @@ class Story:
                 self._unpin(program, now, "moved", decision.reason)
         warm = program.warm
         if warm is not None:
-            used = warm.engine == decision.engine
+            used = warm.decision.engine == decision.engine
             self._warm_over(program, now, ("used" if warm.done else "late") if used else "unused")
 
     def _rejected(self, decision: do.Reject, now: float) -> None:
@@ -407,20 +280,8 @@ class Story:
             return
         if pin is not None:
             self._unpin(program, now, "moved", decision.reason)
-        program.pin = _Pin(decision.engine, now, decision.tokens, decision.until, decision.mode)
-        self._facts.append(
-            PinMade(
-                program=program.id,
-                tenant=program.tenant,
-                workflow=program.workflow,
-                engine=decision.engine,
-                at=now,
-                tokens=decision.tokens,
-                until=decision.until,
-                mode=decision.mode,
-                reason=decision.reason,
-            )
-        )
+        program.pin = Pinned(decision.engine, now, decision.tokens, decision.until, decision.mode)
+        self._facts.append(program.pin.made(program, decision.reason))
 
     def _unpinned(self, decision: do.Unpin, now: float) -> None:
         program = self._programs.get(decision.program)
@@ -429,34 +290,17 @@ class Story:
         announced = program.pin is not None
         if program.pin is None:  # kept without a word since its gap began
             since = program.gap_at if program.gap_at is not None else now
-            program.pin = _Pin(decision.engine, since, program.context_tokens, until=now)
+            program.pin = Pinned(decision.engine, since, program.context_tokens, until=now)
         expired = decision.reason == "expired" or (announced and now >= program.pin.until)
         self._unpin(program, now, "expired" if expired else "revoked", decision.reason, announced=announced)
 
-    def _unpin(
-        self, program: _Program, now: float, end: PinEnd, reason: str, *, announced: bool = True
-    ) -> None:
+    def _unpin(self, program: Life, now: float, end: PinEnd, reason: str, *, announced: bool = True) -> None:
         pin = program.pin
         assert pin is not None
         program.pin = None
         rate = self._prefill.get(pin.engine, PREFILL_TOKENS_PER_S)
-        self._facts.append(
-            PinOver(
-                program=program.id,
-                tenant=program.tenant,
-                workflow=program.workflow,
-                engine=pin.engine,
-                made_at=pin.made_at,
-                at=now,
-                tokens=pin.tokens,
-                mode=pin.mode,
-                end=end,
-                reason=reason,
-                held_s=max(now - pin.made_at, 0.0),
-                saved_s=pin.tokens / rate if end == "hit" else 0.0,
-                announced=announced,
-            )
-        )
+        saved_s = pin.tokens / rate if end == "hit" else 0.0
+        self._facts.append(pin.over(program, now, end, reason, saved_s=saved_s, announced=announced))
 
     def _warmed(self, decision: do.Warm, now: float) -> None:
         program = self._programs.get(decision.program)
@@ -464,78 +308,43 @@ class Story:
             return
         if program.warm is not None:
             self._warm_over(program, now, "unused")
-        program.warm = _Warm(decision, now)
+        program.warm = Warming(decision, now)
 
-    def _warm_over(self, program: _Program, now: float, end: WarmEnd) -> None:
+    def _warm_over(self, program: Life, now: float, end: WarmEnd) -> None:
         warm = program.warm
         assert warm is not None
         program.warm = None
-        self._facts.append(
-            WarmOver(
-                program=program.id,
-                tenant=program.tenant,
-                workflow=program.workflow,
-                engine=warm.engine,
-                made_at=warm.made_at,
-                at=now,
-                tokens=warm.tokens,
-                due=warm.due,
-                refresh=warm.refresh,
-                end=end,
-                cached_tokens=warm.cached_tokens,
-                reason=warm.reason,
-            )
-        )
+        self._facts.append(warm.over(program, now, end))
 
     # -- programs
 
-    def _open(self, program_id: str, tenant: str, parent: str | None, now: float) -> _Program:
+    def _open(self, program_id: str, tenant: str, parent: str | None, now: float) -> Life:
         program = self._programs.get(program_id)
         if program is not None:
-            self._seen(program, now)
+            program.seen_at = now
+            self._programs.move_to_end(program_id)
             return program
         if len(self._programs) >= self._programs_max:
             self._close(next(iter(self._programs.values())), "forgotten")
-        program = self._programs[program_id] = _Program(program_id, tenant, parent, now)
+        program = self._programs[program_id] = Life(program_id, tenant, parent, now)
         self._facts.append(ProgramOpened(program=program_id, tenant=tenant, at=now, parent=parent))
         return program
 
-    def _seen(self, program: _Program, now: float) -> None:
+    def _seen(self, program: Life, now: float) -> None:
         program.seen_at = now
         if program.id in self._programs:
             self._programs.move_to_end(program.id)
 
-    def _close(self, program: _Program, reason: str) -> None:
+    def _close(self, program: Life, reason: str) -> None:
         del self._programs[program.id]
-        end = program.last_at
+        seen_at, beside = program.seen_at, len(program.out) - 1
         for call in program.out.values():
-            self._tool_over(
-                program, call, program.seen_at - call.started_at, beside=len(program.out) - 1, censored=True
-            )
+            self._facts.append(call.over(program, seen_at - call.started_at, beside=beside, censored=True))
         if program.pin is not None:
-            self._unpin(program, program.seen_at, "ended", reason)
+            self._unpin(program, seen_at, "ended", reason)
         if program.warm is not None:
-            self._warm_over(program, program.seen_at, "ended")
-        seconds = max(end - program.opened_at - program.human_s, 0.0)
-        plain = seconds - program.queue_s
-        self._facts.append(
-            ProgramClosed(
-                program=program.id,
-                tenant=program.tenant,
-                workflow=program.workflow,
-                at=end,
-                reason=reason,
-                opened_at=program.opened_at,
-                parent=program.parent,
-                steps=program.steps,
-                failed_steps=program.failed,
-                seconds=seconds,
-                queue_s=program.queue_s,
-                human_s=program.human_s,
-                tool_s=program.tool_s,
-                slowdown=seconds / plain if plain > 1e-9 else 1.0,
-            )
-        )
+            self._warm_over(program, seen_at, "ended")
+        self._facts.append(program.closed(reason))
 
 
 _HANDLERS: dict[type[ev.Event], Callable[[Story, Any, float], None]] = {
