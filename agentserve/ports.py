@@ -265,10 +265,7 @@ class Journal(Protocol):
         ...
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:
-        """Anything else that is kept: forecasts, accounts, chains, graphs, engines, notes by kind and id.
-
-        Programs, tool calls, pins and warms need not be told: they are read from the events.
-        """
+        """Anything else that is kept: forecasts, accounts, chains, graphs, engines, notes by kind and id."""
         ...
 
 

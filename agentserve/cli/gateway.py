@@ -107,6 +107,7 @@ def _compose(settings: Settings, store: Store) -> Composed:
         time_scale=scale,
         check=settings.scheduler.check_invariants,
     )
+    telemetry.on_fact(store.journal.known)
     driver.listen(telemetry.watch)
     for name, ask in store.figures().items():
         telemetry.pull(name, ask)

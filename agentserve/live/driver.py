@@ -181,8 +181,6 @@ class Driver:
             self._abort(decision)
         elif self.hands is not None and not (isinstance(decision, do.Pin) and decision.mode != "native"):
             self._errand(decision)
-        if self.telemetry is not None:
-            self.telemetry.count("decisions", decision=type(decision).__name__, reason=decision.reason)
 
     def _resolve(self, decision: do.Dispatch | do.Reject) -> None:
         ticket = self._tickets.get(decision.step)

@@ -15,7 +15,6 @@ import msgspec
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
-from agentserve.core.story import PROGRAM_IDLE_S, Story
 from agentserve.ports import StepRecord
 from agentserve.store.folded import Folded, Values
 from agentserve.store.rows import COLUMNS, decision_row, json_text, step_row, tool_row
@@ -39,8 +38,11 @@ class Record(NamedTuple):
     row: Mapping[str, Any]
 
 
+Kept = StepRecord | facts.AnyFact | Record
+
+
 class Fold:
-    """Keeps what spans batches: the story, and which program a step is of."""
+    """Keeps what spans batches: which program a step is of."""
 
     def __init__(
         self,
@@ -49,17 +51,15 @@ class Fold:
         keep_prompts: bool = False,
         prompt_bytes_max: int = 64 * 1024,
         redact: Callable[[str], str] | None = None,
-        program_idle_s: float = PROGRAM_IDLE_S,
     ) -> None:
         self._offset_s = clock_offset_s
         self._keep_prompts = keep_prompts
         self._prompt_bytes_max = prompt_bytes_max
         self._redact = redact
-        self._story = Story(program_idle_s=program_idle_s)
         self._program_of: OrderedDict[str, str] = OrderedDict()
         self._words, self._names = Words(clean), Words(name)
 
-    def fold(self, told: list[Told], records: Iterable[StepRecord | Record]) -> Folded:
+    def fold(self, told: list[Told], records: Iterable[Kept]) -> Folded:
         """One batch. What makes no sense is left out and counted: it must not cost what does."""
         out = Folded()
         for item in told:
@@ -74,10 +74,7 @@ class Fold:
             out.events, out.journal = _encoded(known, out)
         for record in records:
             try:
-                if isinstance(record, StepRecord):
-                    self._step(record, out)
-                else:
-                    self._fact(record.kind, record.row, out)
+                _ROWS[type(record)](self, record, out)
             except Exception as error:
                 out.left_out(kind_of(record), error)
         return out
@@ -96,13 +93,6 @@ class Fold:
                 self._program_of.popitem(last=False)
         elif kind is ev.EngineReported or kind is ev.EngineLost or kind is ev.EngineBack:
             self._engine(event, now, out)
-        known = self._story.tell(event, now, decisions)
-        if kind is ev.TimerFired:
-            known = [*known, *self._story.expire(now)]
-        for fact in known:
-            handler = _FACTS.get(type(fact))
-            if handler is not None:
-                handler(self, fact, out)
         for decision in decisions:
             row = decision_row(decision, now, self._offset_s, self._program_of, self._names)
             out.rows["decisions"].append(row)
@@ -237,7 +227,8 @@ class Fold:
 
     # -- facts that others tell
 
-    def _fact(self, kind: str, row: Mapping[str, Any], out: Folded) -> None:
+    def _said(self, record: Record, out: Folded) -> None:
+        kind, row = record
         if kind in PRIVATE and not self._keep_prompts:
             return
         if kind == "forecast":
@@ -309,7 +300,9 @@ _COUNTS = tuple(
     (field, COLUMNS["steps"].index(field)) for field in ("prompt_tokens", "cached_tokens", "output_tokens")
 )
 _OF_PROGRAM = ("workflow", "session", "model", "identity_source")
-_FACTS: dict[type, Callable[[Fold, Any, Folded], None]] = {
+_ROWS: dict[type, Callable[[Fold, Any, Folded], None]] = {
+    StepRecord: Fold._step,
+    Record: Fold._said,
     facts.ProgramOpened: Fold._opened,
     facts.ProgramClosed: Fold._closed,
     facts.ToolCallOver: Fold._tool,
@@ -319,6 +312,8 @@ _FACTS: dict[type, Callable[[Fold, Any, Folded], None]] = {
 }
 
 
-def kind_of(record: StepRecord | Record) -> str:
+def kind_of(record: Kept) -> str:
     """What a record is counted as."""
-    return record.kind if isinstance(record, Record) else "step"
+    if isinstance(record, Record):
+        return record.kind
+    return "step" if isinstance(record, StepRecord) else "fact"

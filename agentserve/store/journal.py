@@ -27,13 +27,13 @@ from typing import Any
 from agentserve.config import StoreSettings
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
-from agentserve.core.story import PROGRAM_IDLE_S
+from agentserve.core.facts import AnyFact
 from agentserve.errors import StoreError
 from agentserve.ports import StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database, blames_rows, store_error
 from agentserve.store.folded import Folded
-from agentserve.store.folding import Fold, Record, Told, kind_of
+from agentserve.store.folding import Fold, Kept, Record, Told, kind_of
 from agentserve.store.retention import Sweeper
 from agentserve.store.writing import Writer
 
@@ -89,7 +89,6 @@ class WriteBehind:
         clock: Callable[[], float] = time.time,
         clock_offset_s: float = 0.0,
         redact: Callable[[str], str] | None = None,
-        program_idle_s: float = PROGRAM_IDLE_S,
     ) -> None:
         """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds."""
         self.settings = settings
@@ -105,10 +104,9 @@ class WriteBehind:
             keep_prompts=settings.keep_prompts,
             prompt_bytes_max=settings.prompt_bytes_max,
             redact=redact,
-            program_idle_s=program_idle_s,
         )
         self._detail: deque[Told] = deque()
-        self._records: deque[StepRecord | Record] = deque()
+        self._records: deque[Kept] = deque()
         self._latest: dict[tuple[str, ...], Record] = {}
         self._lock = threading.Lock()  # guards `_latest`
         self._rows_max = settings.queue_rows_max
@@ -127,7 +125,9 @@ class WriteBehind:
     def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
         """The scheduler was told `event` at `now` and decided this."""
         self._detail.append((event, now, decisions))
-        if self.queued > self._rows_max:
+        if (
+            len(self._detail) + len(self._records) + self._taken > self._rows_max
+        ):  # as `queued`, without a call
             self._overflow()
 
     def step(self, record: StepRecord) -> None:
@@ -135,6 +135,12 @@ class WriteBehind:
         self._records.append(record)
         for listener in self._listeners:
             listener(record.program)
+        if len(self._detail) + len(self._records) + self._taken > self._rows_max:
+            self._overflow()
+
+    def known(self, fact: AnyFact) -> None:
+        """What the story tells: a program began or is over, a tool call, a pin."""
+        self._records.append(fact)
         if self.queued > self._rows_max:
             self._overflow()
 
@@ -276,7 +282,7 @@ class WriteBehind:
         finally:
             await database.close()
 
-    def _take(self) -> tuple[list[Told], list[StepRecord | Record]]:
+    def _take(self) -> tuple[list[Told], list[Kept]]:
         """The next batch, in order."""
         limit = self.settings.batch_rows_max
         told = [self._detail.popleft() for _ in range(min(limit, len(self._detail)))]

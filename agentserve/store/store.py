@@ -59,7 +59,6 @@ class Store:
             clock=clock,
             clock_offset_s=clock_offset_s,
             redact=redact,
-            program_idle_s=settings.scheduler.program_idle_s,
         )
         store = cls(database, journal, StoredKeys(database))
         try:

@@ -7,7 +7,7 @@ the first `values_max` of a label is called `other`, and a metric has at most `C
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -76,12 +76,27 @@ class Spread:
 
     def observe_traced(self, value: float, trace_id: str, at: float) -> None:
         """One more, and the trace that shows it."""
-        place = bisect_left(self._bounds, value)
-        self.counts[place] += 1
-        self.sum += value
+        self.observe(value)
+        self.show(value, trace_id, at)
+
+    def observe_all(self, values: list[float]) -> None:
+        """Some more. They are sorted, so that buckets look for their values instead of values for their buckets."""
+        values.sort()
+        below = 0
+        for place, bound in enumerate(self._bounds):
+            if below == len(values):
+                break
+            upto = bisect_right(values, bound, below)
+            self.counts[place] += upto - below
+            below = upto
+        self.counts[-1] += len(values) - below
+        self.sum += sum(values)
+
+    def show(self, value: float, trace_id: str, at: float) -> None:
+        """A trace that shows a value that is counted."""
         if self.exemplars is None:
             self.exemplars = {}
-        self.exemplars[place] = (trace_id, value, at)
+        self.exemplars[bisect_left(self._bounds, value)] = (trace_id, value, at)
 
 
 class Family:
@@ -162,6 +177,7 @@ class Meters(Collector):
                 self._words.setdefault(label, Words(values_max))
             self.families[metric.name] = Family(metric, self._words)
         self._pulled: list[tuple[str, Callable[[], Pulled]]] = []
+        self._before: list[Callable[[], None]] = []
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -184,8 +200,17 @@ class Meters(Collector):
             raise KeyError(name)
         self._pulled.append((name, ask))
 
+    def before_showing(self, count: Callable[[], None]) -> None:
+        """Call this at every scrape, before the figures are read."""
+        self._before.append(count)
+
     def collect(self) -> Iterator[Shown]:
         """Called by the registry at each scrape."""
+        for count in self._before:
+            try:
+                count()
+            except Exception:
+                self.child("telemetry_errors", "record").value += 1
         for name, ask in self._pulled:
             try:
                 given = ask()

@@ -1,7 +1,7 @@
 """The telemetry of a gateway: figures from steps and from the scheduler's story, and spans where they are wanted.
 
 Rule: called on the requests' path, so nothing here waits, raises or formats text: children are bound once per
-(tenant, workflow, engine), and spans are only queued. When metrics and traces are off it does nothing at all.
+(tenant, workflow, engine), and spans are only queued. When metrics and traces are off it only tells the story.
 """
 
 from __future__ import annotations
@@ -21,25 +21,11 @@ from agentserve.core.story import PROGRAM_IDLE_S, Story
 from agentserve.ports import StepRecord
 from agentserve.telemetry.meters import Meters, Number, Pulled, Spread
 from agentserve.telemetry.spans import Spans, make_spans
+from agentserve.telemetry.tally import Tally
 
 log = logging.getLogger("agentserve.telemetry")
 
-BOUND_MAX = 10_000  # bundles of children kept
-
-
-class _Bound:
-    """The children that a step of one tenant, workflow, engine and outcome touches."""
-
-    __slots__ = ("cached", "output", "prompt", "queue", "step_s", "steps", "ttft")
-
-    def __init__(self, meters: Meters, tenant: str, workflow: str, engine: str, outcome: str) -> None:
-        self.steps: Number = meters.child("steps", tenant, workflow, outcome)
-        self.queue: Spread = meters.child("queue_seconds", tenant)
-        self.ttft: Spread = meters.child("ttft_seconds", tenant, workflow)
-        self.step_s: Spread = meters.child("step_seconds", workflow)
-        self.prompt: Number = meters.child("prompt_tokens", tenant, engine)
-        self.cached: Number = meters.child("cached_tokens", tenant, engine)
-        self.output: Number = meters.child("output_tokens", tenant, engine)
+COUNTERS_MAX = 10_000  # that were asked for by their labels
 
 
 class Recorder:
@@ -60,11 +46,10 @@ class Recorder:
         self.spans = spans if spans is not None else make_spans(self.settings, clock_offset_s=clock_offset_s)
         self._on = self.settings.metrics
         self._story = Story(program_idle_s=program_idle_s)
-        self._bound: dict[tuple[str, str | None, str | None, str], _Bound] = {}
+        self._tally = Tally(self.meters)
         self._counters: dict[tuple[str, ...], Number] = {}
-        self._identified: dict[tuple[str, str], Number] = {}
-        self._overhead: Spread = self.meters.child("overhead_seconds")
         self._complained: set[str] = set()
+        self._listeners: list[Callable[[facts.AnyFact], None]] = []
         self._pins_live = 0
         self.meters.child("build_info", version or "unknown").value = 1.0
         self.meters.child("scheduler_healthy").value = 1.0
@@ -86,7 +71,7 @@ class Recorder:
             child = self._find(name, labels)
             if child is None:
                 return
-            if len(self._counters) < BOUND_MAX:
+            if len(self._counters) < COUNTERS_MAX:
                 self._counters[key] = child
         child.value += value
 
@@ -121,79 +106,47 @@ class Recorder:
 
     def step_done(self, record: StepRecord) -> None:
         """A step is over."""
-        trace_id = None
         if self.spans is not None:
-            trace_id = record.trace_id = self.spans.step(record)
-        if not self._on:
-            return
-        key = (record.tenant, record.workflow, record.engine, record.outcome)
-        bound = self._bound.get(key)
-        if bound is None:
-            bound = _Bound(
-                self.meters, record.tenant, record.workflow or "", record.engine or "", record.outcome
-            )
-            if len(self._bound) < BOUND_MAX:
-                self._bound[key] = bound
-        bound.steps.value += 1
-        arrived_at, sent_at, first_at = record.arrived_at, record.dispatched_at, record.first_byte_at
-        if sent_at is not None:
-            queued_s = sent_at - arrived_at - record.overhead_s
-            if queued_s < 0.0:
-                queued_s = 0.0
-            if trace_id is None:
-                bound.queue.observe(queued_s)
-            else:
-                bound.queue.observe_traced(queued_s, trace_id, sent_at)
-            self._overhead.observe(record.overhead_s)
-        if first_at is not None:
-            if trace_id is None:
-                bound.ttft.observe(first_at - arrived_at)
-            else:
-                bound.ttft.observe_traced(first_at - arrived_at, trace_id, first_at)
-        if record.outcome == "finished":
-            ended_at = record.ended_at
-            if ended_at is not None:
-                if trace_id is None:
-                    bound.step_s.observe(ended_at - arrived_at)
-                else:
-                    bound.step_s.observe_traced(ended_at - arrived_at, trace_id, ended_at)
-            bound.prompt.value += record.prompt_tokens
-            bound.output.value += record.output_tokens
-            if record.cached_tokens:
-                bound.cached.value += record.cached_tokens
-        who = (record.identity_source, record.relation)
-        identified = self._identified.get(who)
-        if identified is None:
-            identified = self.meters.child("steps_identified", *who)
-            if len(self._identified) < BOUND_MAX:
-                self._identified[who] = identified
-        identified.value += 1
+            record.trace_id = self.spans.step(record)
+        if self._on:
+            self._tally.note(record)
 
     # -- the scheduler's story
 
+    def on_fact(self, listener: Callable[[facts.AnyFact], None]) -> None:
+        """Be told each fact of the story, but of steps, whose records say more."""
+        self._listeners.append(listener)
+
     def watch(self, event: ev.AnyEvent, now: float, decisions: Sequence[do.AnyDecision]) -> None:
         """Give this to `Driver.listen`."""
-        if not self._on and self.spans is None:
-            return
         try:
             known = self._story.tell(event, now, decisions)
             kind = type(event)
             if kind is ev.TimerFired:
                 known = [*known, *self._story.expire(now)]
             for fact in known:
-                handler = _FACTS.get(type(fact))
-                if handler is not None:
-                    handler(self, fact)
-                if self.spans is not None:
-                    self.spans.fact(fact)
-            seen = _EVENTS.get(kind)
-            if seen is not None:
-                seen(self, event)
+                if type(fact) is not facts.StepOver:
+                    self._known(fact)
+                elif self._on:
+                    self._tally.note(fact)
+            if self._on:
+                for decision in decisions:
+                    self._tally.note(decision)
+                if kind in _EVENTS:
+                    _EVENTS[kind](self, event)
         except Exception:
             if "watch" not in self._complained:
                 self._complained.add("watch")
                 log.exception("telemetry could not follow %s", type(event).__name__)
             self.meters.child("telemetry_errors", "watch").value += 1
+
+    def _known(self, fact: facts.AnyFact) -> None:
+        for listener in self._listeners:
+            listener(fact)
+        if self._on:
+            _FACTS[type(fact)](self, fact)
+        if self.spans is not None:
+            self.spans.fact(fact)
 
     def _program_opened(self, fact: facts.ProgramOpened) -> None:
         self.meters.child("programs_opened", fact.tenant).value += 1
@@ -219,12 +172,6 @@ class Recorder:
             child.observe(value)
         else:
             child.observe_traced(value, trace_id, at)
-
-    def _step_over(self, fact: facts.StepOver) -> None:
-        if fact.refilled_tokens:
-            self.meters.child("refilled_tokens", fact.tenant, fact.engine).value += fact.refilled_tokens
-        if fact.saved_s:
-            self.meters.child("saved_prefill_seconds", fact.engine).value += fact.saved_s
 
     def _tool_over(self, fact: facts.ToolCallOver) -> None:
         outcome = "open" if fact.censored else "ok" if fact.ok else "error"
@@ -301,7 +248,6 @@ class Recorder:
 _FACTS: dict[type, Callable[[Recorder, Any], None]] = {
     facts.ProgramOpened: Recorder._program_opened,
     facts.ProgramClosed: Recorder._program_closed,
-    facts.StepOver: Recorder._step_over,
     facts.ToolCallOver: Recorder._tool_over,
     facts.PinMade: Recorder._pin_made,
     facts.PinOver: Recorder._pin_over,

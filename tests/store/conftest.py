@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
+from agentserve.core.facts import AnyFact
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
-from agentserve.ports import Journal, StepRecord
+from agentserve.ports import StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database
-from agentserve.store.folding import Record, Told
+from agentserve.store.folding import Kept, Record, Told
 from agentserve.store.journal import WriteBehind
+from agentserve.telemetry import Recorder
 
 AT = 1_700_000_000.0  # when everything happens
 HOW_TO = "PostgreSQL's server is not installed here; `apt-get install postgresql` provides it"
@@ -155,13 +157,16 @@ class Collected:
 
     def __init__(self) -> None:
         self.told: list[Told] = []
-        self.records: list[StepRecord | Record] = []
+        self.records: list[Kept] = []
 
     def event(self, event: AnyEvent, now: float, decisions: list[AnyDecision]) -> None:
         self.told.append((event, now, decisions))
 
     def step(self, record: StepRecord) -> None:
         self.records.append(record)
+
+    def known(self, fact: AnyFact) -> None:
+        self.records.append(fact)
 
     def fact(self, kind: str, row: Mapping[str, Any]) -> None:
         self.records.append(Record(kind, row))
@@ -170,13 +175,20 @@ class Collected:
 class Gateway:
     """Says to a journal what a gateway would say of programs that call `bash` between their steps."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: WriteBehind | Collected) -> None:
         self.journal = journal
+        self._teller = Recorder()
+        self._teller.on_fact(journal.known)
+
+    def tell(self, event: AnyEvent, now: float, decisions: Sequence[AnyDecision] = ()) -> None:
+        """As the driver: the journal hears of the event, and of what the story makes of it."""
+        self.journal.event(event, now, list(decisions))
+        self._teller.watch(event, now, decisions)
 
     def step(self, program: str, number: int, at: float, *, tenant: str = "acme", **given: Any) -> None:
         """One step of a program, 2 s long, at this time."""
         step, owner, engine = StepId(f"{program}#{number}"), ProgramId(program), EngineId("e0")
-        tell = self.journal.event
+        tell = self.tell
         arrived = ev.StepArrived(
             step=step,
             program=owner,
@@ -187,7 +199,7 @@ class Gateway:
             returned=(f"c{number - 1}",) if number else (),
         )
         tell(arrived, at, [do.Dispatch(step=step, engine=engine, reason="kept" if number else "free")])
-        tell(ev.StepStarted(step=step), at + 0.75, [])
+        tell(ev.StepStarted(step=step), at + 0.75)
         tool = ev.PendingTool(id=f"c{number}", name="bash", argument_class="git diff")
         finished = ev.StepFinished(
             step=step, prompt_tokens=1000, output_tokens=50, cached_tokens=800, tools=(tool,)
@@ -201,7 +213,7 @@ class Gateway:
         for number in range(steps):
             self.step(program, number, at, **given)
             at += 2.0 + gap_s
-        self.journal.event(ev.ProgramEnded(program=ProgramId(program)), at, [])
+        self.tell(ev.ProgramEnded(program=ProgramId(program)), at)
 
 
 @pytest.fixture

@@ -70,9 +70,9 @@ async def test_tool_calls_come_out_as_the_forecasts_judge_reads_them(
     gateway.program("acme/p", 2, AT)
     q, acme = ProgramId("acme/q"), TenantId("acme")
     tool = ev.PendingTool(id="m", name="search", kind="tool", timeout_s=9.0, exact_hash=-5)
-    journal.event(ev.ProgramDeclared(program=q, tenant=acme), AT, [])
-    journal.event(ev.ToolStarted(program=q, tool=tool), AT + 1, [])
-    journal.event(ev.ToolEnded(program=q, tool_id="m", duration_s=2.5, ok=False), AT + 3.5, [])
+    gateway.tell(ev.ProgramDeclared(program=q, tenant=acme), AT)
+    gateway.tell(ev.ToolStarted(program=q, tool=tool), AT + 1)
+    gateway.tell(ev.ToolEnded(program=q, tool_id="m", duration_s=2.5, ok=False), AT + 3.5)
     assert await journal.flushed()
     lines = await collected(database, "tools")
     rows = [call_row(line) for line in lines]

@@ -14,12 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
+from agentserve.core import facts
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.ports import StepRecord
 from agentserve.telemetry import Recorder
-from agentserve.telemetry.meters import CHILDREN_MAX, Meters
+from agentserve.telemetry.meters import CHILDREN_MAX, Meters, Spread
 from agentserve.telemetry.metrics import BY_NAME, PREFIX, TABLE, Metric, queryable
 from agentserve.telemetry.spans import Spans
+from agentserve.telemetry.tally import NOTED_MAX
 
 AT = 1_700_000_000.0
 ACME, CODER, P, E0 = TenantId("acme"), WorkflowId("coder"), ProgramId("acme/p"), EngineId("e0")
@@ -264,6 +266,40 @@ def test_switched_off_it_records_nothing() -> None:
     assert not any(
         name.startswith(("steps_total", "engine_losses", "retries")) for name, _ in figures(recorder)
     )
+
+
+def test_switched_off_it_tells_the_story_all_the_same() -> None:
+    recorder = Recorder(TelemetrySettings(metrics=False))
+    told: list[facts.AnyFact] = []
+    recorder.on_fact(told.append)
+    recorder.watch(ev.StepArrived(step=A, program=P, tenant=ACME, prompt_tokens=4), AT, [])
+    recorder.watch(ev.StepFinished(step=A, prompt_tokens=4, output_tokens=1, final=True), AT + 1, [])
+    assert [type(fact) for fact in told] == [facts.ProgramOpened, facts.ProgramClosed]
+
+
+def test_decisions_are_counted_by_kind_and_reason() -> None:
+    recorder = Recorder()
+    sent = [do.Dispatch(step=A, engine=E0, reason="free")]
+    for _ in range(NOTED_MAX + 5):
+        recorder.watch(ev.TimerFired(), AT, sent)
+    recorder.watch(
+        ev.TimerFired(), AT, [do.Wait(step=A, reason="free"), do.Dispatch(step=A, engine=E0, reason="kept")]
+    )
+    assert value(recorder, "decisions_total", decision="Dispatch", reason="free") == NOTED_MAX + 5
+    assert value(recorder, "decisions_total", decision="Dispatch", reason="kept") == 1
+    assert value(recorder, "decisions_total", decision="Wait", reason="free") == 1
+
+
+def test_a_step_is_in_the_bucket_that_it_would_be_in_by_itself() -> None:
+    spread, alone = Spread((0.5, 1.0, 2.0)), Spread((0.5, 1.0, 2.0))
+    values = [3.0, 0.1, 1.0, 0.5, 0.51, 2.0, 9.0, 0.0]
+    for one in values:
+        alone.observe(one)
+    spread.observe_all(values[:3])
+    spread.observe_all([])
+    spread.observe_all(values[3:])
+    assert spread.counts == alone.counts == [3, 2, 1, 2]
+    assert spread.sum == pytest.approx(alone.sum)
 
 
 def test_an_event_that_cannot_be_followed_is_counted_and_never_raised() -> None:
