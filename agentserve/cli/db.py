@@ -51,6 +51,7 @@ async def _status(args: argparse.Namespace) -> int:
                 f"there is no database {database.url.database}", remedy="`agentserve db upgrade` makes it"
             )
         found = await migrations.current(database)
+        migrations.refuse_newer(database, found)
         told: dict[str, Any] = {
             "database": database.name,
             "revision": found,

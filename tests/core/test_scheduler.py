@@ -321,4 +321,9 @@ def test_an_unknown_policy_or_parameter_names_the_nearest(desk: Any) -> None:
         desk("afinity")
     with pytest.raises(ConfigError, match="did you mean `ceiling`"):
         desk("agentserve", celing=1.0)
+    for value in ("high", True, float("nan"), None):
+        with pytest.raises(ConfigError, match="give it a number"):
+            desk("agentserve", ceiling=value)
+    with pytest.raises(ConfigError, match="true or false"):
+        desk("agentserve", reserve_gaps="no")
     assert "agentserve" in POLICIES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,16 @@ class NoParams:
     """A policy without constants."""
 
 
+def _unlike(default: Any, value: Any) -> str:
+    """What a constant should be that is given in another kind than its default; of flags and numbers alone."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if not isinstance(default, (int, float)):
+        return ""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return "" if number else "a number"
+
+
 class Policy:
     """The root of all policies. Every hook may be left out."""
 
@@ -36,9 +47,12 @@ class Policy:
 
     @classmethod
     def _read(cls, given: Mapping[str, Any]) -> Any:
-        known = [f.name for f in dataclasses.fields(cls.Params)]
-        for key in given:
-            if key not in known:
+        known = {f.name: f.default for f in dataclasses.fields(cls.Params)}
+        for key, value in given.items():
+            if key in known:
+                if wanted := _unlike(known[key], value):
+                    raise ConfigError(f"policy {cls.name}: {key} is {value!r}", remedy=f"give it {wanted}")
+            else:
                 near = difflib.get_close_matches(key, known, n=1)
                 remedy = f"did you mean `{near[0]}`?" if near else f"it knows {', '.join(known) or 'none'}"
                 raise ConfigError(f"policy {cls.name} has no parameter `{key}`", remedy=remedy)

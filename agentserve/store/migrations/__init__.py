@@ -33,6 +33,20 @@ def head() -> str:
     return found
 
 
+def known() -> set[str]:
+    """All revisions up to the newest."""
+    return {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
+
+
+def refuse_newer(database: Database, found: str | None) -> None:
+    """Leave alone what a version after this one made."""
+    if found is not None and found not in known():
+        raise StoreError(
+            f"the database {database.name} is at revision {found}, of a newer agentserve; this one knows {head()}",
+            remedy="install the newer version again, or restore the backup from before it",
+        )
+
+
 async def current(database: Database) -> str | None:
     """The revision that the database has; None when it has no tables of ours."""
 
@@ -48,6 +62,7 @@ async def upgrade(database: Database) -> tuple[str | None, str]:
     before = await current(database)
     if before == head():
         return before, before
+    refuse_newer(database, before)
 
     def run(connection: Connection) -> None:
         if MigrationContext.configure(connection).get_current_revision() == head():
@@ -69,6 +84,7 @@ async def ready(database: Database) -> None:
         await upgrade(database)
         return
     found = await current(database)
+    refuse_newer(database, found)
     if found != head():
         state = "has no tables of ours" if found is None else f"is at revision {found}, not {head()}"
         raise StoreError(f"the database {database.name} {state}", remedy="run `agentserve db upgrade`")
