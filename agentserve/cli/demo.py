@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 import webbrowser
@@ -22,7 +23,7 @@ import httpx
 
 from agentserve.cli import stage
 from agentserve.cli.crowd import Crowd, Door
-from agentserve.cli.trials import progress_bar
+from agentserve.cli.trials import check_files, progress_bar, write_text
 from agentserve.engine import profile
 from agentserve.errors import UsageError
 from agentserve.sim.page import Arm, page
@@ -78,10 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Both arms, then the comparison."""
     for name in ("engines", "kv_tokens", "time_scale", "pressure"):
-        if getattr(args, name) <= 0:
+        if not 0 < getattr(args, name) < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} is not positive", remedy="give a number above zero")
     if args.programs is not None and args.programs < 2:
         raise UsageError("--programs is below 2", remedy="a comparison needs a few programs")
+    for url in args.engine:
+        try:
+            well = httpx.URL(url).host
+        except httpx.InvalidURL:
+            well = ""
+        if not well:
+            raise UsageError(f"--engine is {url}", remedy="write it as http://host:port")
+    args.html = args.html or str(Path(tempfile.gettempdir()) / "agentserve-demo.html")
+    check_files(args)
     return asyncio.run(_run(args))
 
 
@@ -187,10 +197,10 @@ def _in_other_words(workload: Workload, salt: str) -> Workload:
 def _report(args: argparse.Namespace, arms: Sequence[Arm], concurrency: int) -> None:
     direct, ours = (arm.figures for arm in arms)
     ratio = direct["jct_mean_s"] / max(ours["jct_mean_s"], 1e-9)
-    where = Path(args.html or Path(tempfile.gettempdir()) / "agentserve-demo.html")
+    where = Path(args.html).absolute()
     title = f"Direct and through agentserve, seed {args.seed}"
     lead = (f"{_what(direct, concurrency)}: {_gain(ratio)}", _on_what(args))
-    where.write_text(page(arms, title, lead), encoding="utf-8")
+    write_text(args.html, page(arms, title, lead))
     if args.json:
         emulated = (
             None
@@ -209,7 +219,7 @@ def _report(args: argparse.Namespace, arms: Sequence[Arm], concurrency: int) -> 
         if args.json == "-":
             print(text_)
         else:
-            Path(args.json).write_text(text_ + "\n", encoding="utf-8")
+            write_text(args.json, text_ + "\n")
     if args.json != "-":
         _table(args, direct, ours, ratio, concurrency)
         print(f"report: {where}")

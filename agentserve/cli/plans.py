@@ -10,11 +10,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from agentserve.cli.shapes import profile_of
-from agentserve.cli.trials import parse_policy, progress_bar
+from agentserve.cli.trials import check_files, parse_policy, progress_bar, write_text
 from agentserve.errors import UsageError
 from agentserve.sim.importers import read
 from agentserve.sim.plan import ENGINES_MAX, Answer, Objective, Planner, parse_objective
@@ -50,6 +49,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(args: argparse.Namespace) -> int:
     """Answer, print, and say so in the status: 0 when every fleet asked for has an answer, else 1."""
     objective = parse_objective(args.plan)
+    check_files(args)
     load = load_from(args)
     # unknown ones are refused before anything runs
     shapes = [profile_of(name.strip()) for name in args.profile.split(",") if name.strip()]
@@ -129,7 +129,7 @@ def _emit(args: argparse.Namespace, objective: Objective, load: Trial, answers: 
         if args.json == "-":
             print(text)
             return
-        Path(args.json).write_text(text + "\n", encoding="utf-8")
+        write_text(args.json, text + "\n")
     _table(objective, load, answers)
 
 

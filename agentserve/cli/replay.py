@@ -40,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {problem}", file=sys.stderr)
     trials = trials_from(args, workload=found.workload)
     if args.as_recorded:
+        if args.rate or args.pressure:
+            raise UsageError(
+                "--as-recorded is a load of its own", remedy="leave --rate and --pressure away, or this"
+            )
         if any(p.arrives_s is None for p in found.workload.programs if p.parent is None):
             raise UsageError(
                 "this trace has no arrival times", remedy="leave --as-recorded away, give --pressure"

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
             )
     if sum(map(bool, (args.tune is not None, args.ablate, args.curve))) > 1:
         raise UsageError("--tune, --ablate and --curve exclude each other", remedy="run them one by one")
+    if args.curve and len(set(args.rate or ())) < 2:
+        raise UsageError("a curve needs several rates", remedy="give --rate several times")
     trials = [t for name in args.workload or ["coding"] for t in trials_from(args, workload=name)]
     if args.tune is not None:
         return run_tuning(args, trials)

@@ -74,8 +74,6 @@ def ablated(args: argparse.Namespace, trials: Sequence[Trial]) -> int:
 
 def emit_sweep(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
     """The curve as an SVG, and the highest rate that each arm sustains."""
-    if not args.rate or len(set(args.rate)) < 2:
-        raise UsageError("a curve needs several rates", remedy="give --rate several times")
     curves = points_of(trials, figures)
     names = ", ".join(sorted({workload_name(t) for t in trials}))
     write_text(args.curve, svg(curves, f"{names}: mean slowdown by arrival rate"))

@@ -21,6 +21,7 @@ from agentserve.sim.report import Figures, over_seeds
 from agentserve.sim.run import FORECASTS, Trial, run
 from agentserve.sim.traces import Result
 
+WRITTEN = ("json", "html", "curve")  # flags that name files
 WIDTH = 260  # of a table in a file or pipe, where nothing has to fit a screen
 COLUMNS = (
     ("jct_mean_s", "JCT mean s"),
@@ -114,6 +115,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name} is {value:g}", remedy="it is a number above zero")
+    check_files(args)
     shape = profile_of(args.profile)
     out = []
     for text in args.policy or ["agentserve"]:
@@ -259,6 +261,17 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         _table(trials, figures)
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Refuse, before the work, a file that could not be written after it."""
+    for name in WRITTEN:
+        path = getattr(args, name, None)
+        if path is None or path == "-":
+            continue
+        asked = path if os.path.exists(path) else os.path.dirname(path) or "."
+        if os.path.isdir(path) or not os.access(asked, os.W_OK):
+            raise UsageError(f"--{name}: cannot write {path}", remedy="name a file that can be written")
+
+
 def write_text(path: str, text: str) -> None:
     """Write a file that the user named."""
     try:
@@ -286,7 +299,10 @@ def workload_name(trial: Trial) -> str:
 def label(trial: Trial) -> str:
     """An arm, as it stands in tables: policy, constants and load."""
     params = ",".join(f"{k}={v}" for k, v in trial.params.items())
-    load = f"rate {trial.rate_per_s:g}/s" if trial.rate_per_s else f"pressure {trial.pressure:g}"
+    if trial.rate_per_s:
+        load = f"rate {trial.rate_per_s:g}/s"
+    else:
+        load = "as recorded" if trial.pressure is None else f"pressure {trial.pressure:g}"
     return f"{trial.policy}{':' + params if params else ''} @ {load}"
 
 

@@ -33,7 +33,15 @@ def test_every_agent_fits_an_engine_and_takes_the_same_number_of_steps() -> None
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(("--programs", "1"), "--programs"), (("--time-scale", "0"), "--time-scale")],
+    [
+        (("--programs", "1"), "--programs"),
+        (("--time-scale", "0"), "--time-scale"),
+        (("--pressure", "nan"), "--pressure"),
+        (("--pressure", "inf"), "--pressure"),
+        (("--engine", "http://[::1"), "--engine"),
+        (("--json", "/no/such/folder/x"), "--json"),
+        (("--html", "/"), "--html"),
+    ],
 )
 def test_flags_that_make_no_comparison_are_refused(
     flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]

@@ -59,3 +59,34 @@ def test_a_load_that_is_no_number_above_zero_is_refused(
 ) -> None:
     assert main(["simulate", "--programs", "2", f"{flag}={value}"]) == 2
     assert flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--json", "/no/such/folder/x"), "--json: cannot write"),
+        (("--html", "/"), "--html: cannot write"),
+        (("--rate", "1", "--curve", "c.svg"), "several rates"),
+        (("--plan", "jct_p95<600", "--at-once", "2", "--json", "/"), "--json: cannot write"),
+    ],
+)
+def test_what_could_not_be_written_is_refused_before_the_work(
+    flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--programs", "3", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_recording_is_replayed_at_its_own_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"in": 900, "out": 10, "gap": 1.0, "gap_k": "tool"}, {"in": 1000, "out": 10, "gap": None}]
+    rows = [{"id": f"p{at}", "start_epoch": 1.7e9 + at, "turns": turns} for at in (0, 50)]
+    file = tmp_path / "traffic.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["replay", str(file), "--as-recorded", "--json", str(tmp_path / "out.json")]) == 0
+    assert "as recorded" in capsys.readouterr().out
+    (run,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert 50 < run["figures"]["makespan_s"] < 60
+    assert main(["replay", str(file), "--as-recorded", "--rate", "1"]) == 2
+    assert "--rate" in capsys.readouterr().err
+    plan = ["simulate", "--plan", "jct_p95<600", "--from", str(file), "--as-recorded"]
+    assert main([*plan, "--policy", "fifo"]) == 0

@@ -148,6 +148,37 @@ def test_a_malformed_line_is_named_counted_and_skipped_unless_strict(tmp_path: P
         read(path, strict=True)
 
 
+INF, NAN = float("inf"), float("nan")
+NO_REQUEST: list[Any] = [None, 1, "x", [], {"in": 9, "h": [[INF, 1]]}]
+
+
+@pytest.mark.parametrize(
+    ("whole", "wrong"),
+    [
+        (PROGRAM | {"start_epoch": 1e9}, [{"start_epoch": w} for w in ("noon", -1, INF, NAN, True)]),
+        (
+            {"timestamp": 1, "input_length": 9, "output_length": 1, "hash_ids": [1]},
+            [{"timestamp": w} for w in (INF, NAN, -1, "x", 1e400)],
+        ),
+        (
+            {"id": "t", "requests": [{"type": "n", "in": 9, "t": 0}]},
+            [{"requests": [w]} for w in NO_REQUEST],
+        ),
+    ],
+)
+def test_a_value_of_any_kind_costs_its_line_only(
+    tmp_path: Path, whole: dict[str, Any], wrong: list[dict[str, Any]]
+) -> None:
+    found = read(jsonl(tmp_path / "p.jsonl", [whole, *(whole | one for one in wrong), whole]))
+    assert (found.bad, len(found.workload.programs)) == (len(wrong), 2)
+
+
+def test_agent_programs_begin_when_they_began(tmp_path: Path) -> None:
+    rows = [PROGRAM | {"id": f"s{at}", "start_epoch": 1_795_348_649.0 + at} for at in (30, 0, 7)]
+    found = read(jsonl(tmp_path / "p.jsonl", rows))
+    assert [p.arrives_s for p in found.workload.programs] == [30.0, 0.0, 7.0], "counted from the first"
+
+
 @pytest.mark.parametrize("text", ["", "hello\n", '{"a": 1}\n', "[1]\n"])
 def test_what_is_no_trace_is_refused_with_the_known_formats(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x"

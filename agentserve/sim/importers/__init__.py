@@ -53,7 +53,7 @@ def read(path: str | Path, *, strict: bool = False, limit: int | None = None) ->
         raise UsageError(
             f"{path} holds no usable program{why}", remedy="check that it is a trace of a known format"
         )
-    plans = _limited(plans, limit)
+    plans = _from_nought(_limited(plans, limit))
     workload = Workload(name=Path(path).name, programs=plans, shared_tokens=_shared_tokens(plans))
     return Import(workload, kind, reader.lines, reader.bad, reader.problems)
 
@@ -109,6 +109,16 @@ def _limited(plans: list[ProgramPlan], limit: int | None) -> list[ProgramPlan]:
         parent = place[plan.parent] if plan.parent is not None else None
         out.append(dataclasses.replace(plan, steps=steps, parent=parent))
     return out
+
+
+def _from_nought(plans: list[ProgramPlan]) -> list[ProgramPlan]:
+    """Arrivals counted from the first; a file's clock may be the world's."""
+    first = min((p.arrives_s for p in plans if p.arrives_s is not None), default=0.0)
+    if not first:
+        return plans
+    return [
+        p if p.arrives_s is None else dataclasses.replace(p, arrives_s=p.arrives_s - first) for p in plans
+    ]
 
 
 def _shared_tokens(plans: Iterable[ProgramPlan]) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from agentserve.sim.importers.reading import Malformed, Reader, count, fault, seconds
+from agentserve.sim.importers.reading import UNFIT, Malformed, Reader, count, fault, moment, seconds
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan, ToolPlan
 
 
@@ -17,7 +17,7 @@ def agent_programs(reader: Reader) -> Iterator[ProgramPlan]:
             continue
         try:
             plan = _agent_program(row, index)
-        except (Malformed, KeyError, TypeError, ValueError) as error:
+        except UNFIT as error:
             reader.complain(fault(error))
             continue
         index += 1
@@ -28,6 +28,7 @@ def _agent_program(row: dict[str, Any], index: int) -> ProgramPlan:
     turns = row.get("turns")
     if not isinstance(turns, list) or not turns:
         raise Malformed("a program without turns")
+    began = row.get("start_epoch")
     prompts = [count(t["in"], "in", least=1) for t in turns]
     # the common head of a source's programs is its system prompt and tools; what is known of it is only that
     # a first prompt is at least as long
@@ -76,6 +77,7 @@ def _agent_program(row: dict[str, Any], index: int) -> ProgramPlan:
         role=_stable(source),
         shared=(Run(_stable(source), head),) if head else (),
         own=OWN_KEYS + index,
+        arrives_s=None if began is None else moment(began, "start_epoch"),
         # which it was offered is not recorded; at least those that it called
         tools_offered=len({tool.name for step in steps for tool in step.tools}),
     )

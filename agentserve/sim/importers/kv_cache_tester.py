@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agentserve.sim.importers.reading import GAP_S_MAX, REPLY_S_PER_TOKEN, Malformed, Reader, count, fault
+from agentserve.sim.importers.reading import (
+    GAP_S_MAX,
+    REPLY_S_PER_TOKEN,
+    UNFIT,
+    Malformed,
+    Reader,
+    count,
+    fault,
+)
 from agentserve.sim.programs import OWN_KEYS, SUB_AGENT, ProgramPlan, Run, StepPlan, ToolPlan
 
 DEFINITION_TOKENS = 600  # of one tool of a coding agent: 12,500 tokens are its twenty or so
@@ -17,7 +25,7 @@ def kv_cache_tester(reader: Reader) -> Iterator[ProgramPlan]:
     for row in reader.objects():
         try:
             family = _family(row, index)
-        except (Malformed, KeyError, TypeError, ValueError) as error:
+        except UNFIT as error:
             reader.complain(fault(error))
             continue
         index += len(family)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from agentserve.sim.importers.reading import (
     GAP_S_MAX,
     REPLY_S_PER_TOKEN,
-    TOKENS_MAX,
+    UNFIT,
     Malformed,
     Reader,
     count,
     fault,
+    moment,
 )
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, Run, StepPlan
 
@@ -26,16 +27,12 @@ def mooncake(reader: Reader) -> Iterator[ProgramPlan]:
             ids = row["hash_ids"]
             if not isinstance(ids, list) or not ids or not all(isinstance(h, int) for h in ids):
                 raise Malformed("hash_ids is not a list of numbers")
-            start = (
-                count(row["timestamp"], "timestamp")
-                if row["timestamp"] < TOKENS_MAX
-                else int(row["timestamp"])
-            )
+            start = moment(row["timestamp"], "timestamp")
             length = count(row["input_length"], "input_length", least=1)
             rows.append(
                 (start / 1000.0, length, count(row["output_length"], "output_length", least=1), tuple(ids))
             )
-        except (Malformed, KeyError, TypeError) as error:
+        except UNFIT as error:
             reader.complain(fault(error))
     ends: dict[tuple[int, ...], int] = {}
     programs: list[list[tuple[float, int, int, tuple[int, ...]]]] = []

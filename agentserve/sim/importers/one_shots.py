@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 
-from agentserve.sim.importers.reading import Malformed, Reader, count, fault
+from agentserve.sim.importers.reading import UNFIT, Reader, count, fault
 from agentserve.sim.programs import OWN_KEYS, ProgramPlan, StepPlan
 
 
@@ -25,7 +25,7 @@ def one_shots(reader: Reader, prompt: str, output: str, at: Callable[[str], floa
                 new_tokens=count(float(row[prompt]), prompt, least=1),
                 output_tokens=max(count(float(row[output]), output), 1),
             )
-        except (Malformed, KeyError, ValueError) as error:
+        except UNFIT as error:
             reader.complain(fault(error))
             continue
         yield ProgramPlan(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ REPLY_S_PER_TOKEN = 0.02  # of a reply whose time was not recorded: roughly what
 
 class Malformed(Exception):
     """A line that cannot be used, and why."""
+
+
+UNFIT = (
+    Malformed,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+)  # what reading such a line raises
 
 
 def fault(error: Exception) -> str:
@@ -82,6 +93,18 @@ def count(value: Any, what: str, *, least: int = 0) -> int:
     if not least <= value <= TOKENS_MAX:
         raise Malformed(f"{what} is {value}, outside {least} to {TOKENS_MAX}")
     return int(value)
+
+
+def moment(value: Any, what: str) -> float:
+    """A time of a clock, of whichever."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < 0
+    ):
+        raise Malformed(f"{what} is {value!r}, not a time")
+    return float(value)
 
 
 def seconds(value: Any, what: str) -> float:
