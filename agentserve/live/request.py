@@ -1,7 +1,8 @@
 """One request of a client's connection, and its answer written as HTTP/1.1: what ASGI calls scope, receive and send.
 
-Rule: framing is decided here and nowhere else: an answer is as long as it said, or chunked, and a header is one line.
-The head waits for the first piece of the body, so that a small answer is one write.
+Rule: framing is decided here and nowhere else: an answer is as long as it said, or chunked, or, for HTTP/1.0, all that
+comes until the connection ends; and a header is one line. The head waits for the first piece of the body, so that a
+small answer is one write.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Request:
     """One request of a connection, and its answer."""
 
     __slots__ = (
-        "body", "chunked", "connection", "done", "headers", "keep_alive", "left", "length", "method", "on_left",
-        "path", "pending_head", "query", "raw_path", "read", "started", "waiter",
+        "body", "chunked", "connection", "done", "headers", "keep_alive", "left", "length", "method", "old",
+        "on_left", "path", "pending_head", "query", "raw_path", "read", "started", "to_the_end", "waiter",
     )  # fmt: skip
 
     def __init__(self, connection: HttpConnection) -> None:
@@ -50,7 +51,9 @@ class Request:
         self.left = False
         self.waiter: asyncio.Future[None] | None = None
         self.pending_head: bytes | None = None  # kept until the first piece of the body is there
+        self.old = False  # of HTTP/1.0, which knows no chunks
         self.chunked = False
+        self.to_the_end = False  # the answer ends with its connection
         self.length = -1  # body bytes still owed to the declared length
         self.started = False
         self.done = False
@@ -131,6 +134,8 @@ class Request:
             self.length = 0
         elif length is not None:
             self.length = int(length)
+        elif self.old:
+            self.to_the_end = True
         else:
             self.chunked = True
             lines.append(b"transfer-encoding: chunked")
@@ -151,7 +156,7 @@ class Request:
                 data += b"0\r\n\r\n"
         elif self.method == "HEAD":
             data = b""  # its answer is a head alone
-        else:
+        elif not self.to_the_end:
             self.length -= len(data)
             if self.length < 0:
                 raise StreamCut("the answer is longer than it said")

@@ -300,6 +300,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         request.headers = self._headers
         body = self._body
         request.body = self._inflow or (body[0] if len(body) == 1 else b"".join(body))
+        request.old = not self._lasts
         request.keep_alive = self._lasts and self._parser.should_keep_alive()
         self.arriving.bytes -= self._claimed
         self._fresh()

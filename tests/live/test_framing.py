@@ -9,7 +9,7 @@ import pytest
 
 from agentserve.config import LimitSettings
 from agentserve.live.arriving import Inflow
-from tests.live.conftest import Running, ScriptedEngine, Serve
+from tests.live.conftest import Running, ScriptedEngine, Serve, delta, sse, streams
 
 BODY = b'{"model":"m","messages":[]}'
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
@@ -191,6 +191,21 @@ async def test_an_old_client_gets_an_answer_and_its_connection_closed(
     running = await serve(engine)
     heard = await talk(running, POST.replace(b"1.1", b"1.0") + LENGTH + b"\r\n" + BODY)
     assert b"connection: close" in heard
+
+
+async def test_an_old_client_gets_a_stream_without_the_framing_that_it_cannot_read(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    events = sse(delta("a"), delta("b", "stop"))
+    engine.otherwise = streams(events)
+    body = BODY.replace(b"{", b'{"stream": true, ', 1)
+    length = b"content-length: %d\r\n" % len(body)
+    heard = await talk(running, POST.replace(b"1.1", b"1.0") + length + b"\r\n" + body)
+    head, _, answer = heard.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert answer == events
+    await running.quiet()
 
 
 async def test_a_head_is_answered_without_a_body_and_the_next_request_as_itself(
