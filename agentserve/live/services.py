@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from agentserve.live.app import Gateway
 
 CONSOLE = Path(agentserve.__file__).parent / "console" / "static"  # the console's page, where it is installed
-
+FORWARDED = (
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+)  # a proxy of this machine asks for somebody else
 
 # Nothing but our own files, no inline script or style, no frame around it; graphs are shown as images of our making.
 CONSOLE_HEADERS = {
@@ -121,7 +126,8 @@ class Services:
 
     async def metrics(self, request: Request) -> Response:
         """The metrics as text; from elsewhere than this machine only with a key that may read."""
-        if request.client is None or not is_loopback(request.client.host):
+        here = request.client is not None and is_loopback(request.client.host)
+        if not here or any(name in request.headers for name in FORWARDED):
             self.authorise(request, READ)
         render = getattr(self._gateway.telemetry, "render", None)
         if render is None:

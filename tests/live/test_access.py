@@ -62,6 +62,17 @@ async def test_every_path_but_health_needs_a_key(engine: ScriptedEngine, serve: 
     assert (await running.client.get("/healthz")).status_code == 200
 
 
+async def test_a_proxy_of_this_machine_opens_the_metrics_to_nobody(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine, keys=ListedKeys.of(KEYS))
+    assert (
+        await running.client.get("/metrics")
+    ).status_code == 404  # they are switched off here, and nobody asks
+    for header in ("x-forwarded-for", "forwarded", "via", "x-real-ip"):
+        assert (await running.client.get("/metrics", headers={header: "203.0.113.7"})).status_code == 401
+
+
 async def test_a_keys_secret_is_never_logged(
     engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
