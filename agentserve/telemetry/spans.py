@@ -190,7 +190,7 @@ def make_spans(settings: TelemetrySettings, *, clock_offset_s: float = 0.0) -> S
     if settings.traces == "off":
         return None
     return Spans(
-        ConsoleSpanExporter(out=sys.stdout)
+        ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n")
         if settings.traces == "console"
         else _otlp(settings.otlp_endpoint),
         sample=settings.trace_sample,
