@@ -173,6 +173,23 @@ def test_a_value_of_any_kind_costs_its_line_only(
     assert (found.bad, len(found.workload.programs)) == (len(wrong), 2)
 
 
+def test_a_spreadsheets_mark_and_a_field_without_end_cost_no_more_than_a_line(tmp_path: Path) -> None:
+    rows = ["Timestamp,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.68,100,10"]
+    rows += ["2023-11-16 18:15:47.00," + "1" * 200_000 + ",10", "2023-11-16 18:15:48.18,200,20"]
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
+    found = read(path)
+    assert ([p.arrives_s for p in found.workload.programs], found.bad) == ([0.0, 1.5], 1)
+
+
+def test_a_broken_archive_is_said_in_a_line(tmp_path: Path) -> None:
+    whole = gzip.compress("".join(json.dumps(PROGRAM | {"id": str(i)}) + "\n" for i in range(99)).encode())
+    for at in range(12, len(whole) - 9, 7):
+        (tmp_path / "p.jsonl.gz").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(UsageError):
+            read(tmp_path / "p.jsonl.gz", strict=True)
+
+
 def test_agent_programs_begin_when_they_began(tmp_path: Path) -> None:
     rows = [PROGRAM | {"id": f"s{at}", "start_epoch": 1_795_348_649.0 + at} for at in (30, 0, 7)]
     found = read(jsonl(tmp_path / "p.jsonl", rows))

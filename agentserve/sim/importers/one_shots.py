@@ -10,7 +10,15 @@ from agentserve.sim.programs import OWN_KEYS, ProgramPlan, StepPlan
 
 
 def _csv_rows(reader: Reader) -> Iterator[dict[str, str]]:
-    for row in csv.DictReader(reader.text()):
+    rows = csv.DictReader(reader.text())
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:  # of a field without end
+            reader.complain(str(error))
+            continue
         yield {(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
 
 

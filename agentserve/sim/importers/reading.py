@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,12 @@ class Reader:
 
     def text(self) -> Iterator[str]:
         try:
-            opened = gzip.open(self.path, "rt") if self.path.suffix == ".gz" else self.path.open()  # noqa: SIM115
-            with opened as stream:
+            opens = gzip.open if self.path.suffix == ".gz" else open
+            with opens(self.path, "rt", encoding="utf-8-sig") as stream:  # a spreadsheet writes a mark first
                 for line in stream:
                     self.lines += 1
                     yield line
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise UsageError(
                 f"cannot read {self.path}: {error}", remedy="name a readable text or .gz file"
             ) from error
