@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from importlib.metadata import entry_points
 
 from agentserve.cli.shapes import HELP as WHICH
 from agentserve.cli.shapes import profile_of
 from agentserve.errors import UsageError
 
+PORTS = 1 << 16
 HELP = "serve the emulated engine alone, as a vLLM server would"
 
 
@@ -42,6 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev-mode", action="store_true", help="also vLLM's development routes")
 
 
+def can_listen(host: str, port: int) -> None:
+    """Refuse an address before it is said to be served. The resolver takes a port of any size, by its last bits."""
+    try:
+        if not 0 <= port < PORTS:
+            raise OSError(f"a port is at most {PORTS - 1}")
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            remedy="give another --host, --port or --kv-events-port",
+        ) from error
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     found = [p for p in entry_points(group="agentserve.servers") if p.name == "emulated"]
@@ -50,6 +68,10 @@ def run(args: argparse.Namespace) -> int:
     flags = {k: v for k, v in vars(args).items() if k not in ("host", "port", "verb")}
     flags["profile"] = profile_of(args.profile)
     serve = found[0].load()
+    can_listen(args.host, args.port)
+    if args.kv_events_port is not None:
+        for port in (args.kv_events_port, args.kv_events_port + 1):
+            can_listen(args.host, port)
     print(
         f"emulated engine on http://{args.host}:{args.port}/v1, model {args.model}, {args.profile}",
         flush=True,

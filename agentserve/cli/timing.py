@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from agentserve.engine import Sample
-from agentserve.errors import AgentServeError
+from agentserve.errors import AgentServeError, UsageError
 
 PREFILLS = (256, 512, 1024, 2048, 4096, 8000)  # tokens, each in one chunk of the usual 8,192
 CONTEXTS = (8_000, 24_000)  # tokens before a chunk
@@ -138,6 +138,10 @@ async def measure(
 ) -> list[Sample]:
     """Time an engine at `url` over shapes that tell its factors apart."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UsageError(f"{url} is no address: {error}", remedy="write it as http://host:port") from error
     # connections are let go before a server would close them, which could be while we send
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEPT_S)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits) as client:

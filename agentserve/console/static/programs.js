@@ -66,7 +66,7 @@ export async function programs() {
   const searched = filters().some(([name]) => name !== "order");
   say(byId("count"), searched ? `${whole(found.matching)} of ${whole(found.total)} live` : `${whole(found.total)} live`);
   byId("nothing").hidden = Boolean(found.matching);
-  say(byId("nothing"), found.total ? "No program matches." : "No program has called yet.");
+  say(byId("nothing"), found.total ? "No program matches." : "No program is under way: none has called yet, or all are over.");
 }
 
 /** After a change of the filters: from the top, and told to who does not see it. */
