@@ -15,7 +15,7 @@ from agentserve.core.fleet import Engine, Fleet
 from agentserve.core.foresight import Foresight, Survival
 from agentserve.core.ids import ProgramId, StepId, TenantId
 from agentserve.core.prefixes import Common
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import CLOSED, DISPATCHED, WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 CLASS_RANK: dict[PriorityClass, int] = {"interactive": 0, "standard": 1, "batch": 2}
@@ -81,10 +81,10 @@ class Board:
         self, step: Step, engine: Engine, now: float, reason: str, *, priority: int = 0, detail: str = ""
     ) -> None:
         """Send a waiting step to an engine."""
-        if step.state is not StepState.WAITING:
+        if step.state is not WAITING:
             raise InvariantBroken(f"step {step.id} is {step.state} and cannot be dispatched")
         del self.waiting[step.id]
-        step.state = StepState.DISPATCHED
+        step.state = DISPATCHED
         self.fleet.placed(step, engine, now)
         self.out.append(
             Dispatch(
@@ -109,7 +109,7 @@ class Board:
         self.waiting.pop(step.id, None)
         self.steps.pop(step.id, None)
         step.program.open_steps.pop(step.id, None)
-        step.state = StepState.CLOSED
+        step.state = CLOSED
         self.out.append(
             Reject(step=step.id, status=status, retry_after_s=retry_after_s, cause=self.cause, reason=reason)
         )

@@ -24,6 +24,9 @@ class StepState(StrEnum):
     CLOSED = "closed"
 
 
+WAITING, DISPATCHED, STARTED, CLOSED = StepState  # by the class each is found in eight times the time
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Step:
     """One LLM call."""
@@ -36,7 +39,7 @@ class Step:
     output_tokens_max: int | None = None
     model: str = ""
     relation: Relation = "continues"
-    state: StepState = StepState.WAITING
+    state: StepState = WAITING
     engine: EngineId | None = None
     dispatched_at: float | None = None
     started_at: float | None = None
@@ -48,7 +51,7 @@ class Step:
 
     @property
     def in_flight(self) -> bool:
-        return self.state is StepState.DISPATCHED or self.state is StepState.STARTED
+        return self.state is DISPATCHED or self.state is STARTED
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

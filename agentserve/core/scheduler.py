@@ -18,7 +18,7 @@ from agentserve.core.decisions import AnyDecision
 from agentserve.core.ids import EngineId
 from agentserve.core.outputs import Outputs
 from agentserve.core.policies.policy import Policy
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import CLOSED, DISPATCHED, STARTED, WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 RETRIES_MAX = 1
@@ -90,9 +90,9 @@ class Scheduler:
         """Every invariant of the records; cheap enough for tests, not for the request's path."""
         board = self.board
         for step in board.steps.values():
-            if step.state is StepState.CLOSED:
+            if step.state is CLOSED:
                 raise InvariantBroken(f"closed step {step.id} is still listed")
-            if (step.state is StepState.WAITING) != (step.id in board.waiting):
+            if (step.state is WAITING) != (step.id in board.waiting):
                 raise InvariantBroken(f"step {step.id} is {step.state} but waiting says otherwise")
             if step.program.open_steps.get(step.id) is not step:
                 raise InvariantBroken(f"step {step.id} is unknown to its program")
@@ -144,9 +144,7 @@ class Scheduler:
         if len(board.waiting) > board.limits.waiting_steps_max and not self._shed(step, now):
             return
         self.policy.arrived(step, now)
-        if step.state is StepState.WAITING and not any(
-            getattr(d, "step", None) == step.id for d in board.out
-        ):
+        if step.state is WAITING and not any(getattr(d, "step", None) == step.id for d in board.out):
             board.wait(step, "queued")
 
     def _returned(self, program: Program, event: ev.StepArrived, now: float) -> None:
@@ -224,9 +222,9 @@ class Scheduler:
 
     def _step_started(self, event: ev.StepStarted, now: float) -> None:
         step = self.board.steps.get(event.step)
-        if step is None or step.state is not StepState.DISPATCHED:
+        if step is None or step.state is not DISPATCHED:
             return
-        step.state = StepState.STARTED
+        step.state = STARTED
         step.started_at = now
         self.policy.started(step, now)
 
@@ -300,14 +298,14 @@ class Scheduler:
         board.waiting.pop(step.id, None)
         del board.steps[step.id]
         del step.program.open_steps[step.id]
-        step.state = StepState.CLOSED
+        step.state = CLOSED
         return engine
 
     def _requeue(self, step: Step, now: float) -> None:
         """Once more from the start, elsewhere: no byte of it had reached the client."""
         engine = self.board.fleet.left(step)
         step.retries += 1
-        step.state = StepState.WAITING
+        step.state = WAITING
         step.engine = None
         step.dispatched_at = None
         step.arrived_at = now
@@ -430,7 +428,7 @@ class Scheduler:
             return
         engine.up = False
         self.board.fleet.forget(engine, self.board.programs.values())
-        stranded = [s for s in engine.steps.values() if s.state is StepState.DISPATCHED]
+        stranded = [s for s in engine.steps.values() if s.state is DISPATCHED]
         self.policy.engine_changed(engine, now)
         for step in stranded:
             self.board.abort(step, "engine_lost")

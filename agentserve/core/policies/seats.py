@@ -15,7 +15,7 @@ from agentserve.core.fleet import KV_TOKENS_ASSUMED, Engine
 from agentserve.core.ids import ProgramId, StepId, TenantId
 from agentserve.core.pins import Bet
 from agentserve.core.policies.params import WorkingSetParams
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 
@@ -93,7 +93,7 @@ class Book:
         if any(p.idle and p.home_clock < self.oldest for p in self.seated.values()):
             raise InvariantBroken(f"{self.engine.id}: KV of an idle seat is older than {self.oldest}")
         for step in self.held:
-            if step.state is not StepState.WAITING or not isinstance(step.program.own, Seat):
+            if step.state is not WAITING or not isinstance(step.program.own, Seat):
                 raise InvariantBroken(f"step {step.id} is held but not waiting")
         if self.held and not self.engine.steps:
             raise InvariantBroken(f"{self.engine.id} holds steps and runs none")

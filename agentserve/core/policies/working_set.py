@@ -47,7 +47,7 @@ from agentserve.core.policies.rooms import Rooms
 from agentserve.core.policies.seats import Book, Seat, Seats
 from agentserve.core.policies.thresholds import Thresholds
 from agentserve.core.policies.waiting import NO_ROLE, SMALL, Line, Queued, Room
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import DISPATCHED, WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 SWEPT_MAX = 2  # engines whose pins are priced in one event; the others' turn comes at once, but after it
@@ -101,7 +101,7 @@ class WorkingSet(Policy):
         # who stands behind others that found no room changes nothing for these
         if self._line.is_first(queued) or self._guests:
             self._fill(now)
-        if step.state is StepState.WAITING:
+        if step.state is WAITING:
             self.board.wait(step, "no_seat", detail=f"{len(self._line)} programs wait for a seat")
 
     def _is_guest(self, step: Step, program: Program) -> bool:
@@ -200,7 +200,7 @@ class WorkingSet(Policy):
     # -- queueing
 
     def _waiting(self, program: Program) -> list[Step]:
-        return [s for s in program.open_steps.values() if s.state is StepState.WAITING]
+        return [s for s in program.open_steps.values() if s.state is WAITING]
 
     def _enqueue(self, step: Step, now: float) -> Queued:
         program, queued = step.program, step.program.own
@@ -304,7 +304,7 @@ class WorkingSet(Policy):
         """Seated ahead of its return: its KV is brought back, if the engine has nothing else to prefill."""
         self._keeper.begin(program, seat, now)
         engine = seat.book.engine
-        prefilling = any(s.state is StepState.DISPATCHED for s in engine.steps.values())
+        prefilling = any(s.state is DISPATCHED for s in engine.steps.values())
         there = self.board.fleet.expected_cached(program, engine)
         if not prefilling and there < program.context_tokens:
             due = max(program.returns_at or now, now)

@@ -25,7 +25,7 @@ from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, ProgramId, StepId
 from agentserve.core.policies.literature.lines import Key, Line, Timers, stamp
 from agentserve.core.policies.policy import Policy
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 KEEP_S_MAX = 3600.0  # no reservation outlives this
@@ -453,7 +453,7 @@ class Queueing(Policy):
         if len(listed) != len(self._line_of) or len(listed) != len(self.board.waiting):
             raise InvariantBroken(f"{len(self.board.waiting)} steps wait, {len(listed)} stand in lines")
         for step in listed:
-            if step.state is not StepState.WAITING or step.id not in self._line_of:
+            if step.state is not WAITING or step.id not in self._line_of:
                 raise InvariantBroken(f"step {step.id} stands in a line but is {step.state}")
             name = self._line_of[step.id]
             for engine in self.board.fleet.usable(step.model):

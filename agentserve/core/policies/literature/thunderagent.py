@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, ProgramId
 from agentserve.core.policies.policy import Policy
-from agentserve.core.program import Program, Step, StepState
+from agentserve.core.program import WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 
@@ -98,7 +98,7 @@ class ThunderAgent(Policy):
             self._wanting[program.id] = program
             if fresh and alone:
                 self._restore_if_it_fits(program, now)
-            if step.state is StepState.WAITING:
+            if step.state is WAITING:
                 self.board.wait(step, "paused")
         self._revive(now)
         self._arm(now)
@@ -320,4 +320,4 @@ class ThunderAgent(Policy):
 
 
 def waiting_of(program: Program) -> list[Step]:
-    return [s for s in program.open_steps.values() if s.state is StepState.WAITING]
+    return [s for s in program.open_steps.values() if s.state is WAITING]
