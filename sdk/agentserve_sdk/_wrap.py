@@ -27,8 +27,12 @@ class Mark(Protocol):
 
 
 def is_decorated(given: object) -> bool:
-    """Is it what a bare decorator stands on, or a name? Methods of a class and properties are not callable as such."""
-    return callable(given) or hasattr(type(given), "__get__")
+    """Is it what a bare decorator stands on, or a name?
+
+    Methods of a class, properties and the tools that a framework's decorator made are not callable as such. Names are
+    words, and what people make them of: numbers and members of an enumeration.
+    """
+    return not (given is None or isinstance(given, (str, int, float)) or hasattr(type(given), "__members__"))
 
 
 def wrapped(mark: Mark, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import os
 import subprocess
@@ -43,6 +44,19 @@ def test_class_and_static_methods_are_marked_in_either_order(gateway: testing.Ga
     assert [tool.name for tool in gateway.only_program.tools] == ["of_class", "of_class", "named", "named"]
 
 
+def test_a_name_may_be_a_number_or_a_member_of_an_enumeration(gateway: testing.Gateway) -> None:
+    class Stage(enum.Enum):
+        DRAFT = "draft"
+
+    names: list[Any] = [7, Stage.DRAFT]
+    with agentserve.workflow("w"):
+        for name in names:
+            with agentserve.tool(name):
+                pass
+    gateway.settle()
+    assert [tool.name for tool in gateway.only_program.tools] == ["7", "Stage.DRAFT"]
+
+
 def test_what_is_no_function_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     class Report:
         pass
@@ -50,6 +64,9 @@ def test_what_is_no_function_is_left_as_it_is(caplog: pytest.LogCaptureFixture) 
     assert agentserve.workflow(Report) is Report
     assert agentserve.tool("look")(Report) is Report
     assert Agent().model == "m"
+    made = object()  # by a framework's decorator, which the mark stands above
+    mark: Any = agentserve.tool
+    assert mark(made) is made
     assert "marks functions" in caplog.text
 
 
