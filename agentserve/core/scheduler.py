@@ -261,12 +261,12 @@ class Scheduler:
 
     def _step_failed(self, event: ev.StepFailed, now: float) -> None:
         step = self.board.steps.get(event.step)
-        if step is None or not step.in_flight:
+        if step is None or (event.retryable and not step.in_flight):
             return
         if event.retryable and step.retries < RETRIES_MAX:
             self._requeue(step, now)
             return
-        self._abandon(step, event, now)
+        self._abandon(step, event, now)  # also one that waits: nobody would take its place any more
 
     def _client_gone(self, event: ev.ClientGone, now: float) -> None:
         step = self.board.steps.get(event.step)

@@ -47,8 +47,14 @@ class Ticket:
         self.reasons: list[do.AnyDecision] = []  # everything decided about the step, in order
 
     def again(self) -> Awaitable[do.Dispatch | do.Reject]:
-        """The next decision, after `StepFailed(retryable=True)` was told or the step was aborted for a lost engine."""
+        """The next decision, after it `failed` or was aborted for a lost engine."""
         return self.decision
+
+    def failed(self, reason: str) -> None:
+        """Its engine failed before a byte came. What was decided is void: the next decision may take a while."""
+        if self.decision.done():
+            self.decision = self._driver.loop.create_future()
+        self._driver.tell(ev.StepFailed(step=self.step, reason=reason, retryable=True))
 
     def cancel(self) -> None:
         """The client is gone while the step waits or runs."""

@@ -351,7 +351,7 @@ class Relay:
         x.aborted = ""
         # a scheduler that lost the engine has put the step back by itself
         if x.reasons[-1] is x.decision:
-            self._driver.tell(ev.StepFailed(step=StepId(x.step), reason=reason_of(failure), retryable=True))
+            ticket.failed(reason_of(failure))
         self._ledger.retried(x, failure)
         try:
             async with asyncio.timeout(self.elsewhere_wait_s):

@@ -53,6 +53,15 @@ def test_a_step_whose_engine_is_lost_is_dispatched_again_once(desk: Any, policy:
 
 
 @pytest.mark.parametrize("policy", SIMPLE)
+def test_a_step_that_is_given_up_while_it_waits_is_gone(desk: Any, policy: str) -> None:
+    d = desk(policy, engines=1)
+    d.arrive("p")
+    d.lose(d.sent("p"))
+    d.fail("p", reason="reset", retryable=False)
+    assert (d.board.steps, dict(d.board.waiting)) == ({}, {})
+
+
+@pytest.mark.parametrize("policy", SIMPLE)
 def test_a_step_that_sent_a_byte_is_not_dispatched_again(desk: Any, policy: str) -> None:
     d = desk(policy, engines=2)
     d.arrive("p")

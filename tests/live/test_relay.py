@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentserve.config import LimitSettings
+from agentserve.config import EngineSettings, LimitSettings, Settings
 from agentserve.core import events as ev
 from agentserve.live.breaker import STEPS_FAILED_MAX
 from tests.live.conftest import (
@@ -189,6 +189,34 @@ async def test_an_engines_own_refusal_passes_unchanged(engine: ScriptedEngine, s
     assert (reply.status_code, reply.json()) == (400, refusal)
     assert reply.headers["x-ratelimit-remaining"] == "7"
     assert running.books.told(ev.StepFailed)[0].retryable is False
+
+
+async def test_a_step_that_must_wait_after_its_engine_failed_is_sent_when_the_scheduler_says_so(
+    engine: ScriptedEngine, other: ScriptedEngine, serve: Serve
+) -> None:
+    settings = Settings(
+        engines=(
+            EngineSettings(id="e1", url=engine.url, models=("m",)),
+            EngineSettings(id="e2", url=other.url, models=("n",)),
+        )
+    )
+    running = await serve(settings=settings)
+    looked = asyncio.Event()
+
+    async def slowly() -> None:
+        await looked.wait()
+
+    running.adapter.before_load = slowly
+    engine.script.append(raw(close=True))
+    asking = asyncio.create_task(running.chat())
+    board = running.gateway.driver.scheduler.board
+    await until(lambda: board.waiting)  # until the engine was looked at, nothing goes there
+    await asyncio.sleep(0.05)
+    assert len(engine.asked) == 1
+    looked.set()
+    assert (await asking).status_code == 200
+    assert [event.step for event in running.books.told(ev.StepFinished)]
+    await running.quiet()
 
 
 BROKEN: dict[str, Any] = {
