@@ -2,7 +2,8 @@
 
 Rule: every installed adapter may look; the surest wins, ties go to the first name. Adapters are found by
 entry point, so that one installed from elsewhere is recognised the same way. An address where nothing
-answers is an `EngineUnreachable`; one where something answers that nobody knows is an `EngineBroke`.
+listens is an `EngineUnreachable`, one that keeps silent an `EngineTimeout`; one where something answers that nobody
+knows is an `EngineBroke`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from agentserve.errors import EngineBroke
+from agentserve.errors import EngineBroke, EngineTimeout
 from agentserve_adapters.detection import Recognised, Sight
 from agentserve_adapters.wire import EngineWire
 
@@ -63,6 +64,12 @@ async def detect(
     finally:
         await wire.close()
     known = {kind: seen for kind, seen in zip(lookers, answers, strict=True) if seen is not None}
+    if not known and sight.silent:
+        raise EngineTimeout(
+            f"{url} takes connections and answers nothing",
+            remedy="is the engine still loading its model, or stuck?",
+            engine=url,
+        )
     if not known:
         raise EngineBroke(
             f"what answers at {url} is no engine that we know",

@@ -31,6 +31,7 @@ class Sight:
         self._wire = wire
         self.host = wire.host
         self.url = wire.url
+        self.silent = True  # until it says anything at all
         self._answers: dict[str, asyncio.Task[Answer | None]] = {}
 
     async def answer(self, path: str) -> Answer | None:
@@ -57,6 +58,10 @@ class Sight:
 
     async def _look(self, path: str) -> Answer | None:
         try:
-            return await self._wire.get(path, timeout_s=LOOK_TIMEOUT_S)
-        except (EngineTimeout, EngineBroke):
+            found = await self._wire.get(path, timeout_s=LOOK_TIMEOUT_S)
+        except EngineTimeout:
             return None
+        except EngineBroke:
+            found = None
+        self.silent = False
+        return found

@@ -7,11 +7,12 @@ import copy
 import logging
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from agentserve_adapters.detect import detect
 
-from agentserve.errors import EngineError
+from agentserve.errors import EngineError, EngineTimeout
 from agentserve.ports import (
     Capabilities,
     EngineAdapter,
@@ -285,6 +286,14 @@ async def test_its_kind_is_told_from_its_address(
     found = await detect(urls.get(kind, "http://engine:8000"), transport=fake_engine(shapes[kind]))
     assert found.kind == kind
     assert found.recognised.evidence
+
+
+async def test_an_engine_that_keeps_silent_is_not_taken_for_another_kind_of_server() -> None:
+    def hangs(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("nothing came", request=request)
+
+    with pytest.raises(EngineTimeout, match="answers nothing"):
+        await detect("http://engine:8000", transport=httpx.MockTransport(hangs))
 
 
 async def test_what_nobody_knows_is_an_error_that_says_what_to_do(fake_engine: Any) -> None:
