@@ -39,19 +39,32 @@ def searched(waiting: Mapping[str, Queued], accounts: Accounts, now: float) -> Q
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=60
+        st.tuples(
+            st.sampled_from("abc"),
+            st.integers(0, 5),
+            st.integers(0, 3),
+            st.booleans(),
+            st.one_of(st.none(), st.integers(0, 3)),
+        ),
+        max_size=60,
     )
 )
-def test_who_is_next_is_who_a_search_over_all_would_find(moves: list[tuple[str, int, int, bool]]) -> None:
+def test_who_is_next_is_who_a_search_over_all_would_find(
+    moves: list[tuple[str, int, int, bool, int | None]],
+) -> None:
     accounts = Accounts(lambda _: 1.0)
     line = Line(accounts)
     programs = {f"{t}{i}": program(f"{t}{i}", t) for t in "abc" for i in range(6)}
     waiting: dict[str, Queued] = {}
     now = 0.0
-    for tenant, number, key, held in moves:
+    for tenant, number, key, held, anew in moves:
         now += 1.0
         name = f"{tenant}{number}"
-        if name in waiting:
+        if name in waiting and anew is not None:
+            service = accounts.services(now)
+            line.rank(waiting[name], float(key), anew, now)
+            assert accounts.services(now) == service, "its tenant has waited all the while"
+        elif name in waiting:
             line.leave(programs[name])
             del waiting[name]
         else:

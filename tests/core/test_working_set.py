@@ -10,7 +10,9 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Share
 from agentserve.core.foresight import Known, Naive
-from agentserve.core.ids import EngineId, ProgramId
+from agentserve.core.ids import EngineId, ProgramId, TenantId
+from agentserve.core.policies.reranking import RANKED_MOST
+from agentserve.core.program import Program
 
 # capacity 10,000 with the default margin of 3% is 9,700: fresh seats up to 8,730, growth up to 9,700
 
@@ -240,6 +242,29 @@ def test_a_pipeline_is_known_by_its_second_steps_and_who_has_gone_furthest_goes_
         d.arrive("fresh", tokens=1800, prefix=(ev.Segment(1, 400),))
         key, programs = d.scheduler.policy._order.key, d.scheduler.board.programs
         assert min(("begun", "fresh"), key=lambda name: key(programs[name])) == first
+
+
+def test_who_joined_before_a_pipeline_was_known_is_ranked_anew_once_it_is(desk: Any) -> None:
+    d = desk(foresight=Gaps())
+    d.arrive("seated", tokens=9000)
+    names = [f"w{i}" for i in range(RANKED_MOST + 1)]
+    for name in names:  # they wait, ranked as agents that will keep so much context
+        d.arrive(name, tokens=5000)
+    policy, programs = d.scheduler.policy, d.scheduler.board.programs
+    as_agent = programs["w0"].own.key
+    pipelines = Program(id=ProgramId("p"), tenant=TenantId("t"), created_at=0.0)
+    pipelines.moved = True
+    for _ in range(12):
+        policy._anew.came_back(pipelines)
+    for ranked in (RANKED_MOST, RANKED_MOST + 1):  # no more than so many at one look
+        d.timer()
+        keys = [programs[name].own.key for name in names]
+        assert sum(key < as_agent - 100 for key in keys) == ranked
+    assert keys == [pytest.approx(policy._order.key(programs[name])) for name in names]
+    d.arrive("late", tokens=5000)
+    d.finish("seated", tokens=9000, final=True)
+    assert d.sent("w0"), "who came first goes first"
+    assert not d.sent("late")
 
 
 def test_one_prefix_that_is_told_with_two_lengths_does_not_upset_the_books(desk: Any) -> None:

@@ -57,9 +57,14 @@ class Anew:
         """How nearly all that return begin anew: 0 while a fair share does not, 1 when all do."""
         return 1.0 - self._carrying / CARRIES_FEW if self._carrying < CARRIES_FEW else 0.0
 
+    @property
+    def nearly_all(self) -> bool:
+        """Do nearly all here begin anew?"""
+        return self._carrying < CARRIES_FEW
+
     def keeps_nothing(self, program: Program) -> bool:
         """Nearly all here begin anew, and it does, or has not yet come back to show that it is another kind."""
-        return self._carrying < CARRIES_FEW and (not program.carries or program.steps_done < 2)
+        return self.nearly_all and (not program.carries or program.steps_done < 2)
 
     def steps_left(self, program: Program, foretold: float) -> float:
         """No more than a pipeline has left after its steps, whatever is foretold of agents."""

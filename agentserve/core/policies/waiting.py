@@ -1,11 +1,11 @@
 """The line of programs that wait for a seat: fair between tenants, by key within one.
 
-Rule: a key is static while its program waits, so that a heap holds it; joining and leaving cost O(log n) in the
-programs that wait. Who is next takes a look at each tenant that waits only once the one that had the least service has
-come up to what the next had then: no one's service ever shrinks. Who may be seated where is not known here: where
-different engines serve different models, those who wait for full ones hold up nobody who wants others. Those of a
-pipeline stand by the role that their next step has, so that the first of each can be told. Those that need next to
-nothing stand apart too: who waits for much room holds none of them up.
+Rule: a key is static, so that a heap holds it, until somebody ranks the program anew; joining, leaving and being ranked
+cost O(log n) in the programs that wait. Who is next takes a look at each tenant that waits only once the one that had
+the least service has come up to what the next had then: no one's service ever shrinks. Who may be seated where is not
+known here: where different engines serve different models, those who wait for full ones hold up nobody who wants
+others. Those of a pipeline stand by the role that their next step has, so that the first of each can be told. Those
+that need next to nothing stand apart too: who waits for much room holds none of them up.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Queued:
     key: float
     engines: Engines = ()  # that serve the model of its steps
     role: int = NO_ROLE  # whose prompt, by its hash, its next step begins with
+    lane: Lane | None = None  # that it stands in
     steps: list[Step] = field(default_factory=list)
     expected_until: float = 0.0
 
@@ -92,50 +93,75 @@ class Line:
         self, program: Program, key: float, now: float, engines: Engines = (), role: int = NO_ROLE
     ) -> Queued:
         """The program waits, its record hung on it."""
-        if role != NO_ROLE and (engines, role) not in self._lanes and len(self._lanes) >= ROLES_MAX:
-            role = NO_ROLE
-        wanted = (engines, role)
-        queued = program.own = Queued(program, key, engines, role)
-        lane = self._lanes.get(wanted, _NONE).get(program.tenant)
-        if lane is None:
+        if program.tenant not in self._lanes.get((engines, role), _NONE):
             waiting = self.tenants
             if program.tenant not in waiting:
                 self.accounts.rejoin(program.tenant, waiting, now)
-            lane = Lane(program.tenant, self.accounts.account(program.tenant, now))
-            self._lanes.setdefault(wanted, {})[program.tenant] = lane
-            self._leads = None
-        self._queued[program.id] = queued
-        lane.waiting += 1
-        entry = (key, program.id)
-        heapq.heappush(lane.heap, entry)
-        if lane.heap[0] is entry:
-            lane.head = queued
+        queued = program.own = self._queued[program.id] = Queued(program, key, engines, role)
+        self._stand(queued, now)
         return queued
 
     def leave(self, program: Program) -> Queued:
         """Out of the line; its heap entry is skipped when it comes up."""
         program.own = None
         queued = self._queued.pop(program.id)
-        wanted = (queued.engines, queued.role)
-        lanes = self._lanes[wanted]
-        lane = lanes[program.tenant]
+        self._step_out(queued)
+        return queued
+
+    def rank(self, queued: Queued, key: float, role: int, now: float) -> None:
+        """From now on it stands elsewhere; its tenant has waited all the while."""
+        self._step_out(queued)
+        queued.key, queued.role = key, role
+        self._stand(queued, now)
+
+    def everyone(self) -> list[Queued]:
+        """Who waits, the longest first."""
+        return list(self._queued.values())
+
+    def _stand(self, queued: Queued, now: float) -> None:
+        program, engines, role = queued.program, queued.engines, queued.role
+        if role != NO_ROLE and (engines, role) not in self._lanes and len(self._lanes) >= ROLES_MAX:
+            role = queued.role = NO_ROLE
+        lanes = self._lanes.setdefault((engines, role), {})
+        lane = lanes.get(program.tenant)
+        if lane is None:
+            lane = lanes[program.tenant] = Lane(program.tenant, self.accounts.account(program.tenant, now))
+            self._leads = None
+        queued.lane = lane
+        lane.waiting += 1
+        entry = (queued.key, program.id)
+        heapq.heappush(lane.heap, entry)
+        if lane.heap[0] is entry:
+            lane.head = queued
+
+    def _step_out(self, queued: Queued) -> None:
+        wanted, lane = (queued.engines, queued.role), queued.lane
+        queued.lane = None
+        if lane is None:
+            return
         lane.waiting -= 1
         if lane.head is queued:
             lane.head = None
         if not lane.waiting:
-            del lanes[program.tenant]
+            lanes = self._lanes[wanted]
+            del lanes[lane.tenant]
             self._leads = None
             if not lanes:
                 del self._lanes[wanted]
         elif len(lane.heap) > LEFT_MAX + 2 * lane.waiting:
-            lane.heap = [e for e in lane.heap if (q := self._queued.get(e[1])) is not None and q.key == e[0]]
+            lane.heap = [e for e in lane.heap if self._stands(e, lane) is not None]
             heapq.heapify(lane.heap)
-        return queued
+
+    def _stands(self, entry: tuple[float, ProgramId], lane: Lane) -> Queued | None:
+        """Whom an entry is of, unless he left or stands elsewhere by now."""
+        key, program_id = entry
+        queued = self._queued.get(program_id)
+        return queued if queued is not None and queued.key == key and queued.lane is lane else None
 
     def is_first(self, queued: Queued) -> bool:
         """Does nobody of its tenant stand before it?"""
-        lane = self._lanes[queued.engines, queued.role][queued.program.tenant]
-        return lane.head is queued or lane.head is None
+        lane = queued.lane
+        return lane is None or lane.head is queued or lane.head is None
 
     def next(self, now: float, full: Container[Room] = ()) -> Queued | None:
         """Who goes next: the tenant with the least service, then the smallest key; nobody who wants what is `full`."""
@@ -209,9 +235,8 @@ class Line:
     def _settled(self, lane: Lane, now: float) -> Queued | None:
         """The lane's first who still waits; entries of programs that do not are dropped on the way."""
         while lane.waiting:
-            key, program_id = lane.heap[0]
-            queued = self._queued.get(program_id)
-            if queued is not None and queued.key == key:
+            queued = self._stands(lane.heap[0], lane)
+            if queued is not None:
                 if queued.steps or now <= queued.expected_until:
                     lane.head = queued
                     return queued

@@ -42,6 +42,7 @@ from agentserve.core.policies.order import Order
 from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.passing import Passing
 from agentserve.core.policies.policy import Policy
+from agentserve.core.policies.reranking import Reranking
 from agentserve.core.policies.returns import Returns
 from agentserve.core.policies.rooms import Rooms
 from agentserve.core.policies.seats import Book, Seat, Seats
@@ -72,6 +73,7 @@ class WorkingSet(Policy):
         self._seats = Seats(self.accounts)
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
+        self._reranking = Reranking(self._line, self._order, self._anew, self._role)
         self._passing = Passing(self._books, self._line, self._order, self._rooms)
         self._guests = Guests(self.board, self.params, self._books)
         self._counts = dict.fromkeys(
@@ -188,6 +190,7 @@ class WorkingSet(Policy):
             self._arm(self._returns.next_at)
         for book in self._books.values():
             self._touch_idle(book, now)
+        self._reranking.look(now)
         self._line.look_again()
         self._fill(now)
         if self._line:  # engines are looked through in turn, so that some may be due before long
