@@ -253,7 +253,8 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _console() -> Console:
     """Wide enough for the tables when the output is not a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    # names of tools and workflows are the recording's, and no markup
+    return Console(markup=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def _table(console: Console, title: str, *columns: str) -> Table:

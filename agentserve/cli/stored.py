@@ -90,13 +90,18 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    def plain(said: object) -> Text:
+        # what clients named may hold markup or control characters: neither reaches the terminal
+        return Text("".join(c if c.isprintable() else "�" for c in str(said)))
+
+    heading = Text("\n") + plain(title.removeprefix("\n")) if title.startswith("\n") else plain(title)
+    table = Table(title=heading if title else None, title_justify="left", box=None, pad_edge=False)
+    table.header_style = "bold"
     for column in columns:
         number = column.startswith(">")
         table.add_column(column.removeprefix(">"), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        # what clients named may hold markup or control characters: neither reaches the terminal
-        table.add_row(*[Text("".join(c if c.isprintable() else "�" for c in str(cell))) for cell in row])
+        table.add_row(*map(plain, row))
     console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
     console.print(table)
 

@@ -21,6 +21,7 @@ async def fill(url: str) -> None:
     journal.start()
     now = time.time()
     gateway = Gateway(journal)
+    gateway.program("acme/[/b]", 1, now - 200)
     gateway.program("acme/one", 3, now - 100)
     gateway.step("other/two", 0, now - 10, tenant="other", workflow="[red]triage\x1b[2J")
     graph = LearnedGraph()
@@ -56,8 +57,8 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 0) -> str
 
 def test_programs_are_listed_and_filtered(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(said(capsys, "programs", "--store", store, "--json"))
-    assert [row["id"] for row in rows] == ["other/two", "acme/one"]
-    assert [row["state"] for row in rows] == ["live", "ended"]
+    assert [row["id"] for row in rows] == ["other/two", "acme/one", "acme/[/b]"]
+    assert [row["state"] for row in rows] == ["live", "ended", "ended"]
     live = json.loads(said(capsys, "programs", "list", "--live", "--json", "--store", store))
     assert [row["id"] for row in live] == ["other/two"]
     assert "acme/one" not in said(capsys, "programs", "--tenant", "other", "--store", store)
@@ -70,6 +71,7 @@ def test_what_clients_call_things_cannot_draw_on_the_terminal(
     out = said(capsys, "programs", "--store", store)
     assert "[red]triage" in out
     assert "\x1b" not in out
+    assert "acme/[/b]" in said(capsys, "programs", "show", "acme/[/b]", "--store", store)
 
 
 def test_a_program_is_shown_with_its_steps_and_reasons(
@@ -95,8 +97,8 @@ def test_graphs_are_drawn(store: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_tenants_are_listed_with_their_use(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(said(capsys, "tenants", "--store", store, "--json"))
-    assert {row["id"]: row["steps"] for row in rows} == {"acme": 3, "other": 1}
-    assert "3000" in said(capsys, "tenants", "--store", store)
+    assert {row["id"]: row["steps"] for row in rows} == {"acme": 4, "other": 1}
+    assert "4000" in said(capsys, "tenants", "--store", store)
 
 
 def test_a_key_is_made_listed_and_revoked(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
