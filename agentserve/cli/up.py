@@ -82,7 +82,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 async def serve(settings: Settings, args: argparse.Namespace) -> None:
-    """Compose, say where it is, serve, close."""
+    """Compose, serve and say where as soon as it listens, close."""
     from agentserve.cli.gateway import composed
     from agentserve.cli.reload import Reload
     from agentserve.live.serve import server_for
@@ -92,7 +92,7 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
         reload = Reload(lambda: settings_of(args), made)
         with contextlib.suppress(NotImplementedError, AttributeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.start)
-        announce(made.settings, openly=made.open, keys=len(made.store.keys))
+        server.on_started = lambda: announce(made.settings, openly=made.open, keys=len(made.store.keys))
         try:
             await server.serve()
         except SystemExit as error:  # uvicorn's way to say that it cannot listen, or that we could not start

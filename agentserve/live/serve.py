@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from collections.abc import Callable
 
 import uvicorn
 
@@ -29,6 +30,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
         self._alone = False  # is the process ours?
+        self.on_started: Callable[[], None] | None = None  # told once connections are taken
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._alone = True
@@ -39,6 +41,8 @@ class GatewayServer(uvicorn.Server):
         await open_doors(self)
         if self._alone:
             settle_interpreter()
+        if self.started and self.on_started is not None:
+            self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.leave()

@@ -219,6 +219,11 @@ def _engine(url: URL) -> AsyncEngine:
             raise ConfigError(
                 f"the directory {parent} of store.url does not exist", remedy="create it or name another file"
             )
+        if Path(url.database or ".").is_dir():
+            raise ConfigError(
+                f"store.url names the directory {url.database}",
+                remedy="name a file in it, such as agentserve.db",
+            )
         engine = create_async_engine(url, pool_size=POOL_MAX, max_overflow=0, **shared)
         event.listen(engine.sync_engine, "do_connect", lambda *_: _make_private(Path(url.database or "")))
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)

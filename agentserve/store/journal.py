@@ -112,6 +112,7 @@ class WriteBehind:
         self._rows_max = settings.queue_rows_max
         self._pace = Pace(self._rows_max)
         self._taken = 0  # rows in the batch that is being written
+        self._facts_taken = 0  # the facts in it of which only the newest counts: they never filled the queue
         self._dropped = 0  # events lost since the last batch
         self._clear_at = time.monotonic()
         self._listeners: list[Callable[[str], None]] = []
@@ -184,9 +185,14 @@ class WriteBehind:
         return len(self._detail) + len(self._records) + self._taken
 
     @property
+    def _facts(self) -> int:
+        """Facts of which only the newest counts that wait, likewise."""
+        return len(self._latest) + self._facts_taken
+
+    @property
     def lag_s(self) -> float:
         """How old the oldest row that is not written yet can be at most."""
-        return time.monotonic() - self._clear_at if self.queued or self._latest else 0.0
+        return time.monotonic() - self._clear_at if self.queued or self._facts else 0.0
 
     @property
     def lost_rows(self) -> int:
@@ -218,7 +224,7 @@ class WriteBehind:
         self._ring()
         await asyncio.to_thread(self._thread.join, timeout_s + 1.0)
         self._thread = None
-        left = self.queued + len(self._latest)
+        left = self.queued + self._facts
         if left:
             self.lost["row", "stopped"] += left
             log.error("%d rows could not be written before the end: %s", left, self.failure or "no time left")
@@ -266,7 +272,7 @@ class WriteBehind:
                     self.written[DETAIL] += len(told)
                     for record in records:
                         self.written[kind_of(record)] += 1
-                    self._taken = 0
+                    self._taken = self._facts_taken = 0
                 if (
                     all_taken
                 ):  # what has come meanwhile is younger, and there is no end of it while agents work
@@ -291,6 +297,7 @@ class WriteBehind:
         if self._latest:
             with self._lock:
                 latest, self._latest = self._latest, {}
+                self._facts_taken = len(latest)
             records += latest.values()
         return told, records
 

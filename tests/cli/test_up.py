@@ -206,6 +206,24 @@ def test_strangers_are_refused_until_there_is_a_key(tmp_path: Path) -> None:
     assert "every call is refused" in out
 
 
+def test_it_says_that_it_is_up_once_it_takes_connections_and_not_before(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "agentserve.cli", "up", "--port", str(port)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert "is up" in process.stdout.readline()
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
+
+
 def children(pid: int) -> list[int]:
     """The processes that it started and that are there."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

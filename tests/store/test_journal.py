@@ -309,6 +309,19 @@ async def test_stopping_does_not_wait_for_ever_for_a_database_that_is_away() -> 
     assert journal.lost_rows == 6  # three events, the step, and that a program began and a pin was made
 
 
+async def test_a_fact_in_the_batch_that_cannot_be_written_is_late_and_then_lost(
+    database: Database, journal: WriteBehind
+) -> None:
+    await until(lambda: journal.up)
+    async with database.begin() as connection:
+        await connection.execute(text("DROP TABLE chains"))  # no row's fault: it is tried for ever
+    journal.fact("chain", {"program": "acme/p", "body": b"x", "at": AT})
+    await until(lambda: not journal.up)
+    assert journal.lag_s > 0
+    await journal.stop(timeout_s=0.3)
+    assert journal.lost == {("row", "stopped"): 1}
+
+
 async def test_a_database_that_was_stopped_is_caught_up_with_when_it_is_back(cluster: Cluster) -> None:
     url = cluster.url()
     database = Database(url)

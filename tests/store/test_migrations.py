@@ -153,6 +153,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(url: str) -> None:
         ("mysql://host/db", "not supported"),
         ("sqlite://", "names no file"),
         ("sqlite:////no/such/directory/x.db", "does not exist"),
+        ("sqlite:////", "names the directory"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_with_what_to_write(wrong: str, said: str) -> None:
