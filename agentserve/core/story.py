@@ -77,9 +77,7 @@ class Story:
     # -- events
 
     def _step_arrived(self, event: ev.StepArrived, now: float) -> None:
-        program = self._open(event.program, event.tenant, event.parent, now)
-        if event.workflow is not None:
-            program.workflow = event.workflow
+        program = self._open(event, now)
         relation = event.relation
         compared, gap_at = program.context_tokens, None
         if relation != "retry" and relation != "auxiliary":
@@ -198,8 +196,7 @@ class Story:
             self._facts.append(over)
 
     def _declared(self, event: ev.ProgramDeclared, now: float) -> None:
-        program = self._open(event.program, event.tenant, event.parent, now)
-        program.workflow = event.workflow or program.workflow
+        self._open(event, now)
 
     def _ended(self, event: ev.ProgramEnded, now: float) -> None:
         program = self._programs.get(event.program)
@@ -318,16 +315,23 @@ class Story:
 
     # -- programs
 
-    def _open(self, program_id: str, tenant: str, parent: str | None, now: float) -> Life:
+    def _open(self, event: ev.StepArrived | ev.ProgramDeclared, now: float) -> Life:
+        """The program of an event that may be the first of it, with the workflow that the event names."""
+        program_id, tenant, workflow = event.program, event.tenant, event.workflow
         program = self._programs.get(program_id)
         if program is not None:
             program.seen_at = now
+            program.workflow = workflow or program.workflow
             self._programs.move_to_end(program_id)
             return program
         if len(self._programs) >= self._programs_max:
             self._close(next(iter(self._programs.values())), "forgotten")
-        program = self._programs[program_id] = Life(program_id, tenant, parent, now)
-        self._facts.append(ProgramOpened(program=program_id, tenant=tenant, at=now, parent=parent))
+        program = self._programs[program_id] = Life(program_id, tenant, event.parent, now)
+        program.workflow = workflow
+        opened = ProgramOpened(
+            program=program_id, tenant=tenant, workflow=workflow, at=now, parent=event.parent
+        )
+        self._facts.append(opened)
         return program
 
     def _seen(self, program: Life, now: float) -> None:

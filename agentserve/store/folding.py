@@ -127,6 +127,7 @@ class Fold:
         row = out.program(self._names[fact.program], tenant, at)
         row["state"], row["ended_at"], row["end_reason"] = "live", None, None
         row["parent"] = row["parent"] or self._names[fact.parent]
+        row["workflow"] = row["workflow"] or self._words[fact.workflow]
         out.tenant(tenant, at)["programs"] += 1
 
     def _closed(self, fact: facts.ProgramClosed, out: Folded) -> None:

@@ -9,7 +9,7 @@ import pytest
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
-from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.core.story import Story
 
 Fact = TypeVar("Fact")
@@ -230,6 +230,17 @@ def test_memory_is_bounded_and_the_forgotten_are_closed() -> None:
     assert teller.story.live == 0
     assert len(teller.of(facts.ProgramClosed)) == len(teller.of(facts.ProgramOpened)) == 10
     assert len(teller.tools) == 10
+
+
+def test_a_program_opens_with_the_workflow_that_it_was_declared_with() -> None:
+    teller = Teller()
+    declared = ev.ProgramDeclared(program=P, tenant=TenantId("t"), workflow=WorkflowId("report"))
+    teller.tell(declared)
+    teller.arrive("a", program="q", relation="new", workflow="ask")
+    assert [fact.workflow for fact in teller.of(facts.ProgramOpened)] == ["report", "ask"]
+    teller.arrive("b", relation="new")  # says nothing of it: the declared one stays
+    teller.finish("b")
+    assert teller.of(facts.StepOver)[-1].workflow == "report"
 
 
 def test_what_a_client_measured_of_its_tools_is_told_instead_of_the_gap() -> None:

@@ -14,7 +14,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits
 from agentserve.core.foresight import Naive
-from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
 from agentserve.store import queries
@@ -150,6 +150,17 @@ async def test_a_batch_that_is_written_twice_counts_once(database: Database) -> 
     assert program is not None
     assert program["steps"] == 1
     assert (await queries.counts(database, ["batches"])) == {"batches": 1}
+
+
+async def test_a_program_that_is_declared_is_kept_with_its_workflow_before_its_first_step(
+    database: Database, journal: WriteBehind, gateway: Gateway
+) -> None:
+    """A gateway that is killed then must not lose what the program is of."""
+    gateway.tell(ev.ProgramDeclared(program=P, tenant=ACME, workflow=WorkflowId("report")), AT)
+    assert await journal.flushed()
+    program = await queries.program(database, "acme/p")
+    assert program is not None
+    assert (program["state"], program["workflow"]) == ("live", "report")
 
 
 async def test_a_row_that_the_database_refuses_does_not_take_others_with_it(database: Database) -> None:
