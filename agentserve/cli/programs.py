@@ -234,7 +234,7 @@ def _drawn(row: dict[str, Any], how: str) -> str:
     graph: workflow.WorkflowGraph | workflow.LearnedGraph | None
     try:
         if row["kind"] == "declared":
-            graph = workflow.WorkflowGraph.parse(_declared(row))
+            graph = workflow.WorkflowGraph.parse(_declared(row), kept=True)
         else:
             graph = workflow.LearnedGraph.from_bytes(row["body"])
     except (AgentServeError, msgspec.DecodeError) as error:

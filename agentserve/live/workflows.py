@@ -43,7 +43,7 @@ class Workflows:
 
     def put(self, tenant: str, name: Any, sent: Any, *, at: float) -> Declared:
         """Declare a graph, or declare it anew."""
-        declared = self._take(tenant, workflow_id(name), sent, at)
+        declared = self._take(tenant, workflow_id(name), sent, WorkflowGraph.parse(sent), at)
         self._journal.fact(
             "graph",
             {
@@ -59,10 +59,12 @@ class Workflows:
     def restore(self, tenant: str, name: str, body: bytes, *, at: float) -> None:
         """Take up again what was declared before a restart; what cannot be read is left out."""
         with contextlib.suppress(AgentServeError, msgspec.DecodeError, UnicodeError):
-            self._take(tenant, workflow_id(name), msgspec.json.decode(body), at)
+            sent = msgspec.json.decode(body)
+            self._take(tenant, workflow_id(name), sent, WorkflowGraph.parse(sent, kept=True), at)
 
-    def _take(self, tenant: str, workflow: WorkflowId, sent: Any, at: float) -> Declared:
-        graph = WorkflowGraph.parse(sent)
+    def _take(
+        self, tenant: str, workflow: WorkflowId, sent: Any, graph: WorkflowGraph, at: float
+    ) -> Declared:
         declared = Declared(
             tenant=tenant,
             name=workflow,

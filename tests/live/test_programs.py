@@ -167,5 +167,6 @@ async def test_a_declared_graph_is_journalled_and_can_be_taken_up_again(
     workflows = Workflows(running.books)
     workflows.restore("default", "report", fact["body"], at=fact["at"])
     workflows.restore("default", "broken", b'{"nodes": 3}', at=1.0)
-    assert [declared.name for declared in workflows.of("default")] == ["report"]
+    workflows.restore("default", "old", b'{"nodes": [{"id": "a", "no_longer": "known"}]}', at=1.0)
+    assert [declared.name for declared in workflows.of("default")] == ["report", "old"]
     assert workflows["default", "report"].sent == GRAPH

@@ -3,8 +3,9 @@
 Accepted: `{"nodes": [...], "edges": [...]}` as in `POST /v1/programs`, what LangGraph's `get_graph().to_json()`
 gives, unchanged, and `{"steps": [...]}` for a line of steps.
 
-Rule: what is wrong is named by its field, with what to do about it; what is unknown is ignored, so that newer clients
-can say more. Prompts are not kept: a declared prefix becomes a hash and a length.
+Rule: what is wrong is named by its field, with what to do about it, and so is a key that is not known: what is
+misspelt would be ignored in silence. `metadata` is the client's own. Prompts are not kept: a declared prefix becomes a
+hash and a length.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ _KINDS: Mapping[str, Kind] = {
     "llm": "llm", "model": "llm", "agent": "llm", "step": "llm", "tool": "tool", "human": "human",
     "code": "code", "function": "code", "start": "start", "end": "end",
 }  # fmt: skip
+_GRAPH = ("nodes", "edges", "steps", "name", "metadata")
+_NODE = (
+    "id", "kind", "role", "label", "model", "tool", "join", "expect", "duration_ms", "prefix", "annotations",
+    "type", "data", "metadata",
+)  # fmt: skip
+_EXPECT, _PREFIX = ("output_tokens", "calls"), ("system", "tools_hash")
+_EDGE = ("source", "target", "conditional", "p", "data", "metadata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +93,10 @@ class WorkflowGraph:
         object.__setattr__(self, "_by_id", {node.id: node for node in self.nodes})
 
     @classmethod
-    def parse(cls, given: Any) -> WorkflowGraph:
-        """Read a graph out of decoded JSON, or raise `BadRequest` or `TooLarge` with the field's name."""
-        return _Parser(given).graph()
+    def parse(cls, given: Any, *, kept: bool = False) -> WorkflowGraph:
+        """Read a graph out of decoded JSON, or raise `BadRequest` or `TooLarge` with the field's name. `kept`: it was
+        taken before, by an earlier version perhaps, so keys that are not known are passed over."""
+        return _Parser(given, kept=kept).graph()
 
     def node(self, node_id: str) -> Node | None:
         """The node of that id."""
@@ -168,14 +177,15 @@ class WorkflowGraph:
 
 
 def _bad(field_name: str, message: str, remedy: str) -> BadRequest:
-    return BadRequest(f"graph: {field_name}: {message}", remedy=remedy, field=field_name)
+    place = "graph" if field_name == "graph" else f"graph: {field_name}"
+    return BadRequest(f"{place}: {message}", remedy=remedy, field=field_name)
 
 
 class _Parser:
     """Reads one graph; `where` is always the field that is looked at."""
 
-    def __init__(self, given: Any) -> None:
-        self._given = given
+    def __init__(self, given: Any, *, kept: bool) -> None:
+        self._given, self._kept = given, kept
 
     def graph(self) -> WorkflowGraph:
         given = self._given
@@ -193,12 +203,21 @@ class _Parser:
                 remedy="leave out prompts and metadata; a prefix may be given by its hash",
                 field="graph",
             )
+        self._check_keys(given, _GRAPH, "")
         if "steps" in given and "nodes" not in given:
             return self._line(given["steps"])
         nodes = self._nodes(self._list(given, "nodes"))
         if not nodes:
             raise _bad("nodes", "is empty", "name at least one step")
         return WorkflowGraph(nodes=nodes, edges=self._edges(self._list(given, "edges"), nodes))
+
+    def _check_keys(self, given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        unknown = next((str(key) for key in given if key not in known), None)
+        if unknown is None or self._kept:
+            return
+        near = difflib.get_close_matches(unknown, known, n=1)
+        said = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        raise _bad(f"{where}.{unknown}" if where else unknown, "is not a key that is known", said)
 
     def _list(self, given: Mapping[str, Any], name: str) -> list[Any]:
         value = given.get(name, [])
@@ -237,8 +256,10 @@ class _Parser:
             given = {"id": given}
         if not isinstance(given, Mapping):
             raise _bad(where, "is neither an object nor a name", 'send {"id": "...", ...}')
+        self._check_keys(given, _NODE, where)
         node_id = self._id(given.get("id"), f"{where}.id")
         expect = self._mapping(given.get("expect"), f"{where}.expect")
+        self._check_keys(expect, _EXPECT, f"{where}.expect")
         kind, label = self._kind(given, node_id, where)
         return Node(
             id=node_id,
@@ -322,6 +343,7 @@ class _Parser:
         given = self._mapping(value, where)
         if not given:
             return None
+        self._check_keys(given, _PREFIX, where)
         system, tools = _text(given.get("system")) or "", _text(given.get("tools_hash")) or ""
         state = hashlib.blake2b(f"{tools}\0{system}".encode("utf-8", "surrogatepass"), digest_size=8)
         return Prefix(hash=int.from_bytes(state.digest(), "little") >> 1, chars=len(system))
@@ -332,6 +354,7 @@ class _Parser:
         for index, one in enumerate(given):
             where = f"edges[{index}]"
             edge = self._mapping(one, where)
+            self._check_keys(edge, _EDGE, where)
             p = self._number(edge, "p", where, 1)
             edges.append(
                 Edge(

@@ -78,7 +78,7 @@ def test_the_declaration_of_the_api_is_read_in_full() -> None:
                  "prefix": {"system": "You plan.", "tools_hash": "ab"}, "expect": {"output_tokens": 300, "calls": 1}},
                 {"id": "search", "kind": "tool", "tool": "web_search", "annotations": {"readOnlyHint": True},
                  "duration_ms": {"p50": 900, "p95": 6000}},
-                {"id": "review", "kind": "llm", "join": "all", "something_newer": [1, 2]},
+                {"id": "review", "kind": "llm", "join": "all", "metadata": {"own": [1, 2]}},
             ],
             "edges": [
                 {"source": "plan", "target": "search"},
@@ -103,7 +103,18 @@ NODES = {"nodes": ["a", "b"]}
 @pytest.mark.parametrize(
     ("given", "field", "says"),
     [
-        ([], "graph", "not an object"),
+        ([], "graph", "graph: is not an object"),
+        ({**NODES, "edge": []}, "edge", "'edges'"),
+        ({"nodes": [{"id": "a", "after": "b"}]}, "nodes[0].after", "known here: id, kind, role"),
+        ({"nodes": [{"id": "a", "modle": "m"}]}, "nodes[0].modle", "did you mean 'model'?"),
+        ({"steps": [{"id": "a", "probability": 1}]}, "steps[0].probability", "known here"),
+        ({"nodes": [{"id": "a", "expect": {"tokens": 3}}]}, "nodes[0].expect.tokens", "output_tokens"),
+        ({"nodes": [{"id": "a", "prefix": {"hash": 3}}]}, "nodes[0].prefix.hash", "tools_hash"),
+        (
+            {**NODES, "edges": [{"source": "a", "target": "b", "probability": 0.5}]},
+            "edges[0].probability",
+            "known here: source, target, conditional, p",
+        ),
         ({"nodes": []}, "nodes", "empty"),
         ({"nodes": {}}, "nodes", "not a list"),
         ({"steps": []}, "steps", "empty"),
@@ -133,8 +144,14 @@ def test_a_mistake_is_named_by_its_field(given: Any, field: str, says: str) -> N
     with pytest.raises(BadRequest) as caught:
         WorkflowGraph.parse(given)
     assert caught.value.field == field
-    assert says in str(caught.value)
+    assert says in f"{caught.value} {caught.value.remedy}"
     assert caught.value.remedy
+    assert "graph: graph" not in str(caught.value)
+
+
+def test_a_graph_that_was_taken_before_is_read_again_with_keys_that_are_no_longer_known() -> None:
+    sent = {"nodes": ["a", {"id": "b", "after": "a"}], "edges": [{"source": "a", "target": "b", "old": 1}]}
+    assert [node.id for node in WorkflowGraph.parse(sent, kept=True).nodes] == ["a", "b"]
 
 
 def test_too_much_is_refused_by_count_and_by_size() -> None:
