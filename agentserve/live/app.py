@@ -152,6 +152,10 @@ class Gateway:
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
 
+    def not_taken(self, status: int) -> None:
+        """The listening side refused bytes that are no request of which anybody else could know."""
+        self.telemetry.count("refusals", status=str(status), reason="not_taken")
+
     # -- programs
 
     def new_program_name(self) -> str:

@@ -76,6 +76,7 @@ def server_for(
             header_bytes_max=settings.limits.header_bytes_max,
             body_bytes_max=settings.limits.body_bytes_max,
             bodies_bytes_max=settings.limits.bodies_bytes_max,
+            refused=gateway.not_taken,
             patience=patience,
         ),
         ws="none",

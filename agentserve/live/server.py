@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
@@ -71,6 +72,9 @@ class HttpConnection(asyncio.BufferedProtocol):
     body_bytes_max = 32 * 1024 * 1024
     arriving = Arriving(1024 * 1024 * 1024)
     patience = Patience()
+    refused: Callable[[int], None] = staticmethod(
+        lambda status: None
+    )  # told what was not taken, by its status
 
     def __init__(
         self,
@@ -360,6 +364,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _refuse(self, refused: Refused) -> None:
         """Say why and close: after such bytes nothing that follows can be trusted."""
+        log.debug("a request of %s was not taken: %d %s", self.client, refused.status, refused.message)
+        self.refused(refused.status)
         self._closing = True
         self._let_go()
         if self._current is None:
@@ -420,7 +426,12 @@ class HttpConnection(asyncio.BufferedProtocol):
 
 
 def limited(
-    *, header_bytes_max: int, body_bytes_max: int, bodies_bytes_max: int, patience: Patience | None = None
+    *,
+    header_bytes_max: int,
+    body_bytes_max: int,
+    bodies_bytes_max: int,
+    patience: Patience | None = None,
+    refused: Callable[[int], None] = HttpConnection.refused,
 ) -> type[HttpConnection]:
     """The protocol class with these limits, for `uvicorn.Config(http=…)`."""
     return type(
@@ -432,5 +443,6 @@ def limited(
             "arriving": Arriving(bodies_bytes_max),
             "scratch": memoryview(bytearray(READ_BYTES)),
             "patience": patience or Patience(),
+            "refused": staticmethod(refused),
         },
     )

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import agentserve
-from agentserve.errors import AgentServeError, BadRequest, NotFound
+from agentserve.errors import AgentServeError, BadRequest, NotAuthorised, NotFound
 from agentserve.live import openapi, shapes
 from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, READ, Principal, authorise, is_loopback
@@ -100,7 +100,12 @@ class Services:
     def authorise(self, request: Request, scope: str) -> Principal:
         """Who is calling."""
         headers = dict(request.headers.items())
-        return authorise(self._gateway.keys, headers, scope, self._gateway.clock())
+        gateway = self._gateway
+        try:
+            return authorise(gateway.keys, headers, scope, gateway.clock())
+        except NotAuthorised as error:
+            gateway.telemetry.count("refusals", status=str(error.status), reason=error.code)
+            raise
 
     async def health(self, request: Request) -> Response:
         """Alive: the loop turns."""

@@ -56,7 +56,9 @@ async def test_a_request_without_a_valid_key_goes_nowhere(engine: ScriptedEngine
 async def test_every_path_but_health_needs_a_key(engine: ScriptedEngine, serve: Serve) -> None:
     running = await serve(engine, keys=ListedKeys.of(KEYS))
     for path in ("/v1/models", "/v1/models/m", "/v1/programs/x", "/v1/responses/x", "/v1/conversations/x"):
+        before = running.books.counts.get("refusals", 0)
         assert (await running.client.get(path)).status_code == 401, path
+        assert running.books.counts["refusals"] == before + 1
     for path in ("/v1/messages/count_tokens", "/v1/programs", "/v1/conversations", "/drain"):
         assert (await running.client.post(path, json={})).status_code == 401, path
     assert (await running.client.get("/healthz")).status_code == 200

@@ -179,6 +179,15 @@ async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes(
     assert b" 413 " in heard
 
 
+async def test_what_is_not_taken_is_counted(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine, limits=LimitSettings(header_bytes_max=4096, body_bytes_max=1000))
+    assert b" 413 " in await talk(running, POST + b"content-length: 1001\r\n\r\n")
+    assert running.books.counts.get("refusals") == 1
+    assert b" 400 " in await talk(running, b"what is this\r\n\r\n")
+    assert b" 431 " in await talk(running, POST + b"x-long: " + b"y" * 8000 + b"\r\n", b"\r\n")
+    assert running.books.counts["refusals"] == 3
+
+
 async def test_a_client_that_expects_a_continue_gets_one(engine: ScriptedEngine, serve: Serve) -> None:
     running = await serve(engine)
     heard = await talk(running, POST + LENGTH + b"expect: 100-continue\r\n\r\n", BODY)

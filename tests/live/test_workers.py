@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -279,6 +280,28 @@ async def test_health_admin_and_errors_come_through_workers_too(engine: Scripted
     assert [e["id"] for e in (await running.client.get("/admin/v1/engines")).json()["data"]] == ["e1"]
     assert (await running.client.get("/nothing")).status_code == 404
     assert (await running.client.head("/healthz")).content == b""
+
+
+async def test_what_a_worker_does_not_take_is_counted_and_logged_as_the_scheduler_logs_by_now(
+    engine: ScriptedEngine,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(workers_server, "PING_S", 0.1)
+    running = await serve(engine)
+    assert (await running.chat()).status_code == 200
+    caplog.set_level(logging.DEBUG)
+    said = ""
+    async with asyncio.timeout(30.0):
+        while "was not taken: 400" not in said:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(b"what is this\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+            said += capfd.readouterr().err
+    await until(lambda: running.books.counts.get("refusals", 0) > 0)
 
 
 async def test_a_client_too_slow_with_its_request_is_the_workers_business(

@@ -180,11 +180,15 @@ class Visit:
 class Desk(Link):
     """The scheduler's end of one worker's link; to uvicorn it is a connection that ends when the worker does."""
 
-    def __init__(self, app: App, state: ServerState, app_state: dict[str, Any]) -> None:
+    def __init__(
+        self, app: App, state: ServerState, app_state: dict[str, Any], not_taken: Callable[[int], None]
+    ) -> None:
         super().__init__(fr.FromWorker, heard=self._frame, lost=self._gone)
         self._app = app
         self._state = state
         self._app_state = app_state
+        self._not_taken = not_taken
+        self._level: int | None = None  # that the worker was told to log
         self._loop = asyncio.get_running_loop()
         self._visits: dict[int, Visit] = {}
         self.heard_at = self._loop.time()
@@ -194,7 +198,11 @@ class Desk(Link):
         """uvicorn is shutting down: the worker is told by a signal, and ends when its clients have their answers."""
 
     def ping(self) -> None:
-        """Ask whether the worker is there; `heard_at` tells whether it was."""
+        """Ask whether the worker is there; `heard_at` tells whether it was. Tell it what to log, if that changed."""
+        level = logging.getLogger().getEffectiveLevel()
+        if level != self._level:
+            self._level = level
+            self.send(fr.Level(request=0, level=level))
         self.send(fr.Ping(request=0))
 
     def _frame(self, frame: fr.Frame) -> None:
@@ -204,6 +212,8 @@ class Desk(Link):
             task = self._loop.create_task(self._serve(frame, visit))
             self._state.tasks.add(task)
             task.add_done_callback(self._state.tasks.discard)
+        elif isinstance(frame, fr.NotTaken):
+            self._not_taken(frame.status)
         elif (known := self._visits.get(frame.request)) is not None:
             known.heard(frame)
 

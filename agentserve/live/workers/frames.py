@@ -54,6 +54,12 @@ class Opened(Frame, frozen=True):
     server: Address = None
 
 
+class NotTaken(Frame, frozen=True):
+    """The listening side refused what a client sent; of no request, since it never was one."""
+
+    status: int
+
+
 class Left(Frame, frozen=True):
     """The client closed its connection before its answer was whole."""
 
@@ -140,12 +146,18 @@ class Cut(Frame, frozen=True):
     """The answer cannot be completed: close the connection."""
 
 
+class Level(Frame, frozen=True):
+    """What is logged from now on; of no request."""
+
+    level: int
+
+
 class Ping(Frame, frozen=True):
     """Are you there? Said by one side, and said back by the other; of no request."""
 
 
-FromWorker = Ping | Opened | Left | Took | Began | Carried | Broke
-ToWorker = Ping | Carry | Drop | Piece | Cut
+FromWorker = Ping | NotTaken | Opened | Left | Took | Began | Carried | Broke
+ToWorker = Ping | Level | Carry | Drop | Piece | Cut
 
 _encode = msgspec.msgpack.Encoder().encode
 

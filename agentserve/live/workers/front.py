@@ -166,9 +166,16 @@ class Front:
             found = self._upstreams[url] = LeanUpstream(url, connections_max=self._connections_max)
         return found
 
+    def not_taken(self, status: int) -> None:
+        """The listening side refused what is no request."""
+        self.link.send(fr.NotTaken(request=0, status=status))
+
     def _heard(self, frame: fr.Frame) -> None:
         if isinstance(frame, fr.Ping):
             self.link.send(frame)
+            return
+        if isinstance(frame, fr.Level):
+            logging.getLogger().setLevel(frame.level)
             return
         errand = self._errands.get(frame.request)
         if errand is not None:

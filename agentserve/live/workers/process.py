@@ -57,6 +57,7 @@ async def serve(lot: Lot) -> None:
                 header_bytes_max=lot.header_bytes_max,
                 body_bytes_max=lot.body_bytes_max,
                 bodies_bytes_max=lot.bodies_bytes_max,
+                refused=front.not_taken,
                 patience=lot.patience,
             ),
             ws="none",

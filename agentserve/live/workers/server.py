@@ -120,7 +120,7 @@ class FrontedServer(GatewayServer):
         ours.setblocking(False)
         app = self.config.loaded_app
         _, desk = await loop.connect_accepted_socket(
-            lambda: Desk(app, self.server_state, self.lifespan.state), ours
+            lambda: Desk(app, self.server_state, self.lifespan.state, self._gateway.not_taken), ours
         )
         watching = loop.create_task(watch(desk, process))
         try:
