@@ -29,6 +29,7 @@ FUNCTION: Any = {
 }
 CLAUDE_TOOL: Any = {"name": "search", "input_schema": TOOL["function"]["parameters"]}
 SAY_OK = 'agentserve-script: [{"text": "{\\"ok\\": true}"}]'
+RETOLD = ("text", "input_json")
 DIFFERS = ("id", "created", "created_at", "completed_at", "call_id", "item_id", "response_id")
 
 
@@ -44,10 +45,15 @@ def plain(value: Any) -> Any:
 
 
 def spoken(events: list[Any]) -> Any:
-    """A stream's events without how an engine happened to cut its words: neighbouring pieces are put together."""
+    """A stream's events without how an engine happened to cut its words: neighbouring pieces are put together.
+
+    Anthropic's library tells each piece twice, as it came and as an event of its own, which would stand between them.
+    """
     kept: list[Any] = []
     for event in events:
         said = plain(event)
+        if said.get("type") in RETOLD:
+            continue
         said.pop("sequence_number", None)
         said.pop("snapshot", None)
         last = kept[-1] if kept else {}
