@@ -144,23 +144,28 @@ def _compose(settings: Settings, store: Store) -> Composed:
     for name, pulled in gauges(driver, foresight, policy).items():
         telemetry.pull(name, pulled)
     telemetry.pull("requests_open", lambda: float(len(gateway.relay.open)))
-    _keep(store, resolver, foresight, policy, graphs, now())
+    _keep(store, resolver, foresight, policy, graphs, now)
     return Composed(
         settings=settings, gateway=gateway, store=store, scheduler=scheduler, telemetry=telemetry, open=openly
     )
 
 
 def _keep(
-    store: Store, resolver: Resolver, foresight: Learned, policy: Policy, graphs: StepGraphs, now: float
+    store: Store,
+    resolver: Resolver,
+    foresight: Learned,
+    policy: Policy,
+    graphs: StepGraphs,
+    now: Callable[[], float],
 ) -> None:
     """From now on forecasts, graphs, accounts and open programs survive a restart."""
     accounts = None
     if isinstance(policy, WorkingSet):
         books = policy.accounts
-        books.restore({TenantId(t): s for t, s in store.recovered.accounts.items()}, now)
+        books.restore({TenantId(t): s for t, s in store.recovered.accounts.items()}, now())
 
         def accounts() -> Mapping[str, float]:
-            return {str(t): s for t, s in books.services(time.time()).items()}
+            return {str(t): s for t, s in books.services(now()).items()}
 
     store.snapshots(
         chain_of=resolver.record,

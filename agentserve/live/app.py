@@ -89,7 +89,6 @@ class Gateway:
             now=driver.now,
             lengths=Lengths(partial(engines.count_tokens, own=True)),
             workflow=self._workflow_of,
-            clock=clock,
         )
         passage = Passage(
             settings=settings,
@@ -99,7 +98,6 @@ class Gateway:
             monitor=self.monitor,
             ledger=self.ledger,
             quotas=self.quotas,
-            clock=clock,
         )
         self.responses = Responses(Kept(responses_max=settings.limits.stored_responses_max))
         self.relay = Relay(

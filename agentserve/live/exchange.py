@@ -7,6 +7,7 @@ that left or the scheduler that lost the engine, cancels the exchange's own task
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any
 
@@ -77,6 +78,10 @@ class Exchange:
         self.watcher: asyncio.Task[None] | None = None
 
     # -- who stops it
+
+    def now(self) -> float:
+        """Epoch seconds that pass evenly since it arrived, whatever this machine's clock is set to meanwhile."""
+        return self.arrived_at + time.perf_counter() - self.started_clock
 
     def abort(self, reason: str) -> None:
         """The scheduler or the operator stops the step upstream."""

@@ -6,7 +6,6 @@ keeps little: each program's last end.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -36,7 +35,6 @@ class Ledger:
         now: Callable[[], float],
         lengths: Lengths | None = None,
         workflow: Callable[[ProgramId], str | None] = lambda program: None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.lengths = lengths or Lengths()
         self._workflow = workflow  # of a program that was declared with one: its calls need not repeat it
@@ -44,7 +42,6 @@ class Ledger:
         self._telemetry = telemetry
         self._quotas = quotas
         self._now = now
-        self._clock = clock
         self._traceparent = getattr(telemetry, "traceparent", None)  # of a telemetry that makes traces
         self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
 
@@ -152,7 +149,7 @@ class Ledger:
             arrived_at=x.arrived_at,
             dispatched_at=x.dispatched_at,
             first_byte_at=x.first_byte_at,
-            ended_at=self._clock(),
+            ended_at=x.now(),
             engine=x.engine or None,
             status=status,
             outcome=outcome,

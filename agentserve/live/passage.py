@@ -61,7 +61,6 @@ class Passage:
         monitor: Monitor,
         ledger: Ledger,
         quotas: Quotas,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._driver = driver
         self._resolver = resolver
@@ -69,7 +68,6 @@ class Passage:
         self._monitor = monitor
         self._ledger = ledger
         self._quotas = quotas
-        self._clock = clock
         self._show_headers = settings.gateway.response_headers
         limits = settings.limits
         self.via = (
@@ -230,7 +228,7 @@ class Passage:
 
     def _began(self, x: Exchange, engine: Engine, *, whole: bool = False) -> None:
         """The first byte of the reply's body is here, perhaps with all others."""
-        x.first_byte_at = self._clock()
+        x.first_byte_at = x.now()
         self._monitor.heard(engine)
         if not whole:
             self._driver.tell(ev.StepStarted(step=StepId(x.step)))

@@ -268,7 +268,7 @@ class Relay:
                 if isinstance(decision, do.Reject):
                     raise rejection(decision)
                 x.decision = decision
-                x.dispatched_at = self._clock()
+                x.dispatched_at = x.now()
                 x.queue_s += self._driver.loop.time() - since
                 x.attempts += 1
                 failure = await self._passage.attempt(x, decision)

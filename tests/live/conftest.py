@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -388,6 +389,7 @@ async def serve(workers: int) -> AsyncIterator[Serve]:
             core: Limits | None = None,
             patience: Patience | None = None,
             workers: int = workers,
+            clock: Callable[[], float] = time.time,
         ) -> Running:
             settings = settings or Settings(
                 limits=limits or LimitSettings(),
@@ -411,6 +413,7 @@ async def serve(workers: int) -> AsyncIterator[Serve]:
                 telemetry=books,
                 keys=keys or OpenKeys(),
                 probes=probes or ProbeSettings(interval_s=0.2, timeout_s=1.0),
+                clock=clock,
             )
             server = server_for(gateway, port=0, patience=patience)
             task = await started(server)
