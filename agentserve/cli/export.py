@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    parquet = args.format == "parquet" or (args.format is None and args.file.endswith(".parquet"))
+    parquet = _format(args) == "parquet"
     if parquet and args.file == "-":
         raise UsageError("Parquet cannot go to standard output", remedy="name a file")
     since = time.time() - args.since if args.since else 0.0
@@ -60,6 +60,19 @@ def run(args: argparse.Namespace) -> int:
     elif args.file != "-":
         print(f"{written} {args.what} written to {args.file}", file=sys.stderr)
     return 0
+
+
+def _format(args: argparse.Namespace) -> str:
+    """As told, else by the file's name: one that promises a table gets no JSON lines under it."""
+    if args.format is not None:
+        return str(args.format)
+    ending = Path(args.file.lower().removesuffix(".gz")).suffix
+    if ending in (".csv", ".tsv", ".xlsx"):
+        raise UsageError(
+            f"{args.file}: there is no export as {ending[1:]}",
+            remedy="name a .jsonl, .jsonl.gz or .parquet file, or say --format",
+        )
+    return "parquet" if args.file.lower().endswith(".parquet") else "jsonl"
 
 
 @contextlib.contextmanager

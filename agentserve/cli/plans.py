@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentserve.cli.shapes import profile_of
-from agentserve.cli.trials import check_files, parse_policy, progress_bar, write_text
+from agentserve.cli.trials import check_files, check_numbers, parse_policy, progress_bar, write_text
 from agentserve.errors import UsageError
 from agentserve.sim.importers import read
 from agentserve.sim.plan import ENGINES_MAX, Answer, Objective, Planner, parse_objective
@@ -49,6 +49,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(args: argparse.Namespace) -> int:
     """Answer, print, and say so in the status: 0 when every fleet asked for has an answer, else 1."""
     objective = parse_objective(args.plan)
+    check_numbers(args)
     check_files(args)
     load = load_from(args)
     # unknown ones are refused before anything runs

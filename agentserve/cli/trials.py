@@ -98,6 +98,31 @@ def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="one self-contained page with plots")
 
 
+LEAST = {
+    "engines": 1, "programs": 1, "workers": 1, "block_tokens": 1, "kv_tokens": 1, "faults": 0,
+    "host_kv_tokens": 0, "seed": 0,
+}  # fmt: skip
+ABOVE_ZERO = ("pressure", "rate", "burst", "slo_ttft", "slo_slowdown", "host_gb_per_s")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """A number that means nothing is refused before anything runs."""
+    for name in (*LEAST, *ABOVE_ZERO):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is None:
+                continue
+            if name in LEAST and value < LEAST[name]:
+                raise UsageError(f"--{flag(name)} is {value}", remedy=f"it is at least {LEAST[name]}")
+            if name in ABOVE_ZERO and not 0 < value < math.inf:
+                raise UsageError(f"--{flag(name)} is {value:g}", remedy="it is a number above zero")
+
+
+def flag(name: str) -> str:
+    """An argument's name as it is typed."""
+    return name.replace("_", "-")
+
+
 def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
     """One trial for each policy, pressure or rate, and seed."""
     if args.rate and args.pressure:
@@ -105,16 +130,7 @@ def trials_from(args: argparse.Namespace, **source: Any) -> list[Trial]:
             "--rate and --pressure exclude each other",
             remedy="an open loop has a rate, a closed one a pressure",
         )
-    for name, least in (("engines", 1), ("programs", 1), ("workers", 1), ("block_tokens", 1)):
-        if getattr(args, name) < least:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}", remedy=f"it is at least {least}"
-            )
-    for name in ("pressure", "rate", "burst"):
-        given = getattr(args, name)
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"--{name} is {value:g}", remedy="it is a number above zero")
+    check_numbers(args)
     check_files(args)
     shape = profile_of(args.profile)
     out = []

@@ -39,7 +39,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=LOW..HIGH",
         help="turn this constant only; may stand again; or NAME=one|another. Default: all with a number or a choice",
     )
-    group.add_argument("--tune-seed", type=int, default=1, help="of the optimiser; default 1")
+    group.add_argument("--tune-seed", type=int, help="of the optimiser; default 1")
 
 
 def run_tuning(args: argparse.Namespace, trials: Sequence[Trial]) -> int:
@@ -56,7 +56,7 @@ def run_tuning(args: argparse.Namespace, trials: Sequence[Trial]) -> int:
         train_seeds=tuple(args.seed or (1, 2, 3)),
         test_seeds=tuple(args.test_seed or TEST_SEEDS),
         trials=args.tune,
-        seed=args.tune_seed,
+        seed=1 if args.tune_seed is None else args.tune_seed,
     )
     with _runner(args.workers) as run_all, progress_bar(f"tune {name}", tuning.trials) as tick:
         tuned = tune(tuning, run_all, tick)
