@@ -60,10 +60,18 @@ async def detect(
     wire = EngineWire(url, engine=url, headers=headers, transport=transport)
     sight = Sight(wire)
     try:
-        answers = await asyncio.gather(*(cls.recognise(sight) for cls in lookers.values()))
+        # all of them to their ends: one that is cancelled while it connects would leave its socket open
+        answers = await asyncio.gather(
+            *(cls.recognise(sight) for cls in lookers.values()), return_exceptions=True
+        )
     finally:
         await wire.close()
-    known = {kind: seen for kind, seen in zip(lookers, answers, strict=True) if seen is not None}
+    known: dict[str, Recognised] = {}
+    for kind, seen in zip(lookers, answers, strict=True):
+        if isinstance(seen, BaseException):
+            raise seen
+        if seen is not None:
+            known[kind] = seen
     if not known and sight.silent:
         raise EngineTimeout(
             f"{url} takes connections and answers nothing",

@@ -1,12 +1,14 @@
 """How adapters talk HTTP to an engine: bounded answers, named deadlines, our own exceptions.
 
 Rule: an answer of any status is an `Answer`; only an engine that cannot be reached, answers too late or
-does not speak HTTP raises. Redirects are not followed and the process environment is not consulted.
+does not speak HTTP raises. Redirects are not followed, and of the process environment only `SSL_CERT_FILE` and
+`SSL_CERT_DIR` count: whose certificates are trusted, for steps as for what is asked here.
 This module knows nothing of any engine's paths.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -135,9 +137,7 @@ class EngineWire:
             ) from exc
         except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.CloseError) as exc:
             raise EngineUnreachable(
-                f"{self.url} does not answer ({exc or type(exc).__name__})",
-                remedy="is the engine running, and is this its address?",
-                engine=self._engine,
+                **_why_unreachable(self.url, str(exc) or type(exc).__name__), engine=self._engine
             ) from exc
         except httpx.HTTPError as exc:
             raise EngineBroke(
@@ -169,10 +169,41 @@ class EngineWire:
                 trust_env=False,
                 follow_redirects=False,
                 # a TLS context takes tens of milliseconds to build, and most engines have no TLS
-                verify=self.url.startswith("https://"),
+                verify=_trusted() if self.url.startswith("https://") else False,
                 limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
             )
         return self._client
+
+
+def _trusted() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context(trust_env=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used ({exc})",
+            remedy="name a PEM file, or a folder, of certificates",
+        ) from exc
+
+
+def _why_unreachable(url: str, said: str) -> dict[str, str]:
+    """The message and its remedy: an engine that answers with a wrong certificate is running."""
+    _, found, why = said.partition("certificate verify failed: ")
+    if found:
+        message = f"the certificate of {url} is not trusted ({why.partition(' (_ssl')[0]})"
+        if "mismatch" in why:
+            return {"message": message, "remedy": "use an address that the certificate is for"}
+        if "expired" in why or "not yet valid" in why:
+            return {"message": message, "remedy": "renew it, or set the clock right"}
+        return {
+            "message": message,
+            "remedy": "name a PEM file with it, or with the authority that signed it, in SSL_CERT_FILE",
+        }
+    if "WRONG_VERSION_NUMBER" in said:
+        return {"message": f"{url} speaks no TLS", "remedy": "write http://"}
+    return {
+        "message": f"{url} does not answer ({said})",
+        "remedy": "is the engine running, and is this its address?",
+    }
 
 
 def plain_url(url: str) -> str:

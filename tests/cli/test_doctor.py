@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +51,61 @@ def engine() -> Iterator[str]:
     server.shutdown()
     thread.join(5)
     server.server_close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Made out to `localhost`, and signed by nobody else; with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    made = tmp_path / "engine.pem"
+    asked = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(made)]
+    subprocess.run(["openssl", *asked.split(), *files], check=True, capture_output=True)
+    return made
+
+
+@pytest.fixture
+def secure_engine(certificate: Path) -> Iterator[int]:
+    """The port of an engine behind TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PlainEngine)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] # clients that hang up are the point
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join(5)
+    server.server_close()
+
+
+def test_doctor_says_what_is_wrong_with_a_certificate_and_what_to_set(
+    secure_engine: int, certificate: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["doctor", f"https://localhost:{secure_engine}"]) == 1
+    said = capsys.readouterr().out
+    assert "is not trusted (self-signed certificate)" in said
+    assert "SSL_CERT_FILE" in said
+    assert "running" not in said
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert main(["doctor", f"https://localhost:{secure_engine}"]) == 0
+    assert "tiny" in capsys.readouterr().out
+    assert main(["doctor", f"https://127.0.0.1:{secure_engine}"]) == 1
+    assert "use an address that the certificate is for" in capsys.readouterr().out
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("absent.pem")))
+    assert main(["doctor", f"https://localhost:{secure_engine}"]) == 2
+    assert "SSL_CERT_FILE" in capsys.readouterr().err
+
+
+def test_doctor_says_of_a_plain_engine_that_it_speaks_no_tls(
+    engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", engine.replace("http", "https")]) == 1
+    assert "speaks no TLS; write http://" in capsys.readouterr().out
 
 
 def test_doctor_says_what_a_usable_engine_is_and_exits_with_zero(

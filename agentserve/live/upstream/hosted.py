@@ -115,7 +115,7 @@ def engine_error(error: httpx.HTTPError) -> EngineError:
         if "disconnected" in str(error) or "peer closed" in str(error):
             return EngineUnreachable(f"the engine closed the connection: {error}")
         return EngineBroke(f"the engine's reply is not HTTP: {error}")
-    return EngineUnreachable(f"the engine cannot be reached: {error or type(error).__name__}")
+    return EngineUnreachable(f"the engine cannot be reached: {str(error) or type(error).__name__}")
 
 
 def _http2_installed() -> bool:
