@@ -203,6 +203,36 @@ def test_names_that_clients_choose_are_text_and_never_markup(gateway: Gateway, w
     assert page.locator("#programs b").count() == 0
 
 
+def test_a_program_that_was_only_declared_is_not_said_to_run_tools(
+    gateway: Gateway, watched: Watched
+) -> None:
+    said = {"id": "declared", "workflow": "survey"}
+    httpx.post(f"{gateway.url}/v1/programs", json=said).raise_for_status()
+    page = watched.open()
+    row = page.locator("#programs tr", has=page.get_by_role("link", name="declared"))
+    expect(row).to_contain_text("no step yet")
+    gateway.step("declared")
+    expect(row).to_contain_text("tools run")
+    httpx.delete(f"{gateway.url}/v1/programs/declared").raise_for_status()
+
+
+def test_programs_that_wait_are_shown_by_the_names_they_chose(browser: Browser, tmp_path: Path) -> None:
+    hostile = '<img src=x onerror="window.hit=1">'
+    with gateway_process(tmp_path, "--kv-tokens", "4000") as gateway:
+        page = browser.new_page()
+        page.goto(f"{gateway.url}/console/")
+        for number in range(3):
+            gateway.start(f"{number}{hostile}", words=1800, tokens=1200, long=True, workflow=hostile)
+        waiting = page.locator("#programs tr", has_text="waiting")
+        expect(waiting).to_have_count(2)
+        waiting.first.get_by_role("link").click()
+        expect(page.locator("#program-name")).to_contain_text(hostile)
+        expect(page.locator("#program-facts")).to_contain_text(hostile)
+        expect(page.locator("#story")).to_contain_text("no_seat")
+        assert page.evaluate("window.hit") is None
+        page.close()
+
+
 def test_of_ten_thousand_programs_only_those_in_sight_are_drawn(browser: Browser, tmp_path: Path) -> None:
     with gateway_process(tmp_path) as gateway:
         declare(gateway, 10_000)

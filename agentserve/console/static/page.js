@@ -36,7 +36,9 @@ export const whole = (value) => (value === null || value === undefined ? "–" :
 export const some = (value, one, many = `${one}s`) => `${whole(value)} ${value === 1 ? one : many}`;
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString();
-export const WORDS = { idle: "tools run", turn_done: "a person's turn", waiting: "waiting", running: "running" };
+const WORDS = { idle: "tools run", turn_done: "a person's turn", waiting: "waiting", running: "running" };
+// what a program does now; one that was declared alone has begun nothing
+export const doing = (p) => (p.state === "idle" && !p.steps_done && !p.tools.length ? "no step yet" : WORDS[p.state]);
 
 export function seconds(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";

@@ -2,7 +2,7 @@
 
 import { line } from "./feed.js";
 import { laneOf } from "./lane.js";
-import { ask, byId, clock, facts, fill, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole, WORDS } from "./page.js";
+import { ask, byId, clock, doing, facts, fill, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole } from "./page.js";
 import { remember } from "./programs.js";
 import { detail, reason, stepsOf, stories } from "./stories.js";
 
@@ -35,7 +35,7 @@ export async function program(key) {
 function told(p, outlook) {
   const left = outlook.steps_left === undefined ? "" : `about ${whole(Math.round(outlook.steps_left))} to come`;
   return [
-    ["state", WORDS[p.state], p.tools.length ? `out: ${p.tools.map((t) => t.name).join(", ")}` : ""],
+    ["state", doing(p), p.tools.length ? `out: ${p.tools.map((t) => t.name).join(", ")}` : ""],
     ["tenant", p.tenant],
     ["workflow", p.workflow || "not named"],
     ["steps", whole(p.steps_done), left],

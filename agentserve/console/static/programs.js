@@ -2,7 +2,7 @@
 
 import { laneOf } from "./lane.js";
 import { LongList } from "./list.js";
-import { byId, facts, json, linkTo, make, pathOf, percent, say, seconds, some, whole, WORDS } from "./page.js";
+import { byId, doing, facts, json, linkTo, make, pathOf, percent, say, seconds, some, whole } from "./page.js";
 import { recall } from "./stories.js";
 
 const ROW_PX = 33; // as the style sheet says
@@ -32,15 +32,14 @@ async function load(offset, limit) {
 }
 
 export function state(p) {
-  const words = WORDS[p.state];
-  return make("span", words, { class: `state ${p.state}` });
+  return make("span", doing(p), { class: `state ${p.state}` });
 }
 
 function draw(p, old) {
   const made = old || newRow(p);
   const [, tenant, now, steps, context, engine, lane] = made.children;
   say(tenant, p.tenant);
-  if (now.textContent !== WORDS[p.state]) now.replaceChildren(state(p));
+  if (now.textContent !== doing(p)) now.replaceChildren(state(p));
   say(steps, whole(p.steps_done));
   say(context, whole(p.context_tokens));
   say(engine, p.engine || "–");
