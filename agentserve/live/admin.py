@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from agentserve.config import WEIGHT_MAX, WEIGHT_MIN, EngineSettings, TenantSettings
+from agentserve.coercion import WEIGHT_MAX, WEIGHT_MIN
+from agentserve.config import EngineSettings, TenantSettings
 from agentserve.errors import BadRequest, ConfigError, NotAuthorised, NotFound, Overloaded
 from agentserve.live import holdings, insight, rows, views
 from agentserve.live.auth import ADMIN, READ

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentserve.config import WEIGHT_MAX, WEIGHT_MIN
+from agentserve.coercion import WEIGHT_MAX, WEIGHT_MIN
 
 Json = dict[str, Any]
 
