@@ -25,9 +25,8 @@ PROGRAM_IDLE_S = 1800.0
 EXPIRED_AT_ONCE_MAX = 1000
 STEPS_MAX = 100_000  # open ones; more means that their ends were not told
 LOST_STEP_S = 7200.0  # a step that is open for so long will not be heard of again
-BEGINS = frozenset(
-    {"new", "subagent", "compaction", "auxiliary"}
-)  # nothing of such a prompt was there before
+# relations of steps of whose prompts nothing was there before
+BEGINS = frozenset({"new", "subagent", "compaction", "auxiliary"})
 KEPT = "kept"  # the reason of a dispatch whose program kept its room on the engine through the gap
 RETRIES_MAX = 1  # as the scheduler: a step that fails again is given up
 PREFILL_TOKENS_PER_S = 8_000.0  # until the engine says better
