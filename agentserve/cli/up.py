@@ -61,9 +61,34 @@ def run(args: argparse.Namespace) -> int:
     )
     for chatty in ("httpx", "alembic", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with (
+        contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError),
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
         runner.run(serve(settings, args))
     return 0
+
+
+class Early:
+    """Signals that come while nothing serves yet: a stop ends the process, a reload waits until it can be done.
+
+    Left to the system, SIGHUP would end the process too, and SIGTERM would not where it is a container's first one.
+    """
+
+    def __init__(self) -> None:
+        self.over = self.reload = False
+        self._serving = asyncio.current_task()
+        with contextlib.suppress(ValueError, AttributeError):  # not the main thread, not a POSIX system
+            signal.signal(signal.SIGTERM, self._stop)
+            signal.signal(signal.SIGHUP, self._hang_up)
+
+    def _stop(self, *_: Any) -> None:
+        if not self.over and self._serving is not None:
+            self.over = True  # told again, it goes on closing, which has a bound of its own
+            self._serving.get_loop().call_soon_threadsafe(self._serving.cancel)
+
+    def _hang_up(self, *_: Any) -> None:
+        self.reload = True
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -83,6 +108,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 async def serve(settings: Settings, args: argparse.Namespace) -> None:
     """Compose, serve and say where as soon as it listens, close."""
+    early = Early()
     from agentserve.cli.gateway import composed
     from agentserve.cli.reload import Reload
     from agentserve.live.serve import server_for
@@ -92,7 +118,13 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
         reload = Reload(lambda: settings_of(args), made)
         with contextlib.suppress(NotImplementedError, AttributeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.start)
-        server.on_started = lambda: announce(made.settings, openly=made.open, keys=len(made.store.keys))
+
+        def started() -> None:
+            announce(made.settings, openly=made.open, keys=len(made.store.keys))
+            if early.reload:
+                reload.start()
+
+        server.on_started = started
         try:
             await server.serve()
         except SystemExit as error:  # uvicorn's way to say that it cannot listen, or that we could not start
@@ -100,6 +132,8 @@ async def serve(settings: Settings, args: argparse.Namespace) -> None:
                 raise why if isinstance(why, AgentServeError) else AgentServeError(f"{why}") from why
             where = f"{settings.gateway.host}:{settings.gateway.port}"
             raise UsageError(f"cannot listen on {where}", remedy="choose another --port") from error
+        finally:
+            early.over = True
 
 
 def announce(settings: Settings, *, openly: bool, keys: int) -> None:
