@@ -13,7 +13,7 @@ from agentserve.core.identity.known import Program
 from agentserve.live.exchange import Exchange
 from agentserve.live.request import Request
 from agentserve.live.server import HttpConnection
-from agentserve.live.upstream.lean import Connection
+from agentserve.live.upstream.connection import Connection
 from tests.live.conftest import ScriptedEngine, Serve, answers, chat_reply, delta, raw, sse, streams, until
 
 

@@ -40,7 +40,8 @@ from agentserve.core.ids import EngineId
 from agentserve.live.app import Gateway
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.server import HttpConnection, limited
-from agentserve.live.upstream.lean import Connection, LeanUpstream
+from agentserve.live.upstream.connection import Connection
+from agentserve.live.upstream.lean import LeanUpstream
 from agentserve.store.journal import WriteBehind
 from tests.bench.relay.bare import Bare
 
@@ -210,7 +211,7 @@ class Stages:
 
     EVERY_S = 0.0004
     PATHS = (
-        "live/server.py live/request.py", "live/upstream", "live/app.py live/relay.py live/exchange.py",
+        "live/server.py live/framing.py live/request.py", "live/upstream", "live/app.py live/relay.py live/exchange.py",
         "live/passage.py live/taps.py live/headers.py live/splice.py adapters", "live/wire", "core/identity",
         "live/driver.py", "core/scheduler.py core/board.py core/fleet.py core/program.py", "core/policies core/pins.py",
         "core/learned.py core/remembered.py core/foresight.py core/forecast", "core/workflow live/workflows.py",
