@@ -1,8 +1,8 @@
 """The listening side: HTTP/1.1 for one connection, handed to uvicorn as its protocol class.
 
-Rule: what is not plain, well-framed HTTP/1.1 is refused and the connection closed; nothing ambiguous is passed on. A
-request reaches the application when it is whole, so that no handler waits for a slow client. uvicorn keeps the
-sockets, the signals and the lifespan; here is only what costs time on every request.
+Rule: what is not plain, well-framed HTTP/1.1 (`framing`) is refused and the connection closed. A request reaches the
+application when it is whole, so that no handler waits for a slow client. uvicorn keeps the sockets, the signals and the
+lifespan; here is only what costs time on every request.
 
 To the application this is ordinary ASGI, plus one extension: a function to be told at once that the client left.
 """
@@ -14,7 +14,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -23,15 +22,14 @@ import msgspec
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from agentserve.live import shapes
+from agentserve.live import framing, shapes
 from agentserve.live.arriving import CAME_BYTES_MIN, STRAIGHT_BYTES_MIN, Arriving, Inflow
 from agentserve.live.asgi import StreamCut
+from agentserve.live.framing import Refused
 from agentserve.live.request import STATUS_LINES, Request
 
 log = logging.getLogger("agentserve.http")
 
-HEADERS_MAX = 128
-NUL, LF, CR = b"\0\n\r"  # as numbers: looking for one byte, Python first tries whether it is one
 PIPELINE_MAX = 16  # requests that may wait behind the one being answered
 FRAMING_SHARE_MAX = 8  # bytes on the wire for one of a chunked body: chunks of one byte take six
 READ_BYTES = 64 * 1024  # at once, but of a long body's rest as many as come
@@ -39,17 +37,6 @@ WRITE_HIGH_BYTES = 256 * 1024
 LINGER_S = 0.5
 TICK_S = 1.0
 TICK_S_MAX = 15.0
-
-_SINGLE = frozenset({b"content-length", b"host", b"authorization", b"transfer-encoding", b"content-type"})
-
-
-class Refused(Exception):
-    """The bytes are not a request that we take."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +54,13 @@ class HttpConnection(asyncio.BufferedProtocol):
     # set by `limited`
     scratch = memoryview(
         bytearray(READ_BYTES)
-    )  # one for all connections of a loop: it is read as soon as it is filled
+    )  # of all connections of a loop: it is read as soon as it is filled
     header_bytes_max = 64 * 1024
     body_bytes_max = 32 * 1024 * 1024
     arriving = Arriving(1024 * 1024 * 1024)
     patience = Patience()
-    refused: Callable[[int], None] = staticmethod(
-        lambda status: None
-    )  # told what was not taken, by its status
+    # told what was not taken, by its status
+    refused: Callable[[int], None] = staticmethod(lambda status: None)
 
     def __init__(
         self,
@@ -243,46 +229,13 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        self._check_framing()
-
-    def _check_framing(self) -> None:
-        """Refuse what another hop might read differently."""
-        headers = self._headers
-        if len(headers) > HEADERS_MAX:
-            raise Refused(431, f"more than {HEADERS_MAX} headers")
-        text = b"".join(chain.from_iterable(headers))
-        if len(self._url) + len(text) + 4 * len(headers) > self.header_bytes_max:
-            raise Refused(431, "the request's headers are too large")
-        if LF in text or CR in text or NUL in text:
-            raise Refused(400, "a header holds a line break")
-        by_name = dict(headers)
-        if len(by_name) != len(headers):
-            self._check_repeated()
-        coding, length = by_name.get(b"transfer-encoding"), by_name.get(b"content-length")
-        if coding is not None and coding.strip().lower() != b"chunked":
-            raise Refused(501, "no transfer encoding but chunked is taken")
-        if length is not None:
-            if not length.isdigit():
-                raise Refused(400, "the content length is not a number")
-            self._declared = int(length)
-            if self._declared > self.body_bytes_max:
-                raise Refused(413, f"the request body is over the limit of {self.body_bytes_max} bytes")
-            if coding is not None:
-                raise Refused(400, "both a content length and a transfer encoding")
         version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise Refused(505, "only HTTP/1.1 is spoken here")
+        head = framing.read(version, self._url, self._headers, self.header_bytes_max, self.body_bytes_max)
+        self._declared, expects = head
         self._lasts = version == "1.1"
-        expect = by_name.get(b"expect")
-        if expect is not None and expect.lower() == b"100-continue" and self._current is None:
+        if expects and self._current is None:
             assert self.transport is not None
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _check_repeated(self) -> None:
-        names = [name for name, _ in self._headers]
-        for name in _SINGLE:
-            if names.count(name) > 1:
-                raise Refused(400, f"the header {name.decode('latin-1')} stands twice")
 
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
