@@ -159,9 +159,9 @@ class Direct:
             self._under.move_to_end(program.id)
         for _ in range(2):  # at most two leave for one that comes: bounded work, and it keeps up
             oldest, under = next(iter(self._under.items()))
-            if len(self._under) <= PROGRAMS_MAX and under.seen_at + AWAY_S > now:
-                return
             known = self._board.programs.get(oldest)
+            if known is not None and len(self._under) <= PROGRAMS_MAX and under.seen_at + AWAY_S > now:
+                return
             if known is not None and known.open_steps and len(self._under) <= PROGRAMS_MAX:
                 under.seen_at = now
                 self._under.move_to_end(oldest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,29 @@ def test_an_agent_that_is_over_or_away_for_long_takes_no_room() -> None:
         500.0,
     )
     # p2 is in a gap for minutes; the step of p3 still runs
+    assert direct.contexts_over_kv() == pytest.approx(0.2)
+
+
+def test_what_the_scheduler_has_forgotten_takes_no_room() -> None:
+    scheduler, direct = direct_of_one_engine(100_000)
+    audience = Audience(direct.hears)
+
+    def tell(event: ev.AnyEvent, now: float) -> None:
+        audience.tell(event, now, list(scheduler.handle(event, now)))
+
+    def arrives(name: str, now: float) -> None:
+        step, program = StepId(f"s-{name}"), ProgramId(name)
+        tell(ev.StepArrived(step=step, program=program, tenant=TenantId("t"), prompt_tokens=10_000), now)
+
+    tell(ev.EngineBack(engine=EngineId("engine-0")), 0.0)
+    tell(ev.EngineReported(engine=EngineId("engine-0"), kv_tokens=100_000), 0.0)
+    scheduler.board.limits = replace(scheduler.board.limits, program_idle_s=25.0)
+    arrives("silent", 1.0)
+    tell(ev.StepFinished(step=StepId("s-silent"), prompt_tokens=10_000, output_tokens=10), 2.0)
+    arrives("other", 20.0)
+    assert direct.contexts_over_kv() == pytest.approx(0.2)
+    tell(ev.TimerFired(), 30.0)  # the scheduler has heard nothing of it for its idle time
+    arrives("third", 31.0)
     assert direct.contexts_over_kv() == pytest.approx(0.2)
 
 
