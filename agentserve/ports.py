@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -278,6 +278,14 @@ class Telemetry(Protocol):
     def step_done(self, record: StepRecord) -> None: ...
 
 
+class Try(NamedTuple):
+    """One time that a step was with an engine which did not begin to reply."""
+
+    engine: str
+    sent_at: float
+    ended_at: float
+
+
 class StepRecord(msgspec.Struct, kw_only=True):
     """Everything that is known of one step once it is over.
 
@@ -316,7 +324,11 @@ class StepRecord(msgspec.Struct, kw_only=True):
     tools: tuple[str, ...] = ()
     reason: str = ""  # why the scheduler sent it there and then
     detail: str = ""
-    overhead_s: float = 0.0  # our own time on the request's path, waiting for room excluded
+    queue_s: float = 0.0  # waited for room, also in vain or again after an engine failed
+    overhead_s: float = (
+        0.0  # our own time before it was sent, or in all where no reply began: no wait, no engine's
+    )
+    tries: tuple[Try, ...] = ()  # that came to nothing; the last that was sent is `dispatched_at`
     traceparent: str | None = None
     gap_s: float | None = None  # since the program's previous step ended
     gap_tools: tuple[str, ...] = ()

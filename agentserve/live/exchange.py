@@ -21,6 +21,7 @@ from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send
 from agentserve.live.auth import Principal
 from agentserve.live.responses import Thread
 from agentserve.live.wire import Call, Protocol
+from agentserve.ports import Try
 
 _decode = msgspec.json.Decoder().decode
 
@@ -31,7 +32,7 @@ class Exchange:
     __slots__ = (
         "aborted", "arrived_at", "attempts", "body", "call", "decision", "dispatched_at", "ended", "engine",
         "first_byte_at", "headers", "left", "named", "principal", "protocol", "queue_s", "raw", "reasons", "receive",
-        "resolved", "scope", "send", "started", "started_clock", "step", "task", "thread", "tokens_counted",
+        "resolved", "scope", "send", "started", "started_clock", "step", "task", "thread", "tokens_counted", "tries",
         "upstream_path", "watcher",
     )  # fmt: skip
 
@@ -62,6 +63,7 @@ class Exchange:
         self.decision: do.Dispatch | None = None
         self.engine = ""
         self.attempts = 0
+        self.tries: tuple[Try, ...] = ()  # attempts that ended before a byte came
         self.queue_s = 0.0
         self.arrived_at = 0.0  # epoch
         self.started_clock = 0.0  # monotonic, when we began to work on it
@@ -77,11 +79,24 @@ class Exchange:
         self.task: asyncio.Task[Any] | None = None
         self.watcher: asyncio.Task[None] | None = None
 
-    # -- who stops it
+    # -- where its time went
 
     def now(self) -> float:
         """Epoch seconds that pass evenly since it arrived, whatever this machine's clock is set to meanwhile."""
         return self.arrived_at + time.perf_counter() - self.started_clock
+
+    def tried(self) -> None:
+        """The attempt under way ended, and no byte of a reply had come."""
+        self.tries = (*self.tries, Try(self.engine, self.dispatched_at or self.arrived_at, self.now()))
+
+    def own_s(self, until: float) -> float:
+        """Our own part of the time from its arrival: without its waits for room and what failed at engines."""
+        own_s = until - self.arrived_at - self.queue_s
+        for attempt in self.tries:
+            own_s -= attempt.ended_at - attempt.sent_at
+        return own_s if own_s > 0.0 else 0.0
+
+    # -- who stops it
 
     def abort(self, reason: str) -> None:
         """The scheduler or the operator stops the step upstream."""

@@ -134,7 +134,8 @@ class Ledger:
         assert call is not None
         assert resolved is not None
         before = self._ended.get(resolved.program_id)
-        overhead_s = (x.dispatched_at or x.arrived_at) - x.arrived_at - x.queue_s
+        ended_at = x.now()
+        own_until = x.dispatched_at if x.first_byte_at is not None else None
         gap_s = None
         if before is not None:
             gap_s = x.arrived_at - before[0]
@@ -149,7 +150,7 @@ class Ledger:
             arrived_at=x.arrived_at,
             dispatched_at=x.dispatched_at,
             first_byte_at=x.first_byte_at,
-            ended_at=x.now(),
+            ended_at=ended_at,
             engine=x.engine or None,
             status=status,
             outcome=outcome,
@@ -165,7 +166,9 @@ class Ledger:
             expected_cached_tokens=decision.expected_cached_tokens if decision is not None else 0,
             reason=decision.reason if decision is not None else "",
             detail=decision.detail if decision is not None else "",
-            overhead_s=overhead_s if overhead_s > 0.0 else 0.0,
+            queue_s=x.queue_s,
+            overhead_s=x.own_s(ended_at if own_until is None else own_until),
+            tries=x.tries,
             traceparent=x.headers.get("traceparent"),
             gap_s=gap_s,
             gap_tools=before[1] if before is not None else (),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache, partial
@@ -284,16 +283,16 @@ class Passage:
         resolved, decision = x.resolved, x.decision
         if not self._show_headers or resolved is None:
             return []
-        overhead_s = time.perf_counter() - x.started_clock - x.queue_s
+        until = x.now()
         if x.first_byte_at is not None and x.dispatched_at is not None:
-            overhead_s -= x.first_byte_at - x.dispatched_at
+            until -= x.first_byte_at - x.dispatched_at
         headers = [
             (b"x-agentserve-program", printable(resolved.name)),
             (b"x-agentserve-step", x.step.encode("ascii")),
             (b"x-agentserve-identity", printable(resolved.source)),
             (b"x-agentserve-confidence", two_places(resolved.confidence)),
             (b"x-agentserve-queue-ms", b"%.1f" % (x.queue_s * 1e3)),
-            (b"x-agentserve-overhead-ms", b"%.2f" % (overhead_s * 1e3 if overhead_s > 0.0 else 0.0)),
+            (b"x-agentserve-overhead-ms", b"%.2f" % (x.own_s(until) * 1e3)),
         ]
         if decision is not None:
             headers += [

@@ -258,7 +258,6 @@ class Relay:
             self._resolver.failed(resolved, now)
             raise
         x.tokens_counted = True
-        since = self._driver.loop.time()
         ticket = self._driver.submit(self._arrival(x, prompt_tokens))
         x.reasons = ticket.reasons
         told = False
@@ -269,15 +268,16 @@ class Relay:
                     raise rejection(decision)
                 x.decision = decision
                 x.dispatched_at = x.now()
-                x.queue_s += self._driver.loop.time() - since
                 x.attempts += 1
                 failure = await self._passage.attempt(x, decision)
                 if failure is None:
                     told = True
                     return
-                since = self._driver.loop.time()
+                x.tried()
                 decision = await self._elsewhere(x, ticket, failure)
         except BaseException as error:
+            if x.attempts > len(x.tries) and x.first_byte_at is None:
+                x.tried()
             if not told:
                 self._over(x, ticket, error)
             raise
@@ -295,9 +295,11 @@ class Relay:
             )
         self._waiting_bytes += size
         x.rest()
+        since = x.now()
         try:
             return await ticket.decision
         finally:
+            x.queue_s += x.now() - since
             self._waiting_bytes -= size
 
     def _resolve(self, x: Exchange, call: Call, tenant: str, now: float) -> Resolved:
@@ -353,11 +355,14 @@ class Relay:
         if x.reasons[-1] is x.decision:
             ticket.failed(reason_of(failure))
         self._ledger.retried(x, failure)
+        since = x.now()
         try:
             async with asyncio.timeout(self.elsewhere_wait_s):
                 decision = await asyncio.shield(ticket.again())
         except TimeoutError:
             raise failure from None
+        finally:
+            x.queue_s += x.now() - since
         if isinstance(decision, do.Reject):
             raise failure
         return decision

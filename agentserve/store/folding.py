@@ -197,8 +197,7 @@ class Fold:
     def _step(self, record: StepRecord, out: Folded) -> None:
         words, names = self._words, self._names
         at, sent_at, ended_at = record.arrived_at, record.dispatched_at, record.ended_at
-        queue_s = max(sent_at - at - record.overhead_s, 0.0) if sent_at is not None else 0.0
-        step = step_row(record, queue_s, words, names)
+        step = step_row(record, words, names)
         out.rows["steps"].append(step)
         if ended_at is None:
             ended_at = at
@@ -213,9 +212,11 @@ class Fold:
             if said:
                 row[field] = said
         row["steps" if record.outcome == "finished" else "failed_steps"] += 1
-        row["queue_s"] += queue_s
-        if sent_at is not None and ended_at > sent_at:
-            row["engine_s"] += ended_at - sent_at
+        row["queue_s"] += record.queue_s
+        for attempt in record.tries:
+            row["engine_s"] += attempt.ended_at - attempt.sent_at
+        if sent_at is not None and not (record.tries and record.tries[-1].sent_at == sent_at):
+            row["engine_s"] += max(ended_at - sent_at, 0.0)
         sums = out.tenant(tenant, ended_at)
         sums["steps"] += 1
         for field, place in _COUNTS:

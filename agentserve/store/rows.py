@@ -39,7 +39,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def step_row(record: StepRecord, queue_s: float, words: Words, names: Words) -> Row:
+def step_row(record: StepRecord, words: Words, names: Words) -> Row:
     """A step that is over."""
     return (
         record.step,
@@ -56,7 +56,7 @@ def step_row(record: StepRecord, queue_s: float, words: Words, names: Words) -> 
         record.dispatched_at,
         record.first_byte_at,
         record.ended_at,
-        queue_s,
+        record.queue_s,
         record.overhead_s,
         words[record.node],
         f"{record.role & U64:016x}",

@@ -6,7 +6,7 @@ spans are called is said in `conventions`, what is sampled in `spans`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
@@ -25,6 +25,7 @@ NS = 1_000_000_000
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 WELL, ILL = Status(), Status(StatusCode.ERROR)
 SCOPE = InstrumentationScope("agentserve")
+WAIT_S_MIN = 1e-3  # between two tries: less is no wait
 SESSION_CHARS_MAX = 199  # Langfuse takes ASCII under 200
 
 
@@ -109,9 +110,9 @@ class Builder:
             Event(
                 f"agentserve.{type(decision).__name__.lower()}",
                 self._names.attributes(_decided(decision)),
-                int(_decided_at(decision, record) * NS),
+                int(at * NS),
             )
-            for decision in record.decisions
+            for at, decision in _decided_at(record)
         ]
         self._queue(record, trace)
         self._span(
@@ -168,20 +169,18 @@ class Builder:
         trace.ended_at = max(trace.ended_at, ended_at)
 
     def _queue(self, record: StepRecord, trace: Trace) -> None:
-        sent_at = record.dispatched_at
-        if sent_at is None or sent_at <= record.arrived_at:
-            return
-        queued_s = max(sent_at - record.arrived_at - record.overhead_s, 0.0)
-        self._span(
-            "queue",
-            trace,
-            span_id=derived("queue", record.step, 8),
-            parent=derived("step", record.step, 8),
-            kind=SpanKind.INTERNAL,
-            start=sent_at - queued_s,
-            end=sent_at,
-            attributes={"queue_s": queued_s, "reason": record.reason or None, "engine": record.engine},
-        )
+        """Its wait; of a step that was sent again, the wait before each time."""
+        for n, (start, end, engine) in enumerate(_waits(record)):
+            self._span(
+                "queue",
+                trace,
+                span_id=derived("queue", f"{record.step} {n}" if n else record.step, 8),
+                parent=derived("step", record.step, 8),
+                kind=SpanKind.INTERNAL,
+                start=start,
+                end=end,
+                attributes={"queue_s": end - start, "reason": record.reason or None, "engine": engine},
+            )
 
     def tool(self, fact: facts.ToolCallOver, trace: Trace, offset_s: float) -> None:
         """A tool call that is over; `offset_s` makes its clock the records'."""
@@ -267,8 +266,40 @@ def _decided(decision: do.AnyDecision) -> dict[str, Any]:
     }
 
 
-def _decided_at(decision: do.AnyDecision, record: StepRecord) -> float:
-    """Decisions carry no time: a wait is decided on arrival, a dispatch when the step was sent."""
-    if isinstance(decision, do.Dispatch) and record.dispatched_at is not None:
-        return record.dispatched_at
-    return record.arrived_at
+def _sent(record: StepRecord) -> list[float]:
+    """When it was sent to an engine, each time."""
+    sent = [attempt.sent_at for attempt in record.tries]
+    if record.dispatched_at is not None and record.dispatched_at not in sent[-1:]:
+        sent.append(record.dispatched_at)
+    return sent
+
+
+def _waits(record: StepRecord) -> list[tuple[float, float, str | None]]:
+    """From when to when it waited, and for which engine: before each time that it was sent, or at last in vain."""
+    sent, ended_at = _sent(record), record.ended_at or record.arrived_at
+    if not record.tries:
+        end = sent[0] if sent else ended_at
+        return [(end - record.queue_s, end, record.engine)] if sent or record.queue_s else []
+    since = [record.arrived_at, *(attempt.ended_at for attempt in record.tries)]
+    until = sent if len(sent) == len(since) else [*sent, ended_at]
+    where = [*(attempt.engine for attempt in record.tries), record.engine if until is sent else None]
+    waits = zip(since, until, where, strict=True)
+    return [(start, end, engine) for start, end, engine in waits if end - start > WAIT_S_MIN]
+
+
+def _decided_at(record: StepRecord) -> Iterator[tuple[float, do.AnyDecision]]:
+    """Decisions carry no time: a dispatch is of when the step was sent, a refusal of its end, and others of its arrival
+    or of when its last try was over."""
+    sent, over = _sent(record), [attempt.ended_at for attempt in record.tries]
+    ended_at = record.ended_at or record.arrived_at
+    times = 0
+    for decision in record.decisions:
+        if isinstance(decision, do.Dispatch):
+            yield sent[times] if times < len(sent) else ended_at, decision
+            times += 1
+        elif isinstance(decision, do.Reject):
+            yield ended_at, decision
+        elif times:
+            yield over[times - 1] if times <= len(over) else ended_at, decision
+        else:
+            yield record.arrived_at, decision

@@ -91,7 +91,9 @@ TABLE: tuple[Metric, ...] = (
     _gauge("steps_waiting", "Steps that wait in the proxy."),
     _gauge("oldest_wait_seconds", "How long the step that waits longest has waited."),
     _gauge("steps_running", "Steps on an engine.", "engine"),
-    _histogram("queue_seconds", "Time a step waited in the proxy before it was sent.", STEP_S, "tenant"),
+    _histogram(
+        "queue_seconds", "Time a step waited in the proxy before it was sent, or in vain.", STEP_S, "tenant"
+    ),
     _histogram("ttft_seconds", "Time from a step's arrival to its first byte.", STEP_S, "tenant", "workflow"),
     _histogram("step_seconds", "Time from a step's arrival to its last byte.", STEP_S, "workflow"),
     _histogram("overhead_seconds", "Our own time on a step's path, waiting for room excluded.", OVERHEAD_S),

@@ -98,10 +98,8 @@ class Tally:
                 bound.cached.value += sum([r.cached_tokens or 0 for r in records])
 
     def _times(self, bound: Bound, records: list[StepRecord]) -> None:
-        queued = [
-            r.dispatched_at - r.arrived_at - r.overhead_s for r in records if r.dispatched_at is not None
-        ]
-        bound.queue.observe_all([seconds if seconds > 0.0 else 0.0 for seconds in queued])
+        # who waited in vain waited too
+        bound.queue.observe_all([r.queue_s for r in records if r.dispatched_at is not None or r.queue_s])
         bound.ttft.observe_all(
             [r.first_byte_at - r.arrived_at for r in records if r.first_byte_at is not None]
         )
@@ -126,7 +124,7 @@ def _show(bound: Bound, record: StepRecord) -> None:
     )  # fmt: skip
     assert trace_id is not None
     if sent_at is not None:
-        bound.queue.show(max(sent_at - arrived_at - record.overhead_s, 0.0), trace_id, sent_at)
+        bound.queue.show(record.queue_s, trace_id, sent_at)
     if first_at is not None:
         bound.ttft.show(first_at - arrived_at, trace_id, first_at)
     if record.ended_at is not None and record.outcome == "finished":

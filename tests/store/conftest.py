@@ -136,6 +136,7 @@ def step_record(step: str, program: str, at: float, **given: Any) -> StepRecord:
         **{
             "model": "m",
             "dispatched_at": at + 0.5,
+            "queue_s": 0.5,
             "first_byte_at": at + 0.75,
             "ended_at": at + 2.0,
             "engine": "e0",

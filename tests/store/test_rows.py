@@ -8,7 +8,7 @@ from agentserve.store.words import WORDS_MAX, Words, clean, name
 from tests.store.conftest import AT, step_record
 
 # columns that are called otherwise than the record's field, or reckoned from others
-RECKONED = {"id", "number", "queue_s", "role", "tools"}
+RECKONED = {"id", "number", "role", "tools"}
 
 
 def test_the_columns_are_the_tables_columns_in_their_order() -> None:
@@ -24,9 +24,9 @@ def test_every_value_of_a_step_is_in_its_column() -> None:
         identity_source="path", identity_confidence=0.5, expected_cached_tokens=12, trace_id="t",
         **{field: field for field in texts},
     )  # fmt: skip
-    row = dict(zip(COLUMNS["steps"], step_row(record, 0.125, Words(clean), Words(name)), strict=True))
+    row = dict(zip(COLUMNS["steps"], step_row(record, Words(clean), Words(name)), strict=True))
     assert {field: row[field] for field in RECKONED} == {
-        "id": "s", "number": 7, "queue_s": 0.125, "role": "00000000000000ff", "tools": '["a","b"]',
+        "id": "s", "number": 7, "role": "00000000000000ff", "tools": '["a","b"]',
     }  # fmt: skip
     assert all(row[field] == getattr(record, field) for field in row.keys() - RECKONED)
 

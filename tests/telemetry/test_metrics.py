@@ -33,7 +33,7 @@ def record(step: str = "s", **given: Any) -> StepRecord:
         "step": step, "program": "acme/p", "tenant": "acme", "protocol": "chat", "model": "m", "arrived_at": AT,
         "dispatched_at": AT + 0.4, "first_byte_at": AT + 0.9, "ended_at": AT + 3.0, "engine": "e0", "status": 200,
         "outcome": "finished", "prompt_tokens": 100, "output_tokens": 7, "cached_tokens": 60, "workflow": "coder",
-        "overhead_s": 0.0001, "identity_source": "content", "relation": "continues",
+        "queue_s": 0.3999, "overhead_s": 0.0001, "identity_source": "content", "relation": "continues",
     }  # fmt: skip
     return StepRecord(**{**plain, **given})
 
@@ -68,6 +68,9 @@ def test_a_step_counts_once_everywhere() -> None:
     recorder = Recorder()
     recorder.step_done(record())
     recorder.step_done(record("gone", outcome="gone", first_byte_at=None, cached_tokens=None))
+    never = {"dispatched_at": None, "first_byte_at": None, "outcome": "rejected"}
+    recorder.step_done(record("waited in vain", queue_s=5.0, **never))
+    recorder.step_done(record("one too many", queue_s=0.0, **never))
     who = {"tenant": "acme", "workflow": "coder"}
     assert value(recorder, "steps_total", **who, outcome="finished") == 1
     assert value(recorder, "steps_total", **who, outcome="gone") == 1
@@ -77,9 +80,10 @@ def test_a_step_counts_once_everywhere() -> None:
     assert value(recorder, "ttft_seconds_sum", **who) == pytest.approx(0.9)
     assert value(recorder, "ttft_seconds_bucket", **who, le="0.5") == 0
     assert value(recorder, "ttft_seconds_bucket", **who, le="1.0") == 1
-    assert value(recorder, "queue_seconds_sum", tenant="acme") == pytest.approx(2 * 0.3999)
+    assert value(recorder, "queue_seconds_sum", tenant="acme") == pytest.approx(2 * 0.3999 + 5.0)
+    assert value(recorder, "queue_seconds_count", tenant="acme") == 3
     assert value(recorder, "overhead_seconds_count") == 2
-    assert value(recorder, "steps_identified_total", source="content", relation="continues") == 2
+    assert value(recorder, "steps_identified_total", source="content", relation="continues") == 4
 
 
 def test_the_story_of_a_program_is_counted() -> None:

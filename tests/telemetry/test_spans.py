@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import facts
-from agentserve.core.ids import StepId
+from agentserve.core.ids import EngineId, StepId
 from agentserve.errors import ConfigError
+from agentserve.ports import Try
 from agentserve.telemetry import Recorder
 from agentserve.telemetry.conventions import ATTRIBUTES, OPERATIONS, Conventions
 from agentserve.telemetry.spans import Spans, make_spans
@@ -95,6 +96,42 @@ def test_a_program_is_one_tree_of_steps_queues_and_tools() -> None:
     assert seen["gen_ai.response.finish_reasons"] == ("tool_calls",)
     assert (seen["openinference.span.kind"], seen["session.id"]) == ("LLM", "acme/p")
     assert (root.start_time, root.end_time) == (int(AT * 1e9), int((AT + 3) * 1e9))
+
+
+def test_of_a_step_that_was_sent_twice_each_wait_and_decision_has_its_time() -> None:
+    traced = Traced()
+    first, second = do.Dispatch(step=S, engine=E0), do.Dispatch(step=S, engine=EngineId("e1"))
+    decisions = (do.Wait(step=S), first, do.Abort(step=S, engine=E0), do.Wait(step=S), second)
+    traced.spans.step(
+        record(
+            decisions=decisions,
+            tries=(Try("e0", AT + 0.1, AT + 0.2),),
+            engine="e1",
+            dispatched_at=AT + 0.4,
+        )
+    )
+    traced.spans.drain()
+    spans = traced.exporter.get_finished_spans()
+    waits = [(span.start_time, span.end_time) for span in spans if span.name == "queue"]
+    in_ns = [int((AT + after) * 1e9) for after in (0.0, 0.1, 0.2, 0.4)]
+    assert waits == [(in_ns[0], in_ns[1]), (in_ns[2], in_ns[3])]
+    (chat,) = [span for span in spans if span.name == "chat m"]
+    assert [event.timestamp for event in chat.events] == [in_ns[n] for n in (0, 1, 2, 2, 3)]
+
+
+def test_a_step_that_was_refused_waited_until_its_refusal() -> None:
+    traced = Traced()
+    decisions = (do.Wait(step=S), do.Reject(step=S, status=503, retry_after_s=1.0))
+    never: dict[str, Any] = {
+        "dispatched_at": None,
+        "first_byte_at": None,
+        "outcome": "rejected",
+        "engine": None,
+    }
+    traced.spans.step(record(decisions=decisions, queue_s=3.0, ended_at=AT + 3.0, **never))
+    spans = traced.named()
+    assert (spans["queue"].start_time, spans["queue"].end_time) == (int(AT * 1e9), int((AT + 3.0) * 1e9))
+    assert [event.timestamp for event in spans["chat m"].events] == [int(AT * 1e9), int((AT + 3.0) * 1e9)]
 
 
 def test_what_is_inferred_is_marked_and_what_was_measured_is_not() -> None:
