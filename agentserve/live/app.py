@@ -263,7 +263,7 @@ class Gateway:
         # a message outlives one such period and not two: it is remembered for about as long as its program
         if now - self._aged_at >= self.settings.scheduler.program_idle_s:
             self._aged_at = now
-            self.relay.reader.canon.age()
+            self.relay.reading.reader.canon.age()
 
 
 def build_app(

@@ -18,7 +18,7 @@ import msgspec
 from agentserve.config import Settings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.core.identity import Resolved, Resolver, named_by_header, scoped
+from agentserve.core.identity import Resolved, Resolver, scoped
 from agentserve.core.ids import StepId, TenantId, WorkflowId
 from agentserve.errors import AgentServeError, BadRequest, EngineError, NotFound, Overloaded
 from agentserve.live import shapes
@@ -31,9 +31,9 @@ from agentserve.live.headers import texts_of
 from agentserve.live.outcome import Ledger
 from agentserve.live.passage import ATTEMPTS_MAX, Passage, reason_of, uncancel
 from agentserve.live.quotas import Quotas
+from agentserve.live.reading import Reading
 from agentserve.live.responses import Responses
-from agentserve.live.wire import Call, CallReader, Protocol
-from agentserve.live.wire.history import BODY_BYTES_MIN, PROTOCOLS, History
+from agentserve.live.wire import Call, Protocol
 
 log = logging.getLogger("agentserve.relay")
 
@@ -45,8 +45,6 @@ REJECTED = {
     "draining": "this gateway is shutting down",
     "no_engine": "no engine can take this step",
 }
-TOO_DEEP = "the request body is nested too deeply"
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
 
@@ -79,8 +77,7 @@ class Relay:
         self._quotas = quotas
         self._responses = responses
         self._clock = clock
-        self.reader = CallReader()
-        self._history = History(self.reader.canon)
+        self.reading = Reading()
         self._steps = 0
         self._waiting_bytes = 0  # of the requests that wait for a place
         self._boot = f"{int(clock() * 1000):x}"
@@ -122,7 +119,7 @@ class Relay:
 
     def estimate_tokens(self, path: str, body: Mapping[str, Any]) -> int:
         """About how long a prompt is, by what the model's prompts turned out to be."""
-        call = self.reader.read(path, {}, body)
+        call = self.reading.reader.read(path, {}, body)
         return 0 if call is None else self._ledger.lengths.estimate(call)
 
     async def _refuse(self, x: Exchange, error: Exception) -> None:
@@ -155,10 +152,7 @@ class Relay:
             )
         self._quotas.request(x.principal.tenant, now)
         x.raw = await x.read_body(self._body_bytes_max)
-        try:
-            call = x.call = self._read(x)
-        except RecursionError as error:  # what could just be decoded may be too deep for whatever walks it
-            raise BadRequest(TOO_DEEP) from error
+        call = x.call = self.reading.of(x)
         if not self._engines.reachable(call.model):
             raise self._unserved(call.model)
         if x.protocol == "responses" and await self._hangs_together(x):
@@ -176,25 +170,6 @@ class Relay:
             retry_after_s=NO_ENGINE_RETRY_S,
             status=503,
         )
-
-    def _read(self, x: Exchange) -> Call:
-        """The call. Of a long request only what its last one did not hold is read."""
-        assert x.principal is not None
-        if len(x.raw) < BODY_BYTES_MIN or x.protocol not in PROTOCOLS:
-            x.body = parse_body(x.raw, x.headers)
-            said = self.reader.conversation(x.protocol, x.body, x.raw)
-            return self.reader.read_as(x.protocol, x.named, x.headers, x.body, said)
-        # a client that does not say whose request it is has a connection of its own for each program, or loses little
-        whose = x.named or named_by_header(x.headers) or x.scope.get("client")
-        key = x.principal.tenant, x.protocol, whose
-        found = self._history.read(key, x.protocol, x.raw) if plain(x.headers) else None
-        if found is not None:
-            x.body, said = found
-        else:
-            x.body = parse_body(x.raw, x.headers)
-            said = self.reader.conversation(x.protocol, x.body, x.raw)
-            self._history.keep(key, x.raw, x.body.get("messages"), said.systems)
-        return self.reader.read_as(x.protocol, x.named, x.headers, x.body, said)
 
     async def _hangs_together(self, x: Exchange) -> bool:
         """Responses refer to earlier ones; True when the client does not wait and has its answer already."""
@@ -387,26 +362,6 @@ class Relay:
             self._ledger.failed(
                 x, shapes.status_of(error) if isinstance(error, Exception) else 499, str(error)
             )
-
-
-def plain(headers: Mapping[str, str]) -> bool:
-    """Is the body's JSON sent as it is?"""
-    return headers.get("content-encoding", "identity") == "identity"
-
-
-def parse_body(raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
-    """The request's JSON object."""
-    if not plain(headers):
-        raise BadRequest(
-            "compressed request bodies are not read", field="content-encoding", remedy="send it plain"
-        )
-    try:
-        body = _decode(raw)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise BadRequest(f"the request body is not valid JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise BadRequest("the request body is not a JSON object")
-    return body
 
 
 def drop_frames(error: BaseException | None) -> None:

@@ -21,7 +21,7 @@ from agentserve.live import openapi, shapes
 from agentserve.live.admin import Admin
 from agentserve.live.auth import ADMIN, CALL, READ, Principal, authorise, is_loopback
 from agentserve.live.programs import Programs, mapping
-from agentserve.live.relay import TOO_DEEP
+from agentserve.live.reading import TOO_DEEP
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.wire import PATHS
 

@@ -123,7 +123,7 @@ async def test_what_clients_said_is_forgotten_about_when_their_programs_are(
     engine: ScriptedEngine, serve: Serve
 ) -> None:
     running = await serve(engine)
-    gateway, canon = running.gateway, running.gateway.relay.reader.canon
+    gateway, canon = running.gateway, running.gateway.relay.reading.reader.canon
     engine.otherwise = answers(200, chat_reply("hello"))
     await running.chat()
     await running.chat()

@@ -23,7 +23,7 @@ from agentserve.live.headers import content_length, forwarded, returned, texts_o
 from agentserve.live.interpreter import settle_interpreter
 from agentserve.live.passage import encoded
 from agentserve.live.pouring import is_stream
-from agentserve.live.relay import parse_body
+from agentserve.live.reading import parse_body
 from agentserve.live.serve import BACKLOG
 from agentserve.live.server import limited
 from agentserve.live.upstream import Deadlines, Upstream

@@ -211,7 +211,8 @@ class Stages:
 
     EVERY_S = 0.0004
     PATHS = (
-        "live/server.py live/framing.py live/request.py", "live/upstream", "live/app.py live/relay.py live/exchange.py",
+        "live/server.py live/framing.py live/request.py", "live/upstream",
+        "live/app.py live/relay.py live/reading.py live/exchange.py",
         "live/passage.py live/taps.py live/headers.py live/splice.py adapters", "live/wire", "core/identity",
         "live/driver.py", "core/scheduler.py core/board.py core/fleet.py core/program.py", "core/policies core/pins.py",
         "core/learned.py core/remembered.py core/foresight.py core/forecast", "core/workflow live/workflows.py",
