@@ -1,8 +1,8 @@
 """The gateway's API as an OpenAPI document, and a page of it for people.
 
 Rule: paths, methods and summaries come from the routes and their handlers' docstrings, so that the document cannot
-name what is not there; what bodies, answers and parameters look like is in `api_schemas`. The page needs no script
-and no network.
+name what is not there; what bodies, parameters and answers look like is in `api_schemas` and `api_answers`. The page
+needs no script and no network.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ from typing import Any
 
 from starlette.routing import Route
 
-from agentserve.live.api_schemas import (
-    ANSWERS,
-    BODIES,
-    CALLS,
-    ERROR,
-    NAME,
-    QUERIES,
-    STREAMS,
-    TEXTS,
-    Json,
-)
+from agentserve.live.api_answers import ANSWERS, ERROR, STREAMS, TEXTS
+from agentserve.live.api_schemas import BODIES, CALLS, NAME, QUERIES, Json
 from agentserve.live.wire import PATHS
 
 VERSION = "1"

@@ -6,10 +6,13 @@ import json
 from typing import Any
 
 import httpx
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentserve.live.api_schemas import ANSWERS, BODIES
+from agentserve.live.api_answers import ANSWERS
+from agentserve.live.api_schemas import BODIES
+from agentserve.ports import ProgramSummary
 from tests.live.conftest import ScriptedEngine, Serve
 
 ANY: st.SearchStrategy[Any] = st.recursive(
@@ -51,6 +54,12 @@ async def test_every_described_body_and_answer_belongs_to_a_path(
         assert "requestBody" in api["paths"][path][method]
     for method, path in ANSWERS:
         assert method in api["paths"][path], path
+
+
+def test_a_programs_summary_is_described_as_it_is_answered() -> None:
+    _, described = ANSWERS["get", "/v1/summaries/{program}"]
+    answered = {field.encode_name for field in msgspec.structs.fields(ProgramSummary)}
+    assert set(described["required"]) == answered
 
 
 async def test_people_get_a_page(engine: ScriptedEngine, serve: Serve) -> None:
