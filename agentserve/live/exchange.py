@@ -19,7 +19,7 @@ from agentserve.errors import BadRequest, TooLarge
 from agentserve.live import shapes
 from agentserve.live.asgi import LEFT_EXTENSION, Receive, Scope, Send
 from agentserve.live.auth import Principal
-from agentserve.live.responses import Thread
+from agentserve.live.thread import Thread
 from agentserve.live.wire import Call, Protocol
 from agentserve.ports import Try
 

@@ -14,7 +14,7 @@ import msgspec
 from agentserve.live.wire import SseSplitter
 
 if TYPE_CHECKING:
-    from agentserve.live.responses import Thread
+    from agentserve.live.thread import Thread
 
 _LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 # where a response object begins: in an event, after whichever of the event's own fields; or as the whole reply

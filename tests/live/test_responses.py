@@ -14,7 +14,7 @@ from agentserve.errors import NotFound, TooLarge
 from agentserve.live.auth import Caller, ListedKeys
 from agentserve.live.keeptap import HELD_BYTES_MAX
 from agentserve.live.kept import CONVERSATION_BYTES_MAX, Kept
-from agentserve.live.responses import Thread
+from agentserve.live.thread import Thread
 from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
 
 
