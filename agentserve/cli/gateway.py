@@ -98,7 +98,9 @@ def _compose(settings: Settings, store: Store) -> Composed:
     policy = make_policy(settings.scheduler.policy, board, policy_params(settings))
     scheduler = Scheduler(board, policy)
     idle_s = settings.scheduler.program_idle_s
-    telemetry = Recorder(settings.telemetry, version=version(), program_idle_s=idle_s)
+    telemetry = Recorder(
+        settings.telemetry, version=version(), program_idle_s=idle_s, prefill=board.fleet.prefill_rate
+    )
     driver = Driver(
         scheduler,
         journal=store.journal,

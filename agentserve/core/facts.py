@@ -32,7 +32,10 @@ class ProgramOpened(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=Tru
 
 
 class ProgramClosed(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """A program is over. `seconds` leaves out the waits for a person; `slowdown` is against never having queued."""
+    """A program is over. `seconds` leaves out the waits for a person; `slowdown` is against never having queued.
+
+    `queue_s` is by how much its steps' waits delayed it: of steps beside one another, not the sum.
+    """
 
     at: float  # when its last step ended
     reason: str
@@ -93,7 +96,7 @@ class PinMade(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
 
 
 class PinOver(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """What became of a pin. `held_s` is how long it stood; `saved_s` the prefill that it spared.
+    """What became of a pin. `held_s` is how long it stood; what a hit spared is told later (`PinPaid`).
 
     `announced` is False where no `PinMade` came before: the KV was kept by leaving it its room.
     """
@@ -110,6 +113,12 @@ class PinOver(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     announced: bool = True
 
 
+class PinPaid(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """What a pin that was hit spared, once the engine has said what it found: the pin anew, with its `saved_s`."""
+
+    over: PinOver
+
+
 class WarmOver(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """What became of a warm: `used` when the program came back to that engine after it was done."""
 
@@ -124,4 +133,4 @@ class WarmOver(Fact, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     reason: str = ""
 
 
-AnyFact = ProgramOpened | ProgramClosed | StepOver | ToolCallOver | PinMade | PinOver | WarmOver
+AnyFact = ProgramOpened | ProgramClosed | StepOver | ToolCallOver | PinMade | PinOver | PinPaid | WarmOver

@@ -141,6 +141,11 @@ class Fleet:
     def get(self, engine: EngineId | None) -> Engine | None:
         return None if engine is None else self.engines.get(engine)
 
+    def prefill_rate(self, engine: str) -> float | None:
+        """Tokens a second that it prefills, as far as that was seen."""
+        found = self.engines.get(EngineId(engine))
+        return None if found is None else found.prefill_tokens_per_s * found.speed
+
     def usable(self, model: str) -> list[Engine]:
         return [e for e in self.engines.values() if e.usable(model)]
 

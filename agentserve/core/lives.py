@@ -5,6 +5,8 @@ Rule: records only; when they begin and end is said in `story`.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from agentserve.core import decisions as do
@@ -35,9 +37,7 @@ class Pinned(msgspec.Struct):
             reason=reason,
         )
 
-    def over(
-        self, program: Life, now: float, end: PinEnd, reason: str, *, saved_s: float, announced: bool
-    ) -> PinOver:
+    def over(self, program: Life, now: float, end: PinEnd, reason: str, *, announced: bool) -> PinOver:
         """What became of it."""
         return PinOver(
             program=program.id,
@@ -51,7 +51,6 @@ class Pinned(msgspec.Struct):
             end=end,
             reason=reason,
             held_s=max(now - self.made_at, 0.0),
-            saved_s=saved_s,
             announced=announced,
         )
 
@@ -129,8 +128,9 @@ class Life:
     """A program that is not over."""
 
     __slots__ = (
-        "context_tokens", "failed", "gap_at", "human_s", "id", "last_at", "opened_at", "out", "over", "parent", "pin",
-        "queue_s", "seen_at", "steps", "steps_open", "tenant", "tool_s", "turn_done", "warm", "workflow",
+        "context_tokens", "delay_before_s", "failed", "free_at", "gap_at", "human_s", "id", "last_at", "main_open",
+        "opened_at", "out", "over", "parent", "pin", "queue_s", "seen_at", "steps", "steps_open", "tenant", "tool_s",
+        "turn_done", "warm", "workflow",
     )  # fmt: skip
 
     def __init__(self, program: str, tenant: str, parent: str | None, now: float) -> None:
@@ -141,6 +141,10 @@ class Life:
         self.opened_at = self.seen_at = self.last_at = now
         self.steps = self.failed = self.steps_open = 0
         self.queue_s = self.human_s = self.tool_s = 0.0
+        # of its steps under way beside one another, auxiliary ones aside: how many, when the last would have ended had
+        # none of them waited, and the delay before them
+        self.main_open = 0
+        self.free_at = self.delay_before_s = 0.0
         self.context_tokens = 0
         self.gap_at: float | None = None
         self.turn_done = False
@@ -148,6 +152,19 @@ class Life:
         self.out: dict[str, Out] = {}
         self.pin: Pinned | None = None
         self.warm: Warming | None = None
+
+    def began(self) -> None:
+        """One more step of its main line is under way."""
+        if not self.main_open:
+            self.free_at, self.delay_before_s = -math.inf, self.queue_s
+        self.main_open += 1
+
+    def ended(self, now: float, waited_s: float) -> None:
+        """A step of its main line is over, which would have been sooner by what it waited."""
+        self.main_open -= 1
+        if now - waited_s > self.free_at:
+            self.free_at = now - waited_s
+        self.queue_s = self.delay_before_s + now - self.free_at
 
     def closed(self, reason: str) -> ProgramClosed:
         """It is over, when its last step ended."""
@@ -175,10 +192,12 @@ class OpenStep(msgspec.Struct):
     """A step that is under way."""
 
     program: Life
-    arrived_at: float
     compared: int  # how much of its prompt was computed before
     gap_at: float | None  # when the gap began that it ended
     returns: bool  # it came back from a gap, and was not sent yet
-    dispatched_at: float | None = None
+    auxiliary: bool
+    waits_since: float | None
+    waited_s: float = 0.0
     engine: str = ""
     retries: int = 0
+    hit: PinOver | None = None  # the pin that it came back to

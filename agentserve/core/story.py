@@ -14,9 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.core.facts import AnyFact, PinEnd, ProgramOpened, StepOver, WarmEnd
+from agentserve.core.facts import AnyFact, PinEnd, PinOver, PinPaid, ProgramOpened, StepOver, WarmEnd
 from agentserve.core.lives import Life, OpenStep, Out, Pinned, Warming
 
 PROGRAMS_MAX = 200_000
@@ -35,10 +37,18 @@ PREFILL_TOKENS_PER_S = 8_000.0  # until the engine says better
 class Story:
     """Folds the scheduler's events. Not shared between threads: whoever wants one makes one."""
 
-    def __init__(self, *, programs_max: int = PROGRAMS_MAX, program_idle_s: float = PROGRAM_IDLE_S) -> None:
+    def __init__(
+        self,
+        *,
+        programs_max: int = PROGRAMS_MAX,
+        program_idle_s: float = PROGRAM_IDLE_S,
+        prefill: Callable[[str], float | None] = lambda engine: None,
+    ) -> None:
+        """`prefill` knows how many tokens a second an engine prefills, where it does not say so itself."""
         self._programs: OrderedDict[str, Life] = OrderedDict()
         self._steps: dict[str, OpenStep] = {}
         self._prefill: dict[str, float] = {}
+        self._prefill_shown = prefill
         self._programs_max = programs_max
         self._idle_s = program_idle_s
         self._facts: list[AnyFact] = []
@@ -78,16 +88,19 @@ class Story:
     def _step_arrived(self, event: ev.StepArrived, now: float) -> None:
         program = self._open(event, now)
         relation = event.relation
+        auxiliary = relation == "auxiliary"
         compared, gap_at = program.context_tokens, None
-        if relation != "retry" and relation != "auxiliary":
+        if relation != "retry" and not auxiliary:
             gap_at = program.gap_at
             self._returned(program, event, now)
         if relation in BEGINS:
             compared = 0
         elif compared > event.prompt_tokens:
             compared = event.prompt_tokens
-        self._steps[event.step] = OpenStep(program, now, compared, gap_at, gap_at is not None)
+        self._steps[event.step] = OpenStep(program, compared, gap_at, gap_at is not None, auxiliary, now)
         program.steps_open += 1
+        if not auxiliary:
+            program.began()
         if len(self._steps) > STEPS_MAX:
             self._left(next(iter(self._steps)), now)
 
@@ -96,7 +109,9 @@ class Story:
         gap_at = program.gap_at
         if gap_at is not None:
             program.gap_at = None
-            if event.human or program.turn_done:
+            if program.main_open:
+                pass  # others of its steps run on meanwhile
+            elif event.human or program.turn_done:
                 program.human_s += now - gap_at
             else:
                 program.tool_s += now - gap_at
@@ -123,7 +138,7 @@ class Story:
         program.steps += 1
         cached = event.cached_tokens
         refilled = step.compared - cached if cached is not None and cached < step.compared else 0
-        saved_s = cached / self._prefill.get(step.engine, PREFILL_TOKENS_PER_S) if cached else 0.0
+        saved_s = cached / self._prefill_rate(step.engine) if cached else 0.0
         self._facts.append(
             StepOver(
                 program=program.id,
@@ -136,6 +151,14 @@ class Story:
                 saved_s=saved_s,
             )
         )
+        if step.hit is not None and cached:
+            self._paid(step.hit, cached)
+        if not step.auxiliary:
+            self._gap_begins(program, event, now)
+        if program.over:
+            self._close_if_over(program)
+
+    def _gap_begins(self, program: Life, event: ev.StepFinished, now: float) -> None:
         program.context_tokens = event.prompt_tokens + event.output_tokens
         program.turn_done = event.turn_done
         if event.final:
@@ -144,13 +167,23 @@ class Story:
         for tool in event.tools:
             if len(program.out) < TOOLS_OF_PROGRAM_MAX:
                 program.out[tool.id] = Out(tool, event.step, now)
-        if program.over:
-            self._close_if_over(program)
+
+    def _paid(self, hit: PinOver, cached: int) -> None:
+        """The engine has said what it found of what the pin kept."""
+        saved_s = min(hit.tokens, cached) / self._prefill_rate(hit.engine)
+        over = msgspec.structs.replace(hit, saved_s=saved_s)
+        paid = PinPaid(program=over.program, tenant=over.tenant, workflow=over.workflow, over=over)
+        self._facts.append(paid)
+
+    def _prefill_rate(self, engine: str) -> float:
+        """Tokens a second."""
+        return self._prefill.get(engine) or self._prefill_shown(engine) or PREFILL_TOKENS_PER_S
 
     def _step_failed(self, event: ev.StepFailed, now: float) -> None:
         open_step = self._steps.get(event.step)
         if open_step is not None and event.retryable and open_step.retries < RETRIES_MAX:
             open_step.retries += 1
+            open_step.waits_since = now
             return
         step = self._left(event.step, now)
         if step is not None:
@@ -169,8 +202,17 @@ class Story:
             program = step.program
             program.steps_open -= 1
             program.last_at = now
+            self._waited(step, now)
+            if not step.auxiliary:
+                program.ended(now, step.waited_s)
             self._seen(program, now)
         return step
+
+    def _waited(self, step: OpenStep, now: float) -> None:
+        """Its wait is over, whatever became of it."""
+        if step.waits_since is not None:
+            step.waited_s += now - step.waits_since
+            step.waits_since = None
 
     def _tool_started(self, event: ev.ToolStarted, now: float) -> None:
         program = self._programs.get(event.program)
@@ -237,8 +279,7 @@ class Story:
         if step is None:
             return
         program = step.program
-        program.queue_s += now - (step.dispatched_at or step.arrived_at)
-        step.dispatched_at = now
+        self._waited(step, now)
         step.engine = decision.engine
         if not step.returns:
             return
@@ -247,18 +288,24 @@ class Story:
         if pin is None and decision.reason == KEPT:
             since = step.gap_at if step.gap_at is not None else now
             program.pin = Pinned(decision.engine, since, program.context_tokens, until=now)
-            self._unpin(program, now, "hit", decision.reason, announced=False)
+            step.hit = self._unpin(program, now, "hit", decision.reason, announced=False)
         elif pin is not None:
             if now > pin.until and decision.expected_cached_tokens == 0:
                 self._unpin(program, now, "expired", decision.reason)
             elif pin.engine == decision.engine:
-                self._unpin(program, now, "hit", decision.reason)
+                step.hit = self._unpin(program, now, "hit", decision.reason)
             else:
                 self._unpin(program, now, "moved", decision.reason)
         warm = program.warm
         if warm is not None:
             used = warm.decision.engine == decision.engine
             self._warm_over(program, now, ("used" if warm.done else "late") if used else "unused")
+
+    def _aborted(self, decision: do.Abort, now: float) -> None:
+        """Its engine is lost: it waits for another one, if it is not over."""
+        step = self._steps.get(decision.step)
+        if step is not None:
+            step.waits_since = now
 
     def _rejected(self, decision: do.Reject, now: float) -> None:
         step = self._left(decision.step, now)
@@ -290,13 +337,15 @@ class Story:
         expired = decision.reason == "expired" or (announced and now >= program.pin.until)
         self._unpin(program, now, "expired" if expired else "revoked", decision.reason, announced=announced)
 
-    def _unpin(self, program: Life, now: float, end: PinEnd, reason: str, *, announced: bool = True) -> None:
+    def _unpin(
+        self, program: Life, now: float, end: PinEnd, reason: str, *, announced: bool = True
+    ) -> PinOver:
         pin = program.pin
         assert pin is not None
         program.pin = None
-        rate = self._prefill.get(pin.engine, PREFILL_TOKENS_PER_S)
-        saved_s = pin.tokens / rate if end == "hit" else 0.0
-        self._facts.append(pin.over(program, now, end, reason, saved_s=saved_s, announced=announced))
+        over = pin.over(program, now, end, reason, announced=announced)
+        self._facts.append(over)
+        return over
 
     def _warmed(self, decision: do.Warm, now: float) -> None:
         program = self._programs.get(decision.program)
@@ -365,6 +414,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Story, Any, float], None]] = {
 }
 _DECIDED: dict[type[do.Decision], Callable[[Story, Any, float], None]] = {
     do.Dispatch: Story._dispatched,
+    do.Abort: Story._aborted,
     do.Reject: Story._rejected,
     do.Pin: Story._pinned,
     do.Unpin: Story._unpinned,

@@ -157,6 +157,9 @@ class Fold:
         row["ended_at"] = fact.at + self._offset_s
         row["held_s"], row["saved_s"] = fact.held_s, fact.saved_s
 
+    def _pin_paid(self, fact: facts.PinPaid, out: Folded) -> None:
+        self._pin_over(fact.over, out)
+
     def _pin(self, fact: facts.PinMade | facts.PinOver, made_at: float, out: Folded) -> Values:
         at = made_at + self._offset_s
         program = self._names[fact.program]
@@ -310,6 +313,7 @@ _ROWS: dict[type, Callable[[Fold, Any, Folded], None]] = {
     facts.ToolCallOver: Fold._tool,
     facts.PinMade: Fold._pin_made,
     facts.PinOver: Fold._pin_over,
+    facts.PinPaid: Fold._pin_paid,
     facts.WarmOver: Fold._warm,
 }
 

@@ -126,7 +126,11 @@ TABLE: tuple[Metric, ...] = (
     _counter("pins", "Pins that are over, by what became of them.", "tenant", "mode", "end"),
     _gauge("pins_live", "Pins that stand."),
     _gauge("pinned_tokens", "KV tokens under pins that stand.", "engine"),
-    _counter("pin_saved_seconds", "Prefill time that hit pins spared.", "engine"),
+    _counter(
+        "pin_saved_seconds",
+        "Prefill time that hit pins spared, of what engines said that they found.",
+        "engine",
+    ),
     _counter("pin_token_seconds", "KV token-seconds that pins held.", "tenant", "end"),
     _histogram("pin_seconds", "How long a pin stood.", TOOL_S, "end"),
     _counter(

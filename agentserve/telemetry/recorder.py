@@ -39,13 +39,15 @@ class Recorder:
         version: str = "",
         clock_offset_s: float = 0.0,
         program_idle_s: float = PROGRAM_IDLE_S,
+        prefill: Callable[[str], float | None] = lambda engine: None,
     ) -> None:
-        """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds."""
+        """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds; `prefill` is the rate
+        at which an engine was seen to prefill."""
         self.settings = settings or TelemetrySettings()
         self.meters = Meters(values_max=self.settings.label_values_max)
         self.spans = spans if spans is not None else make_spans(self.settings, clock_offset_s=clock_offset_s)
         self._on = self.settings.metrics
-        self._story = Story(program_idle_s=program_idle_s)
+        self._story = Story(program_idle_s=program_idle_s, prefill=prefill)
         self._tally = Tally(self.meters)
         self._counters: dict[tuple[str, ...], Number] = {}
         self._complained: set[str] = set()
@@ -193,8 +195,9 @@ class Recorder:
         self.meters.child("pins", fact.tenant, fact.mode, fact.end).value += 1
         self.meters.child("pin_token_seconds", fact.tenant, fact.end).value += fact.tokens * fact.held_s
         self.meters.child("pin_seconds", fact.end).observe(fact.held_s)
-        if fact.saved_s:
-            self.meters.child("pin_saved_seconds", fact.engine).value += fact.saved_s
+
+    def _pin_paid(self, fact: facts.PinPaid) -> None:
+        self.meters.child("pin_saved_seconds", fact.over.engine).value += fact.over.saved_s
 
     def _warm_over(self, fact: facts.WarmOver) -> None:
         self.meters.child("warms", fact.end, "touch" if fact.refresh else "warm").value += 1
@@ -251,6 +254,7 @@ _FACTS: dict[type, Callable[[Recorder, Any], None]] = {
     facts.ToolCallOver: Recorder._tool_over,
     facts.PinMade: Recorder._pin_made,
     facts.PinOver: Recorder._pin_over,
+    facts.PinPaid: Recorder._pin_paid,
     facts.WarmOver: Recorder._warm_over,
 }
 _EVENTS: dict[type, Callable[[Recorder, Any], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from agentserve.core import decisions as do
@@ -141,7 +142,92 @@ def test_a_pin_is_hit_when_the_program_comes_back_to_its_engine() -> None:
     teller.finish("a", pin())
     teller.arrive("b", after=7.0, reason="kept")
     [over] = teller.pins
-    assert (over.end, over.held_s, over.saved_s, over.announced) == ("hit", 7.0, 1.0, True)
+    assert (over.end, over.held_s, over.announced) == ("hit", 7.0, True)
+
+
+@pytest.mark.parametrize(("cached", "saved_s"), [(550, 0.5), (4400, 1.0), (0, None), (None, None)])
+def test_a_hit_pin_spared_what_the_engine_says_that_it_found_and_no_more_than_it_kept(
+    cached: int | None, saved_s: float | None
+) -> None:
+    teller = Teller(prefill=lambda engine: 1100.0 if engine == "e0" else None)
+    teller.arrive("a", relation="new")
+    teller.finish("a", pin())
+    teller.arrive("b", after=7.0, reason="kept", prompt_tokens=5000)
+    assert not teller.of(facts.PinPaid), "nobody knows yet"
+    teller.finish("b", prompt_tokens=5000, cached_tokens=cached)
+    [hit] = teller.pins
+    assert [fact.over for fact in teller.of(facts.PinPaid)] == (
+        [] if saved_s is None else [msgspec.structs.replace(hit, saved_s=saved_s)]
+    )
+    assert teller.of(facts.StepOver)[-1].saved_s == (cached or 0) / 1100.0
+
+
+def wait(teller: Teller, step: str, **given: Any) -> None:
+    """One that finds no room."""
+    arrived = ev.StepArrived(step=StepId(step), program=P, tenant=TenantId("t"), prompt_tokens=10, **given)
+    teller.tell(arrived, do.Wait(step=StepId(step)))
+
+
+def send(teller: Teller, step: str, after: float) -> None:
+    teller.tell(ev.TimerFired(), do.Dispatch(step=StepId(step), engine=E0), after=after)
+
+
+def test_waits_of_steps_beside_one_another_delay_a_program_once() -> None:
+    teller = Teller()
+    for step in "abc":
+        wait(teller, step, relation="new")
+    send(teller, "a", 10.0)
+    send(teller, "b", 0.0)
+    teller.finish("a", after=1.0)
+    teller.finish("b", after=4.0)
+    send(teller, "c", 0.0)  # it waited 15 s, but ends only 2 s after b
+    teller.finish("c", after=2.0, final=True)
+    assert (teller.closed.seconds, teller.closed.queue_s) == (17.0, 12.0)
+    assert teller.closed.slowdown == 17.0 / 5.0
+
+
+def test_a_wait_in_vain_is_a_wait_and_an_engine_that_failed_is_none() -> None:
+    teller = Teller()
+    wait(teller, "a", relation="new")
+    teller.tell(ev.ClientGone(step=A), after=3.0)
+    wait(teller, "b")
+    teller.tell(
+        ev.TimerFired(),
+        do.Reject(step=StepId("b"), status=503, retry_after_s=1.0, reason="queue_timeout"),
+        after=4.0,
+    )
+    teller.arrive("c")
+    teller.tell(ev.StepFailed(step=StepId("c"), reason="broke", retryable=True), after=50.0)
+    send(teller, "c", 2.0)
+    teller.tell(
+        ev.EngineLost(engine=E0), do.Abort(step=StepId("c"), engine=E0, reason="engine_lost"), after=60.0
+    )
+    send(teller, "c", 1.0)
+    teller.finish("c", after=5.0, final=True)
+    assert (teller.closed.seconds, teller.closed.queue_s) == (125.0, 10.0)
+
+
+def test_a_call_beside_the_programs_own_leaves_its_gap_and_context_alone() -> None:
+    teller = Teller()
+    teller.arrive("a", relation="new")
+    teller.finish("a", tools=("ls",))  # 1100 tokens
+    teller.arrive("title", after=1.0, relation="auxiliary", prompt_tokens=50)
+    teller.finish("title", after=2.0, prompt_tokens=50, output_tokens=5, turn_done=True)
+    teller.arrive("b", after=4.0, returned=("ls",), prompt_tokens=1500)
+    teller.finish("b", prompt_tokens=1500, cached_tokens=300, final=True)
+    assert (teller.closed.tool_s, teller.closed.human_s) == (7.0, 0.0)
+    assert teller.of(facts.StepOver)[-1].refilled_tokens == 800
+
+
+def test_while_another_step_runs_no_tool_holds_the_program_up() -> None:
+    teller = Teller()
+    teller.arrive("a", relation="new")
+    teller.arrive("b")
+    teller.finish("a", after=2.0, tools=("ls",))
+    teller.arrive("c", after=3.0, returned=("ls",))
+    teller.finish("b", after=1.0)
+    teller.finish("c", after=1.0, final=True)
+    assert (teller.closed.seconds, teller.closed.tool_s) == (7.0, 0.0)
 
 
 def test_a_pin_can_be_missed_revoked_refused_or_lost() -> None:

@@ -57,6 +57,7 @@ async def test_a_program_is_kept_with_its_steps_tools_pins_and_reasons(
     assert tools[0]["seconds"] == pytest.approx(5.0)
     pins = await queries.pins(database, program_id="acme/p")
     assert [p["outcome"] for p in pins] == ["ended", "hit", "hit"]
+    assert [p["saved_s"] for p in pins] == [0.0, 0.1, 0.1]  # of 1050 tokens kept, 800 were found
     decided = await queries.decisions(database, program_id="acme/p")
     assert [d["kind"] for d in decided] == ["Dispatch", "Pin"] * 3
     assert decided[2]["reason"] == "kept"
