@@ -135,7 +135,7 @@ async def test_the_openai_client_reads_a_translated_response(
         )
     assert after.output_text == "done"
     roles = [message["role"] for message in engine.asked[-1].json["messages"]]
-    assert roles == ["user", "assistant", "assistant", "tool"]
+    assert roles == ["user", "assistant", "tool"]
     await running.quiet()
     assert len({row["program"] for row in running.books.steps}) == 1
 

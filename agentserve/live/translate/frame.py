@@ -18,6 +18,7 @@ from agentserve.live.wire import SseSplitter
 
 Json = dict[str, Any]
 REPLY_BYTES_MAX = 32 * 1024 * 1024
+CUT = "the engine's stream ended before its reply did"
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder().decode
@@ -54,6 +55,8 @@ class Translation(ABC):
 
 class Writer(ABC):
     """Writes one stream of events."""
+
+    finished = False  # the engine said why its model stopped: nothing is missing
 
     @abstractmethod
     def chunk(self, chunk: Json) -> Iterator[bytes]:
@@ -111,7 +114,7 @@ class StreamTap:
         out = [piece for data in self._splitter.finish() for piece in self._event(data)]
         if not self._over:
             self._over = True
-            out += self._writer.end()
+            out += self._writer.end() if self._writer.finished else [self._error({"message": CUT})]
         return b"".join(out)
 
     def _event(self, data: bytes) -> Iterator[bytes]:
@@ -129,9 +132,14 @@ class StreamTap:
             return
         if chunk.get("error") is not None:
             self._over = True
-            yield event("error", stream_error_of(self._protocol, chunk))
+            yield self._error(chunk["error"])
             return
+        if first_choice(chunk).get("finish_reason"):
+            self._writer.finished = True
         yield from self._writer.chunk(chunk)
+
+    def _error(self, error: Any) -> bytes:
+        return event("error", stream_error_of(self._protocol, {"error": error}))
 
 
 def event(name: str, value: Json) -> bytes:

@@ -64,6 +64,8 @@ class MessagesTranslation(Translation):
             chat["max_tokens"] = body["max_tokens"]
         if body.get("stop_sequences"):
             chat["stop"] = body["stop_sequences"]
+        if shape := as_dict(body.get("output_config")).get("format") or body.get("output_format"):
+            chat["response_format"] = _response_format(as_dict(shape))
         if tools := [_tool(tool, i) for i, tool in enumerate(as_list(body.get("tools")))]:
             chat["tools"] = tools
             _choose(chat, as_dict(body.get("tool_choice")))
@@ -82,8 +84,8 @@ class MessagesTranslation(Translation):
         blocks: list[Json] = []
         if thought := reasoning_of(message):
             blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
-        if text := as_text(message.get("content")):
-            blocks.append({"type": "text", "text": text})
+        said = (as_text(message.get(field)) for field in ("content", "refusal"))
+        blocks += [{"type": "text", "text": text} for text in said if text]
         for call in as_list(message.get("tool_calls")):
             function = as_dict(as_dict(call).get("function"))
             blocks.append(
@@ -94,7 +96,7 @@ class MessagesTranslation(Translation):
                     "input": _arguments(function.get("arguments")),
                 }
             )
-        reason, stop = self.stop(choice)
+        reason, stop = self.stop(choice, refused=bool(message.get("refusal")))
         return {
             "id": f"msg_{as_text(chat.get('id')) or uuid.uuid4().hex}",
             "type": "message",
@@ -106,8 +108,10 @@ class MessagesTranslation(Translation):
             "usage": usage_of(chat.get("usage")),
         }
 
-    def stop(self, choice: Json) -> tuple[str, str | None]:
+    def stop(self, choice: Json, *, refused: bool) -> tuple[str, str | None]:
         """Why the model stopped, and at which of the client's sequences."""
+        if refused:
+            return "refusal", None
         matched = choice.get("stop_reason")
         if isinstance(matched, str) and matched in self._stops:
             return "stop_sequence", matched
@@ -127,7 +131,7 @@ class MessagesWriter(Writer):
         self._open = ""  # the kind of the open block, with the call's index for a tool
         self._stop: tuple[str, str | None] = ("end_turn", None)
         self._usage: Any = None
-        self._names: dict[int, str] = {}
+        self._refused = False
 
     def chunk(self, chunk: Json) -> Iterator[bytes]:
         if not self._begun:
@@ -139,13 +143,15 @@ class MessagesWriter(Writer):
         if thought := reasoning_of(delta):
             yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta({"type": "thinking_delta", "thinking": thought})
-        if text := as_text(delta.get("content")):
-            yield from self._block("text", {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": text})
+        for said in ("content", "refusal"):
+            if text := as_text(delta.get(said)):
+                self._refused = self._refused or said == "refusal"
+                yield from self._block("text", {"type": "text", "text": ""})
+                yield self._delta({"type": "text_delta", "text": text})
         for call in as_list(delta.get("tool_calls")):
             yield from self._call(as_dict(call))
         if choice.get("finish_reason"):
-            self._stop = self._made.stop(choice)
+            self._stop = self._made.stop(choice, refused=self._refused)
 
     def end(self) -> Iterator[bytes]:
         if not self._begun:
@@ -260,27 +266,30 @@ def _user(role: Any, blocks: list[Any], where: str) -> Iterator[Json]:
         kind, field = block.get("type"), f"{where}.content[{i}]"
         if kind == "tool_result":
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": _result(block, field)}
-        elif kind == "text":
-            parts.append({"type": "text", "text": block.get("text")})
-        elif kind == "image":
-            parts.append(
-                {"type": "image_url", "image_url": {"url": _image(as_dict(block.get("source")), field)}}
-            )
         else:
-            raise refuse(f"a block of type {kind!r}", field)
+            parts.append(_part(block, field))
     if parts and all(part["type"] == "text" for part in parts) and len(parts) == 1:
         yield {"role": role, "content": parts[0]["text"]}
     elif parts:
         yield {"role": role, "content": parts}
 
 
-def _result(block: Json, field: str) -> str:
+def _result(block: Json, field: str) -> str | list[Json]:
     content = block.get("content")
-    if isinstance(content, list):
-        if any(as_dict(part).get("type") != "text" for part in content):
-            raise refuse("a tool result that is no text", field)
-        content = "\n".join(as_text(as_dict(part).get("text")) for part in content)
-    return as_text(content)
+    if not isinstance(content, list):
+        return as_text(content)
+    blocks = [as_dict(part) for part in content]
+    if all(part.get("type") == "text" for part in blocks):
+        return "\n".join(as_text(part.get("text")) for part in blocks)
+    return [_part(part, field) for part in blocks]
+
+
+def _part(block: Json, field: str) -> Json:
+    if block.get("type") == "text":
+        return {"type": "text", "text": block.get("text")}
+    if block.get("type") == "image":
+        return {"type": "image_url", "image_url": {"url": _image(as_dict(block.get("source")), field)}}
+    raise refuse(f"a block of type {block.get('type')!r}", field)
 
 
 def _image(source: Json, field: str) -> str:
@@ -298,7 +307,16 @@ def _tool(tool: Any, index: int) -> Json:
     function = {"name": tool.get("name"), "parameters": tool["input_schema"]}
     if isinstance(tool.get("description"), str):
         function["description"] = tool["description"]
+    if isinstance(tool.get("strict"), bool):
+        function["strict"] = tool["strict"]
     return {"type": "function", "function": function}
+
+
+def _response_format(shape: Json) -> Json:
+    if shape.get("type") != "json_schema":
+        raise refuse(f"an output of type {shape.get('type')!r}", "output_config.format")
+    schema = {"name": "output", "schema": shape.get("schema"), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _choose(chat: Json, choice: Json) -> None:

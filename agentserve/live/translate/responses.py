@@ -24,6 +24,7 @@ from agentserve.live.translate.frame import (
     reasoning_of,
     refuse,
 )
+from agentserve.live.translate.items import messages, response_format, tool, tool_choice
 
 _SAME = ("temperature", "top_p", "parallel_tool_calls", "user", "metadata", "service_tier", "seed")
 _OWN = frozenset(
@@ -40,6 +41,11 @@ _REFUSED = {
 }
 
 
+CUT_BY = {"length": "max_output_tokens", "content_filter": "content_filter"}
+# what the events of an item's text are called
+_SAID = {"message": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
+
+
 class ResponsesTranslation(Translation):
     """One request to `/v1/responses`."""
 
@@ -51,20 +57,25 @@ class ResponsesTranslation(Translation):
                 raise refuse(what, field)
         if body.get("truncation") == "auto":
             raise refuse("automatic truncation", "truncation")
+        if "message.output_text.logprobs" in as_list(body.get("include")):
+            raise refuse("log probabilities", "include")
         chat: Json = {key: value for key, value in body.items() if key not in _OWN}
         chat["model"] = body.get("model")
-        chat["messages"] = list(_messages(body))
+        chat["messages"] = list(messages(body))
         for field in _SAME:
             if body.get(field) is not None and field != "metadata":
                 chat[field] = body[field]
         if body.get("max_output_tokens") is not None:
             chat["max_tokens"] = body["max_output_tokens"]
-        if tools := [_tool(tool, i) for i, tool in enumerate(as_list(body.get("tools")))]:
+        if tools := [tool(one, i) for i, one in enumerate(as_list(body.get("tools")))]:
             chat["tools"] = tools
             if (choice := body.get("tool_choice")) is not None:
-                chat["tool_choice"] = _choice(choice)
-        if (shape := _shape(as_dict(as_dict(body.get("text")).get("format")))) is not None:
+                chat["tool_choice"] = tool_choice(choice)
+        text = as_dict(body.get("text"))
+        if (shape := response_format(as_dict(text.get("format")))) is not None:
             chat["response_format"] = shape
+        if text.get("verbosity") is not None:
+            chat["verbosity"] = text["verbosity"]
         if (effort := as_dict(body.get("reasoning")).get("effort")) is not None:
             chat["reasoning_effort"] = effort
         if body.get("stream") is True:
@@ -75,9 +86,16 @@ class ResponsesTranslation(Translation):
         self.response_id = _new("resp")
 
     def envelope(
-        self, *, status: str, model: str, created: int, output: list[Json], usage: Json | None
+        self,
+        *,
+        status: str,
+        cut: str | None,
+        model: str,
+        created: int,
+        output: list[Json],
+        usage: Json | None,
     ) -> Json:
-        """The response object around its items."""
+        """The response object around its items; `cut` is why it is incomplete."""
         asked = self.asked
         return {
             "id": self.response_id,
@@ -86,7 +104,7 @@ class ResponsesTranslation(Translation):
             "status": status,
             "background": False,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "incomplete_details": {"reason": cut} if cut else None,
             "instructions": asked.get("instructions"),
             "max_output_tokens": asked.get("max_output_tokens"),
             "metadata": as_dict(asked.get("metadata")),
@@ -112,8 +130,8 @@ class ResponsesTranslation(Translation):
         output: list[Json] = []
         if thought := reasoning_of(message):
             output.append(reasoning_item(_new("rs"), thought))
-        if text := as_text(message.get("content")):
-            output.append(message_item(_new("msg"), text))
+        for kind, text in _said(message):
+            output.append(message_item(_new("msg"), text, kind))
         for call in as_list(message.get("tool_calls")):
             function = as_dict(as_dict(call).get("function"))
             output.append(
@@ -124,8 +142,10 @@ class ResponsesTranslation(Translation):
                     as_text(function.get("arguments")),
                 )
             )
+        cut = CUT_BY.get(as_text(choice.get("finish_reason")))
         return self.envelope(
-            status="incomplete" if choice.get("finish_reason") == "length" else "completed",
+            status="incomplete" if cut else "completed",
+            cut=cut,
             model=as_text(chat.get("model")),
             created=int(time.time()),
             output=output,
@@ -148,7 +168,7 @@ class ResponsesWriter(Writer):
         self._open: Json | None = None
         self._kind = ""
         self._text: list[str] = []
-        self._status = "completed"
+        self._cut: str | None = None
         self._usage: Any = None
         self._begun = False
 
@@ -161,21 +181,24 @@ class ResponsesWriter(Writer):
         delta = as_dict(choice.get("delta"))
         if thought := reasoning_of(delta):
             yield from self._item("reasoning", lambda: reasoning_item(_new("rs"), ""))
-            yield self._delta("response.reasoning_text.delta", thought)
-        if text := as_text(delta.get("content")):
-            yield from self._item("message", lambda: message_item(_new("msg"), "", status="in_progress"))
-            yield self._delta("response.output_text.delta", text)
+            yield self._delta("reasoning_text", thought)
+        for kind, text in _said(delta):
+            yield from self._item(
+                kind, lambda kind=kind: message_item(_new("msg"), "", kind, status="in_progress")
+            )
+            yield self._delta(_SAID[kind], text)
         for call in as_list(delta.get("tool_calls")):
             yield from self._call(as_dict(call))
-        if choice.get("finish_reason") == "length":
-            self._status = "incomplete"
+        if (reason := as_text(choice.get("finish_reason"))) in CUT_BY:
+            self._cut = CUT_BY[reason]
 
     def end(self) -> Iterator[bytes]:
         if not self._begun:
             yield from self._begin("")
         yield from self._close()
-        whole = self._envelope(self._status, usage_of(self._usage))
-        yield self._say(f"response.{self._status}", {"response": whole})
+        status = "incomplete" if self._cut else "completed"
+        whole = self._envelope(status, usage_of(self._usage))
+        yield self._say(f"response.{status}", {"response": whole})
 
     def _begin(self, model: str) -> Iterator[bytes]:
         self._begun = True
@@ -185,7 +208,12 @@ class ResponsesWriter(Writer):
 
     def _envelope(self, status: str, usage: Json | None) -> Json:
         return self._made.envelope(
-            status=status, model=self._model, created=self._created, output=list(self._output), usage=usage
+            status=status,
+            cut=self._cut if status == "incomplete" else None,
+            model=self._model,
+            created=self._created,
+            output=list(self._output),
+            usage=usage,
         )
 
     def _call(self, call: Json) -> Iterator[bytes]:
@@ -197,7 +225,7 @@ class ResponsesWriter(Writer):
                 kind, lambda: call_item(_new("fc"), call_id, name, "", status="in_progress")
             )
         if arguments := as_text(function.get("arguments")):
-            yield self._delta("response.function_call_arguments.delta", arguments)
+            yield self._delta("function_call_arguments", arguments)
 
     def _item(self, kind: str, make: Any) -> Iterator[bytes]:
         if self._kind == kind:
@@ -205,9 +233,9 @@ class ResponsesWriter(Writer):
         yield from self._close()
         item: Json = make()
         self._kind, self._open, self._text = kind, item, []
-        shown = {**item, "content": []} if kind in ("message", "reasoning") else item
+        shown = {**item, "content": []} if kind in _SAID else item
         yield self._say("response.output_item.added", {"output_index": len(self._output), "item": shown})
-        if kind in ("message", "reasoning"):
+        if kind in _SAID:
             yield self._say("response.content_part.added", {**self._place(), "part": _part(kind, "")})
 
     def _place(self) -> Json:
@@ -215,10 +243,10 @@ class ResponsesWriter(Writer):
         place = {"item_id": self._open["id"], "output_index": len(self._output)}
         return place if self._kind.startswith("call") else {**place, "content_index": 0}
 
-    def _delta(self, name: str, text: str) -> bytes:
+    def _delta(self, said: str, text: str) -> bytes:
         self._text.append(text)
-        more: Json = {"logprobs": []} if name == "response.output_text.delta" else {}
-        return self._say(name, {**self._place(), "delta": text, **more})
+        more: Json = {"logprobs": []} if said == "output_text" else {}
+        return self._say(f"response.{said}.delta", {**self._place(), "delta": text, **more})
 
     def _close(self) -> Iterator[bytes]:
         item = self._open
@@ -232,9 +260,10 @@ class ResponsesWriter(Writer):
         else:
             part = _part(self._kind, text)
             item["content"] = [part]
-            said = "reasoning_text" if self._kind == "reasoning" else "output_text"
+            said = _SAID[self._kind]
+            whole: Json = {"refusal": text} if said == "refusal" else {"text": text}
             more: Json = {"logprobs": []} if said == "output_text" else {}
-            yield self._say(f"response.{said}.done", {**place, "text": text, **more})
+            yield self._say(f"response.{said}.done", {**place, **whole, **more})
             yield self._say("response.content_part.done", {**place, "part": part})
         item["status"] = "completed"
         yield self._say("response.output_item.done", {"output_index": len(self._output), "item": item})
@@ -252,17 +281,25 @@ class ResponsesWriter(Writer):
 def _part(kind: str, text: str) -> Json:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def message_item(item_id: str, text: str, *, status: str = "completed") -> Json:
+def _said(message: Json) -> list[tuple[str, str]]:
+    """What the model says to its user, and what it says of what it will not do."""
+    said = (("message", as_text(message.get("content"))), ("refusal", as_text(message.get("refusal"))))
+    return [(kind, text) for kind, text in said if text]
+
+
+def message_item(item_id: str, text: str, kind: str = "message", *, status: str = "completed") -> Json:
     """What the model said."""
     return {
         "id": item_id,
         "type": "message",
         "role": "assistant",
         "status": status,
-        "content": [_part("message", text)],
+        "content": [_part(kind, text)],
     }
 
 
@@ -293,98 +330,6 @@ def usage_of(usage: Any) -> Json:
         "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": prompt + output,
     }
-
-
-# -- the request
-
-
-def _messages(body: Json) -> Iterator[Json]:
-    if isinstance(body.get("instructions"), str):
-        yield {"role": "system", "content": body["instructions"]}
-    given = body.get("input")
-    if isinstance(given, str):
-        yield {"role": "user", "content": given}
-        return
-    open_calls: list[Json] = []
-    for i, item in enumerate(as_list(given)):
-        item = as_dict(item)
-        kind, field = item.get("type", "message"), f"input[{i}]"
-        if kind == "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
-            open_calls.append({"id": item.get("call_id"), "type": "function", "function": function})
-            continue
-        if open_calls:
-            yield {"role": "assistant", "content": None, "tool_calls": open_calls}
-            open_calls = []
-        if kind == "message":
-            yield {"role": _role(item.get("role")), "content": _content(item.get("content"), field)}
-        elif kind == "function_call_output":
-            yield {
-                "role": "tool",
-                "tool_call_id": item.get("call_id"),
-                "content": _output(item.get("output"), field),
-            }
-        elif kind != "reasoning":
-            raise refuse(f"an item of type {kind!r}", field)
-    if open_calls:
-        yield {"role": "assistant", "content": None, "tool_calls": open_calls}
-
-
-def _role(role: Any) -> Any:
-    return "system" if role == "developer" else role
-
-
-def _content(content: Any, field: str) -> Any:
-    if not isinstance(content, list):
-        return content
-    parts: list[Json] = []
-    for part in content:
-        part = as_dict(part)
-        kind = part.get("type")
-        if kind in ("input_text", "output_text", "text"):
-            parts.append({"type": "text", "text": part.get("text")})
-        elif kind == "refusal":
-            parts.append({"type": "text", "text": part.get("refusal")})
-        elif kind == "input_image" and isinstance(part.get("image_url"), str):
-            image = {"url": part["image_url"], **({"detail": part["detail"]} if part.get("detail") else {})}
-            parts.append({"type": "image_url", "image_url": image})
-        else:
-            raise refuse(f"content of type {kind!r}", field)
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]
-    return parts
-
-
-def _output(output: Any, field: str) -> Any:
-    return output if isinstance(output, str) else _content(output, field)
-
-
-def _tool(tool: Any, index: int) -> Json:
-    tool = as_dict(tool)
-    if tool.get("type") != "function":
-        raise refuse(f"the built-in tool {tool.get('type')!r}", f"tools[{index}]")
-    kept = {
-        key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None
-    }
-    return {"type": "function", "function": kept}
-
-
-def _choice(choice: Any) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    if choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    raise refuse(f"a tool choice of type {choice.get('type')!r}", "tool_choice")
-
-
-def _shape(shape: Json) -> Json | None:
-    kind = shape.get("type", "text")
-    if kind == "text":
-        return None
-    if kind == "json_schema":
-        kept = {k: shape[k] for k in ("name", "description", "schema", "strict") if shape.get(k) is not None}
-        return {"type": "json_schema", "json_schema": kept}
-    return shape
 
 
 def _new(prefix: str) -> str:

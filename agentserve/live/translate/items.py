@@ -1,0 +1,109 @@
+"""What a request for a response says in chat: its items as messages, its tools, and the shape of its answer.
+
+Rule: see the package. What the model wrote in one turn is one message, its text and its calls together, so that the
+engine's template renders what it generated and finds it in its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from agentserve.live.translate.frame import Json, as_dict, as_list, refuse
+
+
+def messages(body: Json) -> Iterator[Json]:
+    """The conversation; thoughts of earlier turns are left out."""
+    if isinstance(body.get("instructions"), str):
+        yield {"role": "system", "content": body["instructions"]}
+    given = body.get("input")
+    if isinstance(given, str):
+        yield {"role": "user", "content": given}
+        return
+    turn: Json | None = None  # the model's own, until something else comes
+    for i, item in enumerate(as_list(given)):
+        item = as_dict(item)
+        kind, field = item.get("type", "message"), f"input[{i}]"
+        if kind == "reasoning":
+            continue
+        if kind == "function_call":
+            turn = turn or {"role": "assistant", "content": None}
+            turn.setdefault("tool_calls", []).append(_call(item))
+            continue
+        if turn is not None:
+            yield turn
+            turn = None
+        if kind == "message":
+            message = {"role": _role(item.get("role")), "content": _content(item.get("content"), field)}
+            if message["role"] == "assistant":
+                turn = message
+            else:
+                yield message
+        elif kind == "function_call_output":
+            output = _content(item.get("output"), field)
+            yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
+        else:
+            raise refuse(f"an item of type {kind!r}", field)
+    if turn is not None:
+        yield turn
+
+
+def _call(item: Json) -> Json:
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    return {"id": item.get("call_id"), "type": "function", "function": function}
+
+
+def _role(role: Any) -> Any:
+    return "system" if role == "developer" else role
+
+
+def _content(content: Any, field: str) -> Any:
+    if not isinstance(content, list):
+        return content
+    parts: list[Json] = []
+    for part in content:
+        part = as_dict(part)
+        kind = part.get("type")
+        if kind in ("input_text", "output_text", "text"):
+            parts.append({"type": "text", "text": part.get("text")})
+        elif kind == "refusal":
+            parts.append({"type": "text", "text": part.get("refusal")})
+        elif kind == "input_image" and isinstance(part.get("image_url"), str):
+            image = {"url": part["image_url"], **({"detail": part["detail"]} if part.get("detail") else {})}
+            parts.append({"type": "image_url", "image_url": image})
+        else:
+            raise refuse(f"content of type {kind!r}", field)
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return parts[0]["text"]
+    return parts
+
+
+def tool(tool: Any, index: int) -> Json:
+    """A function that the model may call."""
+    tool = as_dict(tool)
+    if tool.get("type") != "function":
+        raise refuse(f"the built-in tool {tool.get('type')!r}", f"tools[{index}]")
+    kept = {
+        key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None
+    }
+    return {"type": "function", "function": kept}
+
+
+def tool_choice(choice: Any) -> Any:
+    """Which of them it has to call."""
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") == "function":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    raise refuse(f"a tool choice of type {choice.get('type')!r}", "tool_choice")
+
+
+def response_format(shape: Json) -> Json | None:
+    """What its text has to look like; None when that is free."""
+    kind = shape.get("type", "text")
+    if kind == "text":
+        return None
+    if kind == "json_schema":
+        kept = {k: shape[k] for k in ("name", "description", "schema", "strict") if shape.get(k) is not None}
+        return {"type": "json_schema", "json_schema": kept}
+    return shape
