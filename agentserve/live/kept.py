@@ -238,6 +238,19 @@ class Kept:
             self.changed(conversation)
         return added
 
+    def take_out(self, conversation: Conversation, item_id: str) -> bool:
+        """Forget one item, and what it took up; False when it is not there."""
+        gone = [item for item in conversation.items if item["id"] == item_id]
+        if not gone:
+            return False
+        size = min(len(msgspec.json.encode(gone)), conversation.size)
+        conversation.items = [item for item in conversation.items if item["id"] != item_id]
+        conversation.size -= size
+        if self._find(conversation.tenant, conversation.id) is conversation:
+            self._grown(self._shelves[conversation.tenant], -size)
+        self.changed(conversation)
+        return True
+
     def changed(self, conversation: Conversation) -> None:
         """It is not as it was: what is at rest has to follow."""
         if self.archive is not None:

@@ -29,6 +29,7 @@ from agentserve.live.kept import (
     new_id,
     with_id,
 )
+from agentserve.live.pages import listed, page
 from agentserve.live.programs import mapping
 from agentserve.live.replies import json_body, json_response
 from agentserve.live.thread import Thread
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 
 BACKGROUND_MAX = 1_000
 STOP_S = 5.0
+# of a background response, as its client was told when it began: the engine was asked for another, that nobody keeps
+_OURS = ("id", "created_at", "background", "metadata", "store")
 CUT_SHORT = "the gateway stopped before the response was finished; send the request again"
-PAGE_MAX = 100
 _encode = msgspec.json.encode
 
 RunBackground = Callable[[Exchange, bytes, Callable[[int, bytes], None]], asyncio.Task[None]]
@@ -121,9 +123,12 @@ class Responses:
             "model": x.body.get("model"),
             "parallel_tool_calls": x.body.get("parallel_tool_calls") is not False,
             "previous_response_id": thread.previous,
+            "store": True,
             "tool_choice": x.body.get("tool_choice") or "auto",
             "tools": x.body.get("tools") or [],
         }
+        if thread.conversation is not None:
+            body["conversation"] = {"id": thread.conversation}
         body = response_body(body, "queued")
         kept = self.kept.keep(tenant, body, thread.items, new_at=thread.new_at, size=len(x.raw))
         inner = {k: v for k, v in x.body.items() if k not in ("background", "stream")}
@@ -149,7 +154,7 @@ class Responses:
             said = {}
         said = said if isinstance(said, dict) else {}
         if status == 200 and said.get("object") == "response":
-            said["id"], said["background"] = body["id"], True
+            said |= {name: body[name] for name in _OURS}
             thread.keep(said, len(raw))
             self.background.over(tenant, body["id"], "completed")
             return
@@ -197,6 +202,10 @@ class Responses:
 
     async def show(self, request: Request) -> Response:
         """A stored response."""
+        if request.query_params.get("stream", "false").lower() not in ("false", "0"):
+            raise BadRequest(
+                "a stored response is not streamed here", field="stream", remedy="poll it by its id"
+            )
         kept = await self._response(request)
         return json_response(kept.body)
 
@@ -227,9 +236,9 @@ class Responses:
         produced = len(kept.body.get("output") or [])
         asked = kept.items[: len(kept.items) - produced] if kept.body["status"] != "queued" else kept.items
         for i, item in enumerate(asked):
-            if not isinstance(item, dict) or "id" not in item:
+            if not isinstance(item, dict) or not isinstance(item.get("id"), str):
                 asked[i] = kept.items[i] = with_id(item)
-        return json_response(page(asked, request))
+        return json_response(page(asked, request.query_params))
 
     async def begin(self, request: Request) -> Response:
         """A new conversation."""
@@ -264,7 +273,7 @@ class Responses:
     async def items(self, request: Request) -> Response:
         """A conversation's items, by pages."""
         conversation = await self._conversation(request)
-        return json_response(page(conversation.items, request))
+        return json_response(page(conversation.items, request.query_params))
 
     async def add_items(self, request: Request) -> Response:
         """Add to a conversation."""
@@ -285,11 +294,8 @@ class Responses:
         """Forget one item."""
         conversation = await self._conversation(request)
         wanted = request.path_params["item"]
-        left = [item for item in conversation.items if item["id"] != wanted]
-        if len(left) == len(conversation.items):
+        if not self.kept.take_out(conversation, wanted):
             raise NotFound(f"there is no item {wanted!r} in this conversation")
-        conversation.items = left
-        self.kept.changed(conversation)
         return json_response(conversation.view())
 
 
@@ -312,32 +318,3 @@ def _metadata_field(said: Any) -> Json:
     if not isinstance(metadata, dict) or len(metadata) > 16:
         raise BadRequest("metadata is an object of at most 16 entries", field="metadata")
     return metadata
-
-
-def page(items: list[Any], request: Request) -> Json:
-    """One page of a list, as OpenAI's lists are paged: newest first unless asked otherwise."""
-    limit = request.query_params.get("limit", "20")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= PAGE_MAX:
-        raise BadRequest(f"a limit is a number from 1 to {PAGE_MAX}", field="limit")
-    order = request.query_params.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise BadRequest("the order is asc or desc", field="order")
-    ordered = items if order == "asc" else items[::-1]
-    after = request.query_params.get("after")
-    if after is not None:
-        at = next((i for i, item in enumerate(ordered) if item.get("id") == after), None)
-        if at is None:
-            raise BadRequest("there is no such item", field="after")
-        ordered = ordered[at + 1 :]
-    return listed(ordered[: int(limit)], more=len(ordered) > int(limit))
-
-
-def listed(items: list[Any], *, more: bool) -> Json:
-    """A list as the API shows it."""
-    return {
-        "object": "list",
-        "data": items,
-        "first_id": items[0]["id"] if items else None,
-        "last_id": items[-1]["id"] if items else None,
-        "has_more": more,
-    }

@@ -235,6 +235,8 @@ async def _http_refused(request: Request, error: Exception) -> Response:
         error = HTTPException(405, f"{path} is asked by POST", {"allow": "POST"})
     elif error.status_code == 404:
         return await _refused(request, NotFound(f"nothing is served at {path}", remedy=_meant(path)))
+    elif error.status_code == 405:
+        error = HTTPException(405, f"{request.method} is not served at {path}", error.headers)
     body = shapes.error_json(_protocol(request), error.status_code, str(error.detail))
     response = json_response(body, error.status_code)
     response.headers.update(error.headers or {})

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError
 from openai.types.responses import ResponseCompletedEvent, ResponseCreatedEvent
 
 from agentserve.config import LimitSettings
@@ -199,6 +199,36 @@ def test_a_tenant_that_floods_the_store_pushes_out_its_own_and_nobody_else_s() -
     assert kept.bytes <= 10_000
 
 
+def test_what_is_taken_out_of_a_conversation_makes_room_in_it() -> None:
+    kept = Kept()
+    conversation = kept.begin("t", items=[], metadata={}, created_at=1)
+    for _ in range(50):
+        [item] = kept.extend(conversation, [{"role": "user", "content": "x" * 1_000_000}])
+        assert kept.take_out(conversation, item["id"])
+    assert not kept.take_out(conversation, "msg_none")
+    assert conversation.items == []
+    assert kept.bytes < 1_000
+
+
+async def test_items_whose_client_left_their_ids_open_are_paged_too(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    engine.script.append(answers(200, compact(response(1))))
+    async with openai(running) as client:
+        items: Any = [{"role": "user", "content": str(i), "id": None} for i in range(5)]
+        made = await client.responses.create(model="m", input=items)
+        listed: list[Any] = [item async for item in client.responses.input_items.list(made.id, limit=2)]
+    assert [item.content[0].text for item in listed] == ["4", "3", "2", "1", "0"]
+
+
+async def test_what_is_not_served_of_responses_is_named(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    async with openai(running) as client:
+        with pytest.raises(APIStatusError, match="POST is not served at /v1/responses/compact"):
+            await client.responses.compact(model="m", input="x")
+
+
 async def test_a_conversation_collects_what_is_said_in_it(engine: ScriptedEngine, serve: Serve) -> None:
     running = await serve(engine)
     async with openai(running) as client:
@@ -228,13 +258,18 @@ async def test_a_background_response_is_polled_until_it_is_done(engine: Scripted
     running = await serve(engine)
     engine.script.append(answers(200, compact(response(7, "later"))))
     async with openai(running) as client:
-        begun = await client.responses.create(model="m", input="one", background=True)
+        begun = await client.responses.create(
+            model="m", input="one", background=True, metadata={"of": "ours"}
+        )
         assert begun.status == "queued"
         await until(
             lambda: running.gateway.responses.kept.response("default", begun.id).body["status"] == "completed"
         )
         done = await client.responses.retrieve(begun.id)
         assert (done.output_text, done.background) == ("later", True)
+        assert (done.created_at, done.metadata) == (begun.created_at, {"of": "ours"})
+        with pytest.raises(BadRequestError, match="poll it"):  # not an iterator over nothing
+            await client.responses.retrieve(begun.id, stream=True)
     assert "background" not in engine.asked[-1].json
 
 
