@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from uvicorn.server import ServerState
 from agentserve.live import framing, shapes
 from agentserve.live.arriving import CAME_BYTES_MIN, STRAIGHT_BYTES_MIN, Arriving, Inflow
 from agentserve.live.asgi import StreamCut
+from agentserve.live.files import clients_max
 from agentserve.live.framing import Refused
 from agentserve.live.request import STATUS_LINES, Request
 
@@ -58,6 +60,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     header_bytes_max = 64 * 1024
     body_bytes_max = 32 * 1024 * 1024
     arriving = Arriving(1024 * 1024 * 1024)
+    connections_max = sys.maxsize
+    was_full = False  # said once
     patience = Patience()
     # told what was not taken, by its status
     refused: Callable[[int], None] = staticmethod(lambda status: None)
@@ -126,11 +130,26 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self.state.connections.add(self)  # type: ignore[arg-type]
+        if len(self.state.connections) > self.connections_max:
+            self._turn_away(self.transport)
+            return
         peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, (tuple, list)) else None
         self.server = (str(here[0]), int(here[1])) if isinstance(here, (tuple, list)) else None
         self._since = self.loop.time()
         self._timer = self.loop.call_later(min(self.patience.request_s, TICK_S_MAX), self._tick)
+
+    def _turn_away(self, transport: asyncio.Transport) -> None:
+        """It has not asked yet, so nothing can be answered."""
+        limits = type(self)
+        if not limits.was_full:
+            limits.was_full = True
+            most = self.connections_max
+            log.error(
+                "clients have all %d connections that they may; more are reset: raise LimitNOFILE", most
+            )
+        self.refused(503)
+        transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(self)
@@ -394,6 +413,7 @@ def limited(
             "header_bytes_max": header_bytes_max,
             "body_bytes_max": body_bytes_max,
             "arriving": Arriving(bodies_bytes_max),
+            "connections_max": clients_max(),
             "scratch": memoryview(bytearray(READ_BYTES)),
             "patience": patience or Patience(),
             "refused": staticmethod(refused),
