@@ -13,7 +13,7 @@ from agentserve.core.decisions import Abort, AnyDecision, Dispatch, Pin, PinMode
 from agentserve.core.events import PriorityClass
 from agentserve.core.fleet import Engine, Fleet
 from agentserve.core.foresight import Foresight, Survival
-from agentserve.core.ids import ProgramId, StepId, TenantId
+from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.prefixes import Common
 from agentserve.core.program import CLOSED, DISPATCHED, WAITING, Program, Step
 from agentserve.errors import InvariantBroken
@@ -164,3 +164,30 @@ class Board:
         )
         if refresh and program.home == engine.id:
             program.home_clock = engine.written
+
+    # -- for tests and simulations
+
+    def check(self) -> None:
+        """Every invariant of the records; cheap enough for tests, not for the request's path."""
+        for step in self.steps.values():
+            if step.state is CLOSED:
+                raise InvariantBroken(f"closed step {step.id} is still listed")
+            if (step.state is WAITING) != (step.id in self.waiting):
+                raise InvariantBroken(f"step {step.id} is {step.state} but waiting says otherwise")
+            if step.program.open_steps.get(step.id) is not step:
+                raise InvariantBroken(f"step {step.id} is unknown to its program")
+            if step.in_flight and step.id not in self.fleet[EngineId(step.engine or "")].steps:
+                raise InvariantBroken(f"step {step.id} is in flight but not on its engine")
+        for engine in self.fleet:
+            if sum(s.footprint for s in engine.steps.values()) != engine.in_flight_tokens:
+                raise InvariantBroken(f"engine {engine.id}: footprints do not add up")
+            for step_id in engine.steps:
+                if step_id not in self.steps:
+                    raise InvariantBroken(f"engine {engine.id} runs unknown step {step_id}")
+        seen = -1e18
+        for program in self.programs.values():
+            if program.last_seen_at < seen:
+                raise InvariantBroken(f"program {program.id} is out of order")
+            seen = program.last_seen_at
+            if program.ended and not program.open_steps:
+                raise InvariantBroken(f"ended program {program.id} was not dropped")

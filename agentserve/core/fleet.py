@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agentserve.core.decisions import PinMode
+from agentserve.core.events import EngineReported
 from agentserve.core.ids import EngineId, StepId
 from agentserve.core.prefixes import Prefixes
 from agentserve.core.program import Program, Step
@@ -88,6 +89,27 @@ class Engine:
 
     def decode_s(self, tokens: float) -> float:
         return tokens * self.decode_s_per_token / self.speed
+
+    def says(self, report: EngineReported) -> None:
+        """It said something of itself; what it does not mention stays as it was."""
+        if report.kv_tokens is not None:
+            self.kv_tokens = report.kv_tokens
+            self.kv_known = True
+        if report.models:
+            self.models = frozenset(report.models)
+        if report.seqs_max:
+            self.seqs_max = report.seqs_max
+        if report.block_tokens:
+            self.block_tokens = report.block_tokens
+        if report.prefill_tokens_per_s is not None:
+            self.prefill_tokens_per_s = report.prefill_tokens_per_s
+            self.prefill_known = True
+        if report.decode_tokens_per_s is not None:
+            self.decode_s_per_token = 1.0 / report.decode_tokens_per_s
+        if report.draining is not None:
+            self.draining = report.draining
+        if report.pins_natively is not None:
+            self.pin_mode = "native" if report.pins_natively else "reserved"
 
     def learn_speed(self, *, uncached_tokens: int, cached_tokens: int, seconds: float) -> None:
         """A prefill of so many tokens, behind so many that were there, took so long from dispatch to first byte.

@@ -15,14 +15,13 @@ import msgspec
 from agentserve.core import events as ev
 from agentserve.core.board import CLASS_RANK, Board
 from agentserve.core.decisions import AnyDecision
-from agentserve.core.ids import EngineId
 from agentserve.core.outputs import Outputs
 from agentserve.core.policies.policy import Policy
 from agentserve.core.program import CLOSED, DISPATCHED, STARTED, WAITING, Program, Step
+from agentserve.core.register import Register
 from agentserve.errors import InvariantBroken
 
 RETRIES_MAX = 1
-EXPIRED_AT_ONCE_MAX = 1000
 # of the waiting, newest first: one of a lesser class than who arrives is sought among these
 SHED_LOOKS_MAX = 256
 
@@ -35,7 +34,7 @@ class Scheduler:
         self.policy = policy
         self._sequence = 0
         self._outputs = Outputs()
-        # Programs over their idle time are found by walking `board.programs` from its old end.
+        self._register = Register(board, self._forget)
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.StepArrived: self._step_arrived,
             ev.StepStarted: self._step_started,
@@ -80,37 +79,14 @@ class Scheduler:
             gives_up_at = next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
             if due is None or gives_up_at < due:
                 due = gives_up_at
-        if board.programs:
-            idle_at = next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s
-            if due is None or idle_at < due:
-                due = idle_at
+        idle_at = self._register.idle_at()
+        if idle_at is not None and (due is None or idle_at < due):
+            due = idle_at
         return due
 
     def check(self) -> None:
         """Every invariant of the records; cheap enough for tests, not for the request's path."""
-        board = self.board
-        for step in board.steps.values():
-            if step.state is CLOSED:
-                raise InvariantBroken(f"closed step {step.id} is still listed")
-            if (step.state is WAITING) != (step.id in board.waiting):
-                raise InvariantBroken(f"step {step.id} is {step.state} but waiting says otherwise")
-            if step.program.open_steps.get(step.id) is not step:
-                raise InvariantBroken(f"step {step.id} is unknown to its program")
-            if step.in_flight and step.id not in board.fleet[EngineId(step.engine or "")].steps:
-                raise InvariantBroken(f"step {step.id} is in flight but not on its engine")
-        for engine in board.fleet:
-            if sum(s.footprint for s in engine.steps.values()) != engine.in_flight_tokens:
-                raise InvariantBroken(f"engine {engine.id}: footprints do not add up")
-            for step_id in engine.steps:
-                if step_id not in board.steps:
-                    raise InvariantBroken(f"engine {engine.id} runs unknown step {step_id}")
-        seen = -1e18
-        for program in board.programs.values():
-            if program.last_seen_at < seen:
-                raise InvariantBroken(f"program {program.id} is out of order")
-            seen = program.last_seen_at
-            if program.ended and not program.open_steps:
-                raise InvariantBroken(f"ended program {program.id} was not dropped")
+        self.board.check()
         self.policy.check()
 
     # -- steps
@@ -119,7 +95,7 @@ class Scheduler:
         board = self.board
         if event.step in board.steps:
             raise InvariantBroken(f"step {event.step} arrived twice")
-        program = self._program(event, now)
+        program = self._register.heard_of(event, now)
         step = Step(
             id=event.step,
             program=program,
@@ -157,40 +133,6 @@ class Scheduler:
         program.role = event.role or program.role
         program.model = event.model
         program.tools_offered = event.tools_offered or program.tools_offered
-
-    def _program(self, event: ev.StepArrived, now: float) -> Program:
-        program = self.board.programs.get(event.program)
-        if program is None:
-            program = self._open(event.program, event.tenant, event.parent, now)
-        if event.workflow is not None:
-            program.workflow = event.workflow
-        if event.priority is not None:
-            self._clamp(program, event.priority)
-        if event.deadline_s is not None:
-            program.deadline_at = program.created_at + event.deadline_s
-        self._touch(program, now)
-        return program
-
-    def _open(self, program_id: Any, tenant: Any, parent: Any, now: float) -> Program:
-        board = self.board
-        if len(board.programs) >= board.limits.live_programs_max:
-            self._expire_oldest(now)
-        program = Program(id=program_id, tenant=tenant, created_at=now, parent=parent, last_seen_at=now)
-        above = board.programs.get(parent) if parent is not None else None
-        if above is not None:
-            program.priority = above.priority
-            program.deadline_at = above.deadline_at
-        board.programs[program_id] = program
-        return program
-
-    def _clamp(self, program: Program, wanted: ev.PriorityClass) -> None:
-        """A tenant may ask for any class up to its ceiling."""
-        ceiling = self.board.share(program.tenant).priority_max
-        program.priority = max(wanted, ceiling, key=CLASS_RANK.__getitem__)
-
-    def _touch(self, program: Program, now: float) -> None:
-        program.last_seen_at = now
-        self.board.programs.move_to_end(program.id)
 
     def _shed(self, arriving: Step, now: float) -> bool:
         """Too many wait: refuse one, batch before the others. Whether the arriving step may stay."""
@@ -253,7 +195,7 @@ class Scheduler:
                 program.steps_left_told = max(program.steps_left_told - 1, 0.0)
             if event.final:
                 program.ended = True
-        self._touch(program, now)
+        self._register.touch(program, now)
         board.foresight.learn(event, program, step, now)
         self._rests(program, now)
         self.policy.closed(step, now, finished=True, engine=engine)
@@ -316,24 +258,15 @@ class Scheduler:
     # -- programs
 
     def _program_declared(self, event: ev.ProgramDeclared, now: float) -> None:
-        program = self.board.programs.get(event.program)
-        if program is None:
-            program = self._open(event.program, event.tenant, event.parent, now)
-        program.workflow = event.workflow or program.workflow
-        if event.priority is not None:
-            self._clamp(program, event.priority)
-        if event.deadline_s is not None:
-            program.deadline_at = program.created_at + event.deadline_s
+        program = self._register.heard_of(event, now)
         if event.steps_expected is not None:
             program.steps_left_told = max(event.steps_expected - program.steps_done, 0.0)
-        self._touch(program, now)
         self.board.foresight.learn(event, program, None, now)
 
     def _program_ended(self, event: ev.ProgramEnded, now: float) -> None:
         program = self.board.programs.get(event.program)
         if program is not None:
-            program.ended = True
-            self._drop_if_over(program, now, event.reason)
+            self._forget(program, now, event.reason)
 
     def _drop_if_over(self, program: Program, now: float, reason: str) -> None:
         if not program.ended or program.open_steps:
@@ -343,18 +276,16 @@ class Scheduler:
         self.policy.ended(program, now)
         del self.board.programs[program.id]
 
-    def _expire_oldest(self, now: float) -> None:
-        for program in self.board.programs.values():
-            if not program.open_steps:
-                program.ended = True
-                self._drop_if_over(program, now, "forgotten")
-                return
+    def _forget(self, program: Program, now: float, reason: str) -> None:
+        """Nothing comes of it any more; what runs of it may end."""
+        program.ended = True
+        self._drop_if_over(program, now, reason)
 
     def _tool_started(self, event: ev.ToolStarted, now: float) -> None:
         program = self.board.programs.get(event.program)
         if program is None:
             return
-        self._touch(program, now)
+        self._register.touch(program, now)
         tool = event.tool
         known = (program.pending or {}).get(tool.id)
         if known is not None:  # the reply told more of the call than the SDK does, which sees no arguments
@@ -375,7 +306,7 @@ class Scheduler:
         program = self.board.programs.get(event.program)
         if program is None:
             return
-        self._touch(program, now)
+        self._register.touch(program, now)
         self.board.foresight.learn(event, program, None, now)
         left = {k: v for k, v in (program.pending or {}).items() if k != event.tool_id}
         program.pending = left or None
@@ -387,7 +318,7 @@ class Scheduler:
         program = self.board.programs.get(event.program)
         if program is None:
             return
-        self._touch(program, now)
+        self._register.touch(program, now)
         if event.returns_in_s is not None:
             program.returns_at = now + event.returns_in_s
         if event.steps_left is not None:
@@ -402,24 +333,7 @@ class Scheduler:
 
     def _engine_reported(self, event: ev.EngineReported, now: float) -> None:
         engine = self.board.fleet.add(event.engine)
-        if event.kv_tokens is not None:
-            engine.kv_tokens = event.kv_tokens
-            engine.kv_known = True
-        if event.models:
-            engine.models = frozenset(event.models)
-        if event.seqs_max:
-            engine.seqs_max = event.seqs_max
-        if event.block_tokens:
-            engine.block_tokens = event.block_tokens
-        if event.prefill_tokens_per_s is not None:
-            engine.prefill_tokens_per_s = event.prefill_tokens_per_s
-            engine.prefill_known = True
-        if event.decode_tokens_per_s is not None:
-            engine.decode_s_per_token = 1.0 / event.decode_tokens_per_s
-        if event.draining is not None:
-            engine.draining = event.draining
-        if event.pins_natively is not None:
-            engine.pin_mode = "native" if event.pins_natively else "reserved"
+        engine.says(event)
         self.policy.engine_changed(engine, now)
 
     def _engine_lost(self, event: ev.EngineLost, now: float) -> None:
@@ -474,22 +388,6 @@ class Scheduler:
             if step.arrived_at + board.limits.queue_timeout_s > now:
                 break
             self._refuse(step, now, "queue_timeout", status=503)
-        for program in self._idle_too_long(now):
-            program.ended = True
-            self._drop_if_over(program, now, "idle")
+        for program in self._register.idle_too_long(now):
+            self._forget(program, now, "idle")
         self.policy.tick(now)
-
-    def _idle_too_long(self, now: float) -> list[Program]:
-        over: list[Program] = []
-        programs, idle_s = self.board.programs, self.board.limits.program_idle_s
-        oldest = next(iter(programs.values()), None)
-        if oldest is None or oldest.last_seen_at + idle_s > now:
-            return over
-        for program in list(itertools.islice(programs.values(), EXPIRED_AT_ONCE_MAX)):
-            if program.last_seen_at + idle_s > now:
-                break
-            if program.open_steps:
-                self._touch(program, now)  # it waits or runs: that is being heard of
-            else:
-                over.append(program)
-        return over
