@@ -62,18 +62,18 @@ class Register:
         program.last_seen_at = now
         self._board.programs.move_to_end(program.id)
 
-    def idle_at(self) -> float | None:
-        """When the first of them will have been idle too long."""
-        oldest = next(iter(self._board.programs.values()), None)
-        return None if oldest is None else oldest.last_seen_at + self._board.limits.program_idle_s
+    def idle_at(self) -> float:
+        """When the first of them will have been idle too long; there is one."""
+        board = self._board
+        return next(iter(board.programs.values())).last_seen_at + board.limits.program_idle_s
 
     def idle_too_long(self, now: float) -> list[Program]:
         """Those of which nothing was heard, and nothing waits or runs; so many at once."""
-        idle_at, idle_s = self.idle_at(), self._board.limits.program_idle_s
+        programs, idle_s = self._board.programs, self._board.limits.program_idle_s
         over: list[Program] = []
-        if idle_at is None or idle_at > now:
+        if not programs or self.idle_at() > now:
             return over
-        for program in list(itertools.islice(self._board.programs.values(), EXPIRED_AT_ONCE_MAX)):
+        for program in list(itertools.islice(programs.values(), EXPIRED_AT_ONCE_MAX)):
             if program.last_seen_at + idle_s > now:
                 break
             if program.idle:

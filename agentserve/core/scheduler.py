@@ -79,9 +79,10 @@ class Scheduler:
             gives_up_at = next(iter(board.waiting.values())).arrived_at + board.limits.queue_timeout_s
             if due is None or gives_up_at < due:
                 due = gives_up_at
-        idle_at = self._register.idle_at()
-        if idle_at is not None and (due is None or idle_at < due):
-            due = idle_at
+        if board.programs:
+            idle_at = self._register.idle_at()
+            if due is None or idle_at < due:
+                due = idle_at
         return due
 
     def check(self) -> None:

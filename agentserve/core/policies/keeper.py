@@ -11,7 +11,7 @@ from agentserve.core.forecast.survival import Keeping
 from agentserve.core.pins import Bet, PinAccounts
 from agentserve.core.policies.params import WorkingSetParams
 from agentserve.core.policies.seats import Book, Seat
-from agentserve.core.program import Program, Step
+from agentserve.core.program import DISPATCHED, Program, Step
 
 
 class Keeper:
@@ -29,6 +29,16 @@ class Keeper:
         seat.idle_tokens = seat.tokens
         seat.book.idle[program.tenant] += seat.tokens
         self.used(program, seat.book)
+
+    def restore(self, program: Program, seat: Seat, now: float) -> None:
+        """Seated ahead of its return: its KV is brought back, if the engine has nothing else to prefill."""
+        self.begin(program, seat, now)
+        engine = seat.book.engine
+        prefilling = any(s.state is DISPATCHED for s in engine.steps.values())
+        there = self.board.fleet.expected_cached(program, engine)
+        if not prefilling and there < program.context_tokens:
+            due = max(program.returns_at or now, now)
+            self.board.warm(program, engine, tokens=program.context_tokens, due=due, reason="announced")
 
     def used(self, program: Program, book: Book) -> None:
         """Its KV was last used when its clock says, which may be another engine's."""
@@ -82,7 +92,7 @@ class Keeper:
         idle = [p for p in book.seated.values() if p.idle and not self.announced(p, now)]
         return min(idle, key=lambda p: (p.own.until or 0.0, p.id), default=None)
 
-    def touchable(self, book: Book) -> tuple[list[Program], bool]:
+    def _touchable(self, book: Book) -> tuple[list[Program], bool]:
         """Idle seats that an LRU would evict before newer blocks of the dead; and whether any may be so later.
 
         What is evicted already is left alone: to touch it would be to prefill it again, in the way of those who run,
@@ -110,6 +120,16 @@ class Keeper:
                 oldest = min(oldest, p.home_clock)
         book.oldest = oldest  # of all but those that are touched now: `used` is told of these
         return at_risk, later
+
+    def touch(self, book: Book, now: float) -> tuple[int, bool]:
+        """Refresh those that the engine would evict: how many, and whether any may be at risk later."""
+        at_risk, later = self._touchable(book)
+        for program in at_risk:
+            self.board.warm(
+                program, book.engine, tokens=program.context_tokens, due=now, reason="touch", refresh=True
+            )
+            self.used(program, book)
+        return len(at_risk), later
 
     def _is_ours_to_touch(self, program: Program, engine: Engine) -> bool:
         """Idle, and not held by the engine itself: a native pin that has an end is the engine's to keep."""

@@ -50,9 +50,13 @@ class Returns:
     def at(self, program: Program, now: float) -> float | None:
         """When it will be back, if that is known and not long past."""
         returns_at = program.returns_at if program.returns_at is not None else self._foretold(program)
-        if returns_at is None or returns_at + self._params.announced_s < now:
+        if returns_at is None or self.expected_until(returns_at) < now:
             return None
         return returns_at
+
+    def expected_until(self, returns_at: float) -> float:
+        """How long past its time it is still waited for."""
+        return returns_at + self._params.announced_s
 
     def joins_at(self, program: Program, returns_at: float) -> float:
         """When it must stand in the line to have its KV restored in time.

@@ -37,6 +37,7 @@ from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, TenantId
 from agentserve.core.policies.anew import Anew
 from agentserve.core.policies.guests import Guests
+from agentserve.core.policies.joining import Joining
 from agentserve.core.policies.keeper import Keeper
 from agentserve.core.policies.order import Order
 from agentserve.core.policies.params import WorkingSetParams
@@ -47,8 +48,8 @@ from agentserve.core.policies.returns import Returns
 from agentserve.core.policies.rooms import Rooms
 from agentserve.core.policies.seats import Book, Seat, Seats
 from agentserve.core.policies.thresholds import Thresholds
-from agentserve.core.policies.waiting import NO_ROLE, SMALL, Line, Queued, Room
-from agentserve.core.program import DISPATCHED, WAITING, Program, Step
+from agentserve.core.policies.waiting import SMALL, Line, Queued, Room
+from agentserve.core.program import WAITING, Program, Step
 from agentserve.errors import InvariantBroken
 
 SWEPT_MAX = 2  # engines whose pins are priced in one event; the others' turn comes at once, but after it
@@ -68,16 +69,17 @@ class WorkingSet(Policy):
         self._thresholds = Thresholds(self.params, self._anew)
         self._order = Order(self.board, self.params, self._anew)
         self._rooms = Rooms(self.board, self._books, self._thresholds, self.params)
-        self._returns = Returns(self.board, self.params)
         self.accounts = Accounts(lambda t: self.board.share(t).weight)
         self._seats = Seats(self.accounts)
         self._keeper = Keeper(self.board, self.params)
         self._line = Line(self.accounts)
-        self._reranking = Reranking(self._line, self._order, self._anew, self._role)
+        returns = Returns(self.board, self.params)
+        self._joining = Joining(self._line, self._order, self._anew, self._rooms, returns, self._arm)
+        self._reranking = Reranking(self._line, self._order, self._anew, self._joining.role)
         self._passing = Passing(self._books, self._line, self._order, self._rooms)
         self._guests = Guests(self.board, self.params, self._books)
         self._counts = dict.fromkeys(
-            ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated", "expected"),
+            ("seats", "kept", "returned", "released", "outranked", "held", "touches", "unseated"),
             0.0,
         )
 
@@ -99,7 +101,7 @@ class WorkingSet(Policy):
         if seat is not None:
             self._gap_ends(program, seat, now)
             self._unseat(program, now)
-        queued = self._enqueue(step, now)
+        queued = self._joining.step(step, now)
         # who stands behind others that found no room changes nothing for these
         if self._line.is_first(queued) or self._guests:
             self._fill(now)
@@ -171,7 +173,7 @@ class WorkingSet(Policy):
                 if not engine.up or program.idle or waiting:
                     self._unseat(program, now)
                     for step in waiting:
-                        self._enqueue(step, now)
+                        self._joining.step(step, now)
         self._fill(now)
 
     def hinted(self, program: Program, now: float) -> None:
@@ -179,17 +181,17 @@ class WorkingSet(Policy):
             # more is known of the gap: the pin's end is found anew when it is asked for
             program.own.until = None
         elif program.idle and program.own is None:
-            self._expect(program, now)
+            self._joining.ahead(program, now)
         self._fill(now)
 
     def tick(self, now: float) -> None:
         self._deadline = None
-        for program in self._returns.due(now):
-            self._expect(program, now)
-        if self._returns.next_at is not None:
-            self._arm(self._returns.next_at)
+        self._joining.those_due(now)
         for book in self._books.values():
-            self._touch_idle(book, now)
+            touched, later = self._keeper.touch(book, now)
+            self._counts["touches"] += touched
+            if later:
+                self._arm(now + self.params.touch_s)
         self._reranking.look(now)
         self._line.look_again()
         self._fill(now)
@@ -204,39 +206,6 @@ class WorkingSet(Policy):
 
     def _waiting(self, program: Program) -> list[Step]:
         return [s for s in program.open_steps.values() if s.state is WAITING]
-
-    def _enqueue(self, step: Step, now: float) -> Queued:
-        program, queued = step.program, step.program.own
-        engines = self._rooms.serving(step.model)
-        if isinstance(queued, Queued) and not queued.steps and queued.engines != engines:
-            self._line.leave(program)  # it was expected to want another model
-            queued = None
-        if not isinstance(queued, Queued):
-            queued = self._line.join(program, self._order.key(program), now, engines, self._role(program))
-        queued.steps.append(step)
-        return queued
-
-    def _role(self, program: Program) -> int:
-        """With whom it stands in the line."""
-        if self._anew.keeps_nothing(program):
-            return program.prefix[0].hash if program.prefix else NO_ROLE
-        return SMALL if self._rooms.is_small(program) else NO_ROLE
-
-    def _expect(self, program: Program, now: float) -> None:
-        """It has no seat, and when it will be back is known: into the line in time to restore its KV."""
-        if not program.carries or self._anew.keeps_nothing(program):
-            return  # there is nothing to restore for what comes next
-        returns_at = self._returns.at(program, now)
-        if returns_at is None:
-            return
-        joins_at = self._returns.joins_at(program, returns_at)
-        if joins_at > now:
-            self._returns.expect(program, joins_at)
-            self._arm(joins_at)
-            return
-        self._counts["expected"] += 1
-        queued = self._line.join(program, self._order.key(program), now, self._rooms.serving(program.model))
-        queued.expected_until = returns_at + self.params.announced_s
 
     # -- seating
 
@@ -292,7 +261,7 @@ class WorkingSet(Policy):
         seat = self._seats.give(program, book, queued.key, now, aside=aside)
         self._counts["seats"] += 1
         if not queued.steps:
-            self._warm_expected(program, seat, now)
+            self._keeper.restore(program, seat, now)
         for step in queued.steps:
             self.board.dispatch(
                 step,
@@ -302,16 +271,6 @@ class WorkingSet(Policy):
                 priority=self._priority(seat),
                 detail=f"{book.load} of {int(book.capacity)} tokens seated",
             )
-
-    def _warm_expected(self, program: Program, seat: Seat, now: float) -> None:
-        """Seated ahead of its return: its KV is brought back, if the engine has nothing else to prefill."""
-        self._keeper.begin(program, seat, now)
-        engine = seat.book.engine
-        prefilling = any(s.state is DISPATCHED for s in engine.steps.values())
-        there = self.board.fleet.expected_cached(program, engine)
-        if not prefilling and there < program.context_tokens:
-            due = max(program.returns_at or now, now)
-            self.board.warm(program, engine, tokens=program.context_tokens, due=due, reason="announced")
 
     def _unseat(self, program: Program, now: float) -> None:
         seat: Seat = program.own
@@ -357,7 +316,7 @@ class WorkingSet(Policy):
         self._unseat(program, now)
         self._counts["unseated"] += 1
         for step in held:
-            self._enqueue(step, now)
+            self._joining.step(step, now)
 
     def _make_room(self, book: Book, program: Program, over: float, now: float) -> None:
         """The seated outgrew the ceiling: idle seats not worth their price go, then idle ones of worse rank."""
@@ -428,19 +387,7 @@ class WorkingSet(Policy):
         self._counts["outranked" if reason == "outranked" else "released"] += 1
         self._unseat(program, now)
         self.board.unpin(program, book.engine, reason)
-        self._expect(program, now)
-
-    def _touch_idle(self, book: Book, now: float) -> None:
-        """Refresh those that the engine would evict."""
-        at_risk, later = self._keeper.touchable(book)
-        for program in at_risk:
-            self._counts["touches"] += 1
-            self.board.warm(
-                program, book.engine, tokens=program.context_tokens, due=now, reason="touch", refresh=True
-            )
-            self._keeper.used(program, book)
-        if later:
-            self._arm(now + self.params.touch_s)
+        self._joining.ahead(program, now)
 
     def _priority(self, seat: Seat) -> int:
         """The engine's own queue gets the same order: seconds of rank."""
@@ -465,7 +412,7 @@ class WorkingSet(Policy):
     @property
     def counts(self) -> dict[str, float]:
         """What was done with seats since the start, by what it was."""
-        return dict(self._counts)
+        return {**self._counts, "expected": self._joining.expected}
 
     @property
     def queued(self) -> int:
@@ -477,4 +424,4 @@ class WorkingSet(Policy):
         return {engine: (len(book.seated), book.load) for engine, book in self._books.items()}
 
     def figures(self) -> dict[str, float]:
-        return {**self._counts, **self._keeper.accounts.figures(), "fairness_gap": self.accounts.gap_max}
+        return {**self.counts, **self._keeper.accounts.figures(), "fairness_gap": self.accounts.gap_max}
