@@ -30,6 +30,7 @@ LOST_STEP_S = 7200.0  # a step that is open for so long will not be heard of aga
 # relations of steps of whose prompts nothing was there before
 BEGINS = frozenset({"new", "subagent", "compaction", "auxiliary"})
 KEPT = "kept"  # the reason of a dispatch whose program kept its room on the engine through the gap
+MOVED = "moved"  # of an unpin whose program came back for what its engine does not take
 RETRIES_MAX = 1  # as the scheduler: a step that fails again is given up
 PREFILL_TOKENS_PER_S = 8_000.0  # until the engine says better
 
@@ -335,7 +336,8 @@ class Story:
             since = program.gap_at if program.gap_at is not None else now
             program.pin = Pinned(decision.engine, since, program.context_tokens, until=now)
         expired = decision.reason == "expired" or (announced and now >= program.pin.until)
-        self._unpin(program, now, "expired" if expired else "revoked", decision.reason, announced=announced)
+        end: PinEnd = "moved" if decision.reason == MOVED else "expired" if expired else "revoked"
+        self._unpin(program, now, end, decision.reason, announced=announced)
 
     def _unpin(
         self, program: Life, now: float, end: PinEnd, reason: str, *, announced: bool = True

@@ -126,3 +126,30 @@ def test_a_seat_is_charged_for_its_context_while_only_an_auxiliary_step_runs(des
     before = d.scheduler.policy.seats()["e0"][1]
     d.arrive("a", 1, tokens=100, relation="auxiliary")
     assert d.scheduler.policy.seats()["e0"][1] > before
+
+
+def pinned(desk: Any) -> Any:
+    """`a` is in a gap and keeps its KV on e0, which `b` wants."""
+    d = desk(engines=1, kv_tokens=10_000, ttl_s=60.0)
+    d.arrive("a", tokens=5000)
+    d.finish("a", tokens=5000, tools=TOOL)
+    d.arrive("x", tokens=500)  # the engine does not idle
+    d.arrive("b", tokens=5000)
+    d.fire(1.0)
+    return d
+
+
+def test_a_seat_that_is_lost_in_a_gap_since_its_engine_drains_is_told(desk: Any) -> None:
+    d = pinned(desk)
+    d.report("e0", draining=True)
+    assert [(u.program, u.engine, u.reason) for u in d.of(do.Unpin)] == [("a", "e0", "drained")]
+
+
+def test_the_pin_of_a_program_that_returns_for_another_model_is_told_to_be_over(desk: Any) -> None:
+    d = pinned(desk)
+    d.report("e0", models=("m",))
+    d.back("e1")
+    d.report("e1", models=("n",), kv_tokens=20_000)
+    d.arrive("a", 1, tokens=5200, model="n")
+    assert d.sent("a", 1) == "e1"
+    assert [(u.program, u.engine, u.reason) for u in d.of(do.Unpin)] == [("a", "e0", "moved")]

@@ -249,6 +249,7 @@ def test_a_pin_can_be_missed_revoked_refused_or_lost() -> None:
     assert ended(until=105.0) == "expired"
     assert ended((ev.TimerFired(), (unpin,))) == "revoked"
     assert ended((ev.TimerFired(), (unpin,)), until=102.5) == "expired"
+    assert ended((ev.TimerFired(), (do.Unpin(program=P, engine=E0, reason="moved"),))) == "moved"
     assert ended((refused, ())) == "refused"
     assert ended((ev.EngineLost(engine=E0), ())) == "lost"
     assert ended((ev.ProgramEnded(program=P), ())) == "ended"

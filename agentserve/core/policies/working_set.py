@@ -101,6 +101,7 @@ class WorkingSet(Policy):
         if seat is not None:
             self._gap_ends(program, seat, now)
             self._unseat(program, now)
+            self.board.unpin(program, seat.book.engine, "moved")
         queued = self._joining.step(step, now)
         # who stands behind others that found no room changes nothing for these
         if self._line.is_first(queued) or self._guests:
@@ -170,7 +171,9 @@ class WorkingSet(Policy):
                 book.held.remove(step)
             for program in list(book.seated.values()):
                 waiting = [s for s in self._waiting(program) if s not in self._guests]
-                if not engine.up or program.idle or waiting:
+                if engine.up and program.idle:
+                    self._let_go(program, book, now, "drained")
+                elif not engine.up or waiting:
                     self._unseat(program, now)
                     for step in waiting:
                         self._joining.step(step, now)
