@@ -234,6 +234,7 @@ def pointed(command: Sequence[str], gateway: Gateway, program: str, model: str |
         "model_providers.agentserve.base_url": f"{gateway.url}/p/{quote(program, safe='')}/v1",
         "model_providers.agentserve.wire_api": "responses",
         "model_providers.agentserve.env_key": "OPENAI_API_KEY",
+        "web_search": "disabled",  # a tool that OpenAI runs, and no engine; its own `-c` goes before this
     }
     if model is not None:
         provider["model"] = model  # `-m` among its own arguments goes before this

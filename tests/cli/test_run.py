@@ -131,6 +131,7 @@ def test_codex_gets_its_provider_as_arguments(gateway: testing.Gateway, tmp_path
     assert said[-2:] == ["exec", "fix it"]
     assert f'model_providers.agentserve.base_url="{gateway.url}/p/p1/v1"' in said
     assert 'model_providers.agentserve.wire_api="responses"' in said
+    assert 'web_search="disabled"' in said  # which no engine runs
 
 
 def test_clients_ask_for_the_only_model_that_is_served_unless_they_were_told_another() -> None:

@@ -163,3 +163,43 @@ def test_what_chat_cannot_say_of_an_answer_is_refused(protocol: str, asked: Any,
     with pytest.raises(BadRequest) as refused:
         made(protocol, messages=[], input="x", **asked)
     assert refused.value.field == field
+
+
+SPACE: Any = {
+    "type": "namespace", "name": "agents", "description": "Other agents.",
+    "tools": [{"type": "function", "name": name, "description": name, "parameters": {}} for name in ("spawn", "wait")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_tool_in_a_namespace_is_called_by_its_own_name_and_answered_in_chat(
+    streamed: bool, engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine, extra=CHAT_ONLY)
+    function = {"name": "agents__wait", "arguments": "{}"}
+    calls = [{"index": 0, "id": "c1", "type": "function", "function": function}]
+    said = {"message": {"role": "assistant", "content": None, "tool_calls": calls}}
+    engine.script.append(
+        streams(sse(delta("", tool_calls=calls), delta("", "tool_calls")))
+        if streamed
+        else answers(200, chat_reply("", **said))
+    )
+    asked: Any = {"model": "m", "tools": [SPACE], "extra_body": {"client_metadata": {"a": "b"}}}
+    async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0) as client:
+        if streamed:
+            async with client.responses.stream(input="go", **asked) as stream:
+                reply = await stream.get_final_response()
+        else:
+            reply = await client.responses.create(input="go", **asked)
+        offered = [tool["function"] for tool in engine.asked[-1].json["tools"]]
+        assert [tool["name"] for tool in offered] == ["agents__spawn", "agents__wait"]
+        assert [tool["description"] for tool in offered] == ["Other agents.\n\nspawn", "wait"]
+        assert "client_metadata" not in engine.asked[-1].json
+        call: Any = reply.output[0]
+        assert (call.namespace, call.name, call.call_id) == ("agents", "wait", "c1")
+        done: Any = {"type": "function_call_output", "call_id": "c1", "output": "over"}
+        await client.responses.create(
+            input=[{"role": "user", "content": "go"}, call.model_dump(), done], **asked
+        )
+    [back] = engine.asked[-1].json["messages"][1]["tool_calls"]
+    assert back["function"] == function

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentserve.live.translate.frame import Json, as_dict, as_list, refuse
+from agentserve.live.translate.frame import Json, as_dict, as_list, as_text, refuse
 
 
 def messages(body: Json) -> Iterator[Json]:
@@ -49,7 +49,11 @@ def messages(body: Json) -> Iterator[Json]:
 
 
 def _call(item: Json) -> Json:
-    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    space, name = as_text(item.get("namespace")), item.get("name")
+    function = {
+        "name": in_chat(space, as_text(name)) if space else name,
+        "arguments": item.get("arguments"),
+    }
     return {"id": item.get("call_id"), "type": "function", "function": function}
 
 
@@ -78,11 +82,36 @@ def _content(content: Any, field: str) -> Any:
     return parts
 
 
-def tool(tool: Any, index: int) -> Json:
-    """A function that the model may call."""
-    tool = as_dict(tool)
+def functions(given: Any) -> tuple[list[Json], dict[str, tuple[str, str]]]:
+    """What the model may call, and which of that is in a namespace: by its name in chat, the namespace and its own."""
+    flat: list[Json] = []
+    spaces: dict[str, tuple[str, str]] = {}
+    for i, tool in enumerate(as_list(given)):
+        tool, field = as_dict(tool), f"tools[{i}]"
+        if tool.get("type") != "namespace":
+            flat.append(_function(tool, field))
+            continue
+        about = as_text(tool.get("description"))
+        for j, inner in enumerate(as_list(tool.get("tools"))):
+            made = _function(as_dict(inner), f"{field}.tools[{j}]")
+            function = made["function"]
+            space, name = as_text(tool.get("name")), as_text(function.get("name"))
+            function["name"] = in_chat(space, name)
+            if about and j == 0:  # what is said of all of them is said once
+                function["description"] = f"{about}\n\n{as_text(function.get('description'))}"
+            spaces[function["name"]] = (space, name)
+            flat.append(made)
+    return flat, spaces
+
+
+def in_chat(space: str, name: str) -> str:
+    """The name in chat of a function in a namespace."""
+    return f"{space}__{name}"
+
+
+def _function(tool: Json, field: str) -> Json:
     if tool.get("type") != "function":
-        raise refuse(f"the built-in tool {tool.get('type')!r}", f"tools[{index}]")
+        raise refuse(f"the built-in tool {tool.get('type')!r}", field)
     kept = {
         key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None
     }

@@ -24,7 +24,7 @@ from agentserve.live.translate.frame import (
     reasoning_of,
     refuse,
 )
-from agentserve.live.translate.items import messages, response_format, tool, tool_choice
+from agentserve.live.translate.items import functions, messages, response_format, tool_choice
 
 _SAME = ("temperature", "top_p", "parallel_tool_calls", "user", "metadata", "service_tier", "seed")
 _OWN = frozenset(
@@ -32,6 +32,7 @@ _OWN = frozenset(
         *_SAME, "model", "input", "instructions", "max_output_tokens", "stream", "stream_options", "tools",
         "tool_choice", "text", "reasoning", "store", "background", "previous_response_id", "conversation", "include",
         "truncation", "prompt", "top_logprobs", "max_tool_calls", "safety_identifier", "prompt_cache_key",
+        "client_metadata",
     }
 )  # fmt: skip
 _REFUSED = {
@@ -67,7 +68,8 @@ class ResponsesTranslation(Translation):
                 chat[field] = body[field]
         if body.get("max_output_tokens") is not None:
             chat["max_tokens"] = body["max_output_tokens"]
-        if tools := [tool(one, i) for i, one in enumerate(as_list(body.get("tools")))]:
+        tools, self._spaces = functions(body.get("tools"))
+        if tools:
             chat["tools"] = tools
             if (choice := body.get("tool_choice")) is not None:
                 chat["tool_choice"] = tool_choice(choice)
@@ -134,14 +136,8 @@ class ResponsesTranslation(Translation):
             output.append(message_item(_new("msg"), text, kind))
         for call in as_list(message.get("tool_calls")):
             function = as_dict(as_dict(call).get("function"))
-            output.append(
-                call_item(
-                    _new("fc"),
-                    as_text(call.get("id")),
-                    as_text(function.get("name")),
-                    as_text(function.get("arguments")),
-                )
-            )
+            item = self.call_item(as_text(as_dict(call).get("id")), as_text(function.get("name")))
+            output.append({**item, "arguments": as_text(function.get("arguments"))})
         cut = CUT_BY.get(as_text(choice.get("finish_reason")))
         return self.envelope(
             status="incomplete" if cut else "completed",
@@ -151,6 +147,19 @@ class ResponsesTranslation(Translation):
             output=output,
             usage=usage_of(chat.get("usage")),
         )
+
+    def call_item(self, call_id: str, name: str, *, status: str = "completed") -> Json:
+        """A tool that the model calls, by the name that its client gave it."""
+        space, own = self._spaces.get(name, (None, name))
+        return {
+            "id": _new("fc"),
+            "type": "function_call",
+            "call_id": call_id or _new("call"),
+            **({"namespace": space} if space else {}),
+            "name": own,
+            "arguments": "",
+            "status": status,
+        }
 
     def writer(self) -> Writer:
         return ResponsesWriter(self)
@@ -221,9 +230,7 @@ class ResponsesWriter(Writer):
         if name := as_text(function.get("name")):
             call_id = as_text(call.get("id")) or _new("call")
             kind = f"call {call.get('index', 0)}"
-            yield from self._item(
-                kind, lambda: call_item(_new("fc"), call_id, name, "", status="in_progress")
-            )
+            yield from self._item(kind, lambda: self._made.call_item(call_id, name, status="in_progress"))
         if arguments := as_text(function.get("arguments")):
             yield self._delta("function_call_arguments", arguments)
 
@@ -306,18 +313,6 @@ def message_item(item_id: str, text: str, kind: str = "message", *, status: str 
 def reasoning_item(item_id: str, text: str) -> Json:
     """What the model thought."""
     return {"id": item_id, "type": "reasoning", "summary": [], "content": [_part("reasoning", text)]}
-
-
-def call_item(item_id: str, call_id: str, name: str, arguments: str, *, status: str = "completed") -> Json:
-    """A tool that the model calls."""
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "call_id": call_id or _new("call"),
-        "name": name,
-        "arguments": arguments,
-        "status": status,
-    }
 
 
 def usage_of(usage: Any) -> Json:
