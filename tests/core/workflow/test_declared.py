@@ -127,6 +127,7 @@ NODES = {"nodes": ["a", "b"]}
         ({"nodes": [{"id": "a", "expect": 3}]}, "nodes[0].expect", "not an object"),
         ({"nodes": [{"id": "a", "duration_ms": {"p50": "x"}}]}, "nodes[0].duration_ms.p50", "'x'"),
         ({"nodes": [{"id": "a", "duration_ms": True}]}, "nodes[0].duration_ms", "True"),
+        ({"nodes": [{"id": "a", "duration_ms": {"p99": 1}}]}, "nodes[0].duration_ms", "none of p50"),
         ({**NODES, "edges": [{"source": "a", "target": "bb"}]}, "edges[0].target", "did you mean 'b'"),
         ({**NODES, "edges": [{"target": "b"}]}, "edges[0].source", "missing"),
         ({**NODES, "edges": [{"source": "a", "target": "b", "p": 2}]}, "edges[0].p", "2"),
@@ -150,7 +151,10 @@ def test_a_mistake_is_named_by_its_field(given: Any, field: str, says: str) -> N
 
 
 def test_a_graph_that_was_taken_before_is_read_again_with_keys_that_are_no_longer_known() -> None:
-    sent = {"nodes": ["a", {"id": "b", "after": "a"}], "edges": [{"source": "a", "target": "b", "old": 1}]}
+    sent = {
+        "nodes": ["a", {"id": "b", "after": "a", "duration_ms": {"p99": 1}}],
+        "edges": [{"source": "a", "target": "b", "old": 1}],
+    }
     assert [node.id for node in WorkflowGraph.parse(sent, kept=True).nodes] == ["a", "b"]
 
 
