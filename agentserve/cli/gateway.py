@@ -109,6 +109,8 @@ def _compose(settings: Settings, store: Store) -> Composed:
         time_scale=scale,
         check=settings.scheduler.check_invariants,
     )
+    if scale == 1.0:  # else what was written down is of another clock
+        telemetry.restore(store.recovered.lives)
     telemetry.on_fact(store.journal.known)
     driver.listen(telemetry.watch)
     for name, ask in store.figures().items():

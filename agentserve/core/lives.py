@@ -124,6 +124,23 @@ class Out(msgspec.Struct):
         )
 
 
+class KeptLife(msgspec.Struct, frozen=True, kw_only=True):
+    """What an earlier gateway wrote down of a program that was not over when it ended."""
+
+    program: str
+    tenant: str
+    opened_at: float
+    last_at: float  # when its last step ended
+    parent: str | None = None
+    workflow: str | None = None
+    steps: int = 0
+    failed_steps: int = 0
+    queue_s: float = 0.0
+    human_s: float = 0.0
+    tool_s: float = 0.0
+    turn_done: bool = False
+
+
 class Life:
     """A program that is not over."""
 
@@ -152,6 +169,19 @@ class Life:
         self.out: dict[str, Out] = {}
         self.pin: Pinned | None = None
         self.warm: Warming | None = None
+
+    @classmethod
+    def taken_up(cls, kept: KeptLife) -> Life:
+        """As it was when it was last heard of. What its context was is not known, nor which tools were out."""
+        life = cls(kept.program, kept.tenant, kept.parent, kept.opened_at)
+        life.workflow = kept.workflow
+        life.seen_at = life.last_at = kept.last_at
+        life.steps, life.failed = kept.steps, kept.failed_steps
+        # the sum of steps' waits is all that was written: of steps beside one another it may be more than the whole
+        life.queue_s = min(kept.queue_s, max(kept.last_at - kept.opened_at - kept.human_s - kept.tool_s, 0.0))
+        life.human_s, life.tool_s, life.turn_done = kept.human_s, kept.tool_s, kept.turn_done
+        life.gap_at = kept.last_at if kept.steps else None
+        return life
 
     def began(self) -> None:
         """One more step of its main line is under way."""

@@ -11,7 +11,7 @@ known; memory is bounded by `programs_max`, and what is forgotten is closed as `
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.facts import AnyFact, PinEnd, PinOver, PinPaid, ProgramOpened, StepOver, WarmEnd
-from agentserve.core.lives import Life, OpenStep, Out, Pinned, Warming
+from agentserve.core.lives import KeptLife, Life, OpenStep, Out, Pinned, Warming
 
 PROGRAMS_MAX = 200_000
 TOOLS_OF_PROGRAM_MAX = 512
@@ -58,6 +58,12 @@ class Story:
     def live(self) -> int:
         """Programs that are not over."""
         return len(self._programs)
+
+    def restore(self, kept: Iterable[KeptLife]) -> None:
+        """Take up programs of an earlier run, the least lately heard of first: nobody is told that they open."""
+        for one in kept:
+            if one.program not in self._programs and len(self._programs) < self._programs_max:
+                self._programs[one.program] = Life.taken_up(one)
 
     def tell(self, event: ev.AnyEvent, now: float, decisions: Sequence[do.AnyDecision] = ()) -> list[AnyFact]:
         """What is now known that was not before."""

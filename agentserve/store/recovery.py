@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Text, case, cast, func, not_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
+from agentserve.core.lives import KeptLife
 from agentserve.store import schema
 from agentserve.store.database import Database
 
 CHAINS_MAX = 200_000
 GRAPHS_MAX = 20_000
+LIVES_MAX = 5_000  # whose gaps are added up at the start; of more the time counts from then on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Recovered:
     accounts: dict[str, float] = field(default_factory=dict)
     chains: tuple[bytes, ...] = ()  # least recently active first, as `Resolver.restore` wants them
     open_programs: tuple[str, ...] = ()
+    lives: tuple[KeptLife, ...] = ()  # of programs that nobody said were over, least recently active first
 
 
 async def recover(database: Database, *, now: float, idle_s: float) -> Recovered:
@@ -64,6 +68,7 @@ async def recover(database: Database, *, now: float, idle_s: float) -> Recovered
                 .limit(CHAINS_MAX)
             )
         ).all()
+        lives = await _lives(connection)
     oldest_first = recent[::-1]
     return Recovered(
         forecasts=blobs,
@@ -71,7 +76,69 @@ async def recover(database: Database, *, now: float, idle_s: float) -> Recovered
         accounts=services,
         chains=tuple(bytes(row.body) for row in oldest_first),
         open_programs=tuple(row.program for row in oldest_first),
+        lives=lives,
     )
+
+
+async def _lives(connection: AsyncConnection) -> tuple[KeptLife, ...]:
+    """Programs that are not over, with what filled the gaps between their steps: a tool was asked for, or nothing."""
+    programs, steps = schema.table(schema.Program), schema.table(schema.Step)
+    live = (
+        select(programs)
+        .where(programs.c.state == "live")
+        .order_by(programs.c.last_at.desc())
+        .limit(LIVES_MAX)
+    )
+    ids = live.with_only_columns(programs.c.id).subquery()
+    asked = cast(steps.c.tools, Text) != "[]"
+    gaps = (
+        select(
+            steps.c.program,
+            steps.c.gap_s,
+            asked.label("asked"),
+            func.lag(asked)
+            .over(partition_by=steps.c.program, order_by=steps.c.arrived_at)
+            .label("asked_before"),
+            func.lead(steps.c.id)
+            .over(partition_by=steps.c.program, order_by=steps.c.arrived_at)
+            .label("next"),
+        )
+        .where(
+            steps.c.program.in_(select(ids.c.id)),
+            steps.c.outcome == "finished",
+            steps.c.relation != "auxiliary",
+        )
+        .subquery()
+    )
+    filled = await connection.execute(
+        select(
+            gaps.c.program,
+            func.sum(case((gaps.c.asked_before, gaps.c.gap_s), else_=0.0)).label("tool_s"),
+            func.sum(case((not_(gaps.c.asked_before), gaps.c.gap_s), else_=0.0)).label("human_s"),
+            func.max(case((gaps.c.next.is_(None), case((gaps.c.asked, 0), else_=1)), else_=0)).label("done"),
+        ).group_by(gaps.c.program)
+    )
+    parts = {row.program: row for row in filled}
+    kept = []
+    for row in (await connection.execute(live)).all()[::-1]:
+        part = parts.get(row.id)
+        kept.append(
+            KeptLife(
+                program=row.id,
+                tenant=row.tenant,
+                opened_at=row.opened_at,
+                last_at=row.last_at,
+                parent=row.parent,
+                workflow=row.workflow,
+                steps=row.steps,
+                failed_steps=row.failed_steps,
+                queue_s=row.queue_s,
+                human_s=float(part.human_s or 0.0) if part is not None else 0.0,
+                tool_s=float(part.tool_s or 0.0) if part is not None else 0.0,
+                turn_done=part is not None and bool(part.done),
+            )
+        )
+    return tuple(kept)
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
@@ -17,6 +17,7 @@ from agentserve.config import TelemetrySettings
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
+from agentserve.core.lives import KeptLife
 from agentserve.core.story import PROGRAM_IDLE_S, Story
 from agentserve.ports import StepRecord
 from agentserve.telemetry.meters import Meters, Number, Pulled, Spread
@@ -60,6 +61,10 @@ class Recorder:
         if self.spans is not None:
             lost = self.spans
             self.meters.pull("spans_lost", lambda: float(lost.lost))
+
+    def restore(self, kept: Iterable[KeptLife]) -> None:
+        """Take up the programs that an earlier run left open."""
+        self._story.restore(kept)
 
     # -- what anybody may record
 

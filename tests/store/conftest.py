@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from agentserve.core.decisions import AnyDecision
 from agentserve.core.events import AnyEvent
 from agentserve.core.facts import AnyFact
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId, WorkflowId
+from agentserve.core.lives import KeptLife
 from agentserve.ports import StepRecord
 from agentserve.store import migrations
 from agentserve.store.database import Database
@@ -180,6 +181,10 @@ class Gateway:
         self.journal = journal
         self._teller = Recorder()
         self._teller.on_fact(journal.known)
+
+    def restore(self, lives: Iterable[KeptLife]) -> None:
+        """It takes up what an earlier one left open."""
+        self._teller.restore(lives)
 
     def tell(self, event: AnyEvent, now: float, decisions: Sequence[AnyDecision] = ()) -> None:
         """As the driver: the journal hears of the event, and of what the story makes of it."""

@@ -17,7 +17,7 @@ from agentserve.core import events as ev
 from agentserve.core.fairness import Accounts
 from agentserve.core.forecast import ToolCall, ToolForecaster
 from agentserve.core.identity import CallEvidence, Item, ReplyEvidence, Resolver
-from agentserve.core.ids import TenantId
+from agentserve.core.ids import ProgramId, TenantId
 from agentserve.store import migrations, queries
 from agentserve.store.database import Database
 from agentserve.store.recovery import journal_of, recover
@@ -228,3 +228,39 @@ def test_a_resolver_restored_from_its_chains_knows_the_next_call(tmp_path: Path)
         await again.close()
 
     asyncio.run(run())
+
+
+async def test_programs_that_were_open_go_on_with_their_time_and_are_no_new_ones(
+    url: str, database: Database
+) -> None:
+    def tell(store: Store) -> Gateway:
+        gateway = Gateway(store.journal)
+        gateway.restore(store.recovered.lives)
+        return gateway
+
+    store = await opened(url)
+    first = tell(store)
+    first.step("acme/p", 0, AT)  # asks for a tool
+    first.step("acme/p", 1, AT + 10.0, gap_s=8.0, tools=())  # a turn is over
+    first.step("acme/p", 2, AT + 112.0, gap_s=100.0)
+    first.step("acme/left", 0, AT)
+    await store.close()  # without a word of their ends
+
+    store = await opened(url, AT + 300.0)
+    assert [kept.program for kept in store.recovered.lives] == ["acme/left", "acme/p"]
+    kept = store.recovered.lives[-1]
+    assert (kept.steps, kept.tool_s, kept.human_s, kept.turn_done) == (3, 8.0, 100.0, False)
+    second = tell(store)
+    second.step("acme/p", 3, AT + 130.0)
+    second.tell(ev.ProgramEnded(program=ProgramId("acme/p")), AT + 133.0)
+    second.tell(ev.TimerFired(), AT + 1e5)
+    await store.close()
+    program = await queries.program(database, "acme/p")
+    left = await queries.program(database, "acme/left")
+    assert program is not None
+    assert left is not None
+    assert (program["steps"], program["seconds"]) == (4, 132.0 - 100.0)
+    assert (program["tool_s"], program["human_s"]) == (8.0 + 16.0, 100.0)
+    assert (left["state"], left["end_reason"], left["ended_at"]) == ("ended", "idle", AT + 2.0)
+    (tenant,) = await queries.tenants(database)
+    assert tenant["programs"] == 2
