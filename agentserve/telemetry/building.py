@@ -11,7 +11,6 @@ from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -19,6 +18,7 @@ from agentserve.core import decisions as do
 from agentserve.core import facts
 from agentserve.ports import StepRecord
 from agentserve.telemetry.conventions import Conventions
+from agentserve.telemetry.exporting import Outbox
 from agentserve.telemetry.traceparent import derived, parse_traceparent
 
 NS = 1_000_000_000
@@ -52,18 +52,13 @@ class Trace:
 
 
 class Builder:
-    """Builds spans and hands them to an exporter. All of a span is known when it is built, so it is made whole: by a
+    """Builds spans and puts them into the outbox. All of a span is known when it is built, so it is made whole: by a
     tracer it would be started, changed under a lock and ended, at four times the cost."""
 
-    def __init__(self, exporter: SpanExporter, *, conventions: Conventions, batched: bool) -> None:
+    def __init__(self, out: Outbox, *, conventions: Conventions) -> None:
         self._names = conventions
         self._resource = Resource.create({"service.name": "agentserve"})
-        self._out = BatchSpanProcessor(exporter) if batched else SimpleSpanProcessor(exporter)
-
-    def close(self, within_s: float) -> None:
-        """Export what is left."""
-        self._out.force_flush(int(within_s * 1000))
-        self._out.shutdown()
+        self._out = out
 
     def _span(
         self,
@@ -83,7 +78,7 @@ class Builder:
         above = None
         if parent is not None:
             above = SpanContext(trace.trace_id, parent, is_remote=True, trace_flags=SAMPLED)
-        self._out.on_end(
+        self._out.put(
             ReadableSpan(
                 name,
                 SpanContext(trace.trace_id, span_id, is_remote=False, trace_flags=SAMPLED),

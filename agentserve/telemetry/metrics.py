@@ -103,7 +103,7 @@ TABLE: tuple[Metric, ...] = (
         "fallbacks",
         "Times a part of ours failed and requests went on without it.",
         "reason",
-        seeds=(("scheduler",), ("identity",), ("reply",)),
+        seeds=(("scheduler",), ("identity",), ("reply",), ("worker",)),
     ),
     # tokens
     _counter("prompt_tokens", "Prompt tokens of finished steps.", "tenant", "engine"),
@@ -181,7 +181,7 @@ TABLE: tuple[Metric, ...] = (
         "why",
         seeds=(("event", "overflow"), ("step", "overflow"), ("row", "stopped")),
     ),
-    _counter("spans_lost", "Spans that were dropped because the exporter could not keep up."),
+    _counter("spans_lost", "Spans that the collector did not take, or not fast enough."),
     _counter(
         "telemetry_errors",
         "Figures that could not be had or recorded.",

@@ -224,6 +224,7 @@ class Recorder:
         self.meters.child("engine_up", event.engine).value = 0.0
 
     def _engine_back(self, event: ev.EngineBack) -> None:
+        self.meters.child("engine_losses", event.engine)  # shown as 0, so that a rate sees the first
         self.meters.child("engine_up", event.engine).value = 1.0
 
     def _done(self, event: ev.DecisionDone) -> None:

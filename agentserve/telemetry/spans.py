@@ -18,6 +18,7 @@ import logging
 import sys
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
@@ -27,6 +28,7 @@ from agentserve.errors import ConfigError
 from agentserve.ports import StepRecord
 from agentserve.telemetry.building import Builder, Trace
 from agentserve.telemetry.conventions import Conventions
+from agentserve.telemetry.exporting import LastWords, Outbox
 from agentserve.telemetry.traceparent import derived, parse_traceparent
 
 log = logging.getLogger("agentserve.traces")
@@ -49,20 +51,27 @@ class Spans:
         batched: bool = True,
         pending_max: int = PENDING_MAX,
         clock_offset_s: float = 0.0,
+        reason: Callable[[], str] = lambda: "",
     ) -> None:
-        self.lost = 0
+        self._lost = 0  # before they were built
         self._threshold = round(sample * 0xFFFF_FFFF_FFFF_FFFF)
         self._pending: deque[StepRecord | facts.AnyFact] = deque()
         self._pending_max = pending_max
         self._offset_s = clock_offset_s
         self._traces: OrderedDict[str, Trace] = OrderedDict()
         self._parents: OrderedDict[str, str] = OrderedDict()
-        self._builder = Builder(exporter, conventions=conventions or Conventions(), batched=batched)
+        self._out = Outbox(exporter, batched=batched, reason=reason)
+        self._builder = Builder(self._out, conventions=conventions or Conventions())
         self._lock = threading.Lock()  # one builder at a time
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._batched = batched
+
+    @property
+    def lost(self) -> int:
+        """Everything that did not become a span which somebody took."""
+        return self._lost + self._out.lost
 
     # -- on the requests' path
 
@@ -105,7 +114,7 @@ class Spans:
 
     def _push(self, item: StepRecord | facts.AnyFact) -> None:
         if len(self._pending) >= self._pending_max:
-            self.lost += 1
+            self._lost += 1
             return
         self._pending.append(item)
         if self._thread is None and self._batched:
@@ -159,7 +168,7 @@ class Spans:
         for program, trace in list(self._traces.items()):
             if trace.sampled and trace.opened_at is not None:
                 self._builder.program(program, trace, None)
-        self._builder.close(STOP_S)
+        self._out.close(STOP_S)
 
     def drain(self) -> None:
         """Build the spans of everything that is queued."""
@@ -169,14 +178,14 @@ class Spans:
                 try:
                     self._build(item)
                 except Exception:
-                    self.lost += 1
-                    if self.lost == 1:
+                    self._lost += 1
+                    if self._lost == 1:
                         log.exception("a span could not be built")
 
     def _build(self, item: StepRecord | facts.AnyFact) -> None:
         trace = self._traces.get(item.program)
         if trace is None:
-            self.lost += 1
+            self._lost += 1
         elif isinstance(item, StepRecord):
             self._builder.step(item, trace)
         elif isinstance(item, facts.ToolCallOver):
@@ -189,13 +198,21 @@ def make_spans(settings: TelemetrySettings, *, clock_offset_s: float = 0.0) -> S
     """What the settings ask for; None when traces are off, and then they cost nothing."""
     if settings.traces == "off":
         return None
+    words = LastWords()
+    if settings.traces == "console":
+        exporter: SpanExporter = ConsoleSpanExporter(
+            out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n"
+        )
+    else:
+        exporter = _otlp(settings.otlp_endpoint)
+        words.listen("opentelemetry.exporter")
+        LastWords().listen("opentelemetry.sdk._shared_internal")  # a line for each span that found no room
     return Spans(
-        ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n")
-        if settings.traces == "console"
-        else _otlp(settings.otlp_endpoint),
+        exporter,
         sample=settings.trace_sample,
         conventions=Conventions(settings.semconv),
         clock_offset_s=clock_offset_s,
+        reason=lambda: words.said,
     )
 
 

@@ -153,7 +153,7 @@ BOARD = Board(
                 lines(
                     "Spans lost",
                     q("sum(rate(agentserve_spans_lost_total[$__rate_interval]))", "spans"),
-                    what="The exporter could not keep up.",
+                    what="The collector did not take them, or not fast enough.",
                     unit=each_second("spans"),
                 ),
                 lines(

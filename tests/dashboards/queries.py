@@ -73,7 +73,7 @@ def series_in(expr: str) -> set[str]:
     """The names of series in an expression."""
     bare = re.sub(r'"[^"]*"', '""', expr)
     bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
-    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", "", bare)
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\boffset \w+", "", bare)
     words = re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\(|[a-zA-Z0-9_:])", bare)
     return {word for word in words if word not in {"or", "and", "unless", "bool", "offset", "inf", "nan"}}
 

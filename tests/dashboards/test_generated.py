@@ -54,7 +54,7 @@ def test_every_metric_is_shown_somewhere() -> None:
 
 def test_the_reader_of_expressions_finds_names_and_labels() -> None:
     expr = 'histogram_quantile(0.95, sum by (le, tool) (rate(a_bucket{x="y", z=~"b|c"}[5m]))) / on() (d:e > 0) or f'
-    assert series_in(expr) == {"a_bucket", "d:e", "f"}
+    assert series_in(f"{expr} offset 1h") == {"a_bucket", "d:e", "f"}
     assert labels_in(expr) == {"le", "tool", "x", "z"}
 
 

@@ -191,10 +191,17 @@ def test_what_should_never_happen_is_shown_as_zero_before_it_does() -> None:
     got = figures(Recorder())
     for name in ("store_lost_rows_total", "fallbacks_total", "spans_lost_total", "telemetry_errors_total"):
         assert [value for (found, _), value in got.items() if found == name], name
-    assert got["fallbacks_total", (("reason", "scheduler"),)] == 0.0
+    for reason in ("scheduler", "identity", "reply", "worker"):
+        assert got["fallbacks_total", (("reason", reason),)] == 0.0
     for metric in TABLE:
         for values in metric.seeds:
             assert got[metric.name + "_total", tuple(sorted(zip(metric.labels, values, strict=True)))] == 0.0
+
+
+def test_an_engine_that_answers_shows_that_it_was_never_lost() -> None:
+    recorder = Recorder()
+    recorder.watch(ev.EngineBack(engine=E0), AT, [])
+    assert figures(recorder)["engine_losses_total", (("engine", "e0"),)] == 0.0
 
 
 def test_a_finished_program_carries_its_trace_and_says_where_its_time_went() -> None:
