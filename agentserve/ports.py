@@ -75,7 +75,6 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     CLIPPED = "clipped"
     REFUSED = "refused"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,6 @@ class Capabilities:
     kv_events: bool = False
     reports_cached_tokens: bool = False
     tokenises: bool = False
-    aborts_on_disconnect: bool = True
     # flag text an operator could add, and what it would unlock
     unlocks: tuple[tuple[str, str], ...] = ()
     refused: tuple[str, ...] = ()
@@ -331,6 +329,5 @@ class StepRecord(msgspec.Struct, kw_only=True):
     tries: tuple[Try, ...] = ()  # that came to nothing; the last that was sent is `dispatched_at`
     traceparent: str | None = None
     gap_s: float | None = None  # since the program's previous step ended
-    gap_tools: tuple[str, ...] = ()
     decisions: tuple[AnyDecision, ...] = ()
     trace_id: str | None = None  # of the program's trace where it is sampled; telemetry fills it in

@@ -57,18 +57,13 @@ class Accounts:
         account.at = now
         account.holding += tokens
 
-    def charge(self, tenant: TenantId, token_seconds: float, now: float) -> None:
-        """Service beyond memory: compute, or an estimate paid in advance."""
-        account = self.account(tenant, now)
-        account.service += token_seconds / account.weight
-
     def rejoin(self, tenant: TenantId, waiting: Iterable[TenantId], now: float) -> None:
         """The tenant has work again after having none: it starts level with the least of those that waited."""
         account = self.account(tenant, now)
         if account.holding:
             return
         others = [self.account(t, now).now(now) for t in waiting if t != tenant]
-        others += [a.now(now) for t, a in self._accounts.items() if a.holding and t != tenant]
+        others += [a.now(now) for t, a in self._accounts.items() if a.holding]
         if others:
             lifted = min(others)
             if lifted > account.now(now):

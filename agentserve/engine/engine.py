@@ -183,7 +183,6 @@ class EmulatedEngine:
             idle_tokens=self.pool.cached_free * self.block,
             blank_tokens=self.pool.blank * self.block,
             pinned_tokens=self._pins.blocks * self.block,
-            host_tokens=len(self.tier) * self.block,
         )
 
     def stats(self, now: float) -> EngineStats:
@@ -330,10 +329,8 @@ class EmulatedEngine:
         if full > sequence.hashed:
             self._batch.store(sequence, full)
         if sequence.computed < sequence.target:
-            self._stats.prefilled_tokens += n
             return
         if sequence.done == 0:
-            self._stats.prefilled_tokens += n
             self._say(FirstToken(id=sequence.request.id, at=now))
         sequence.done += 1
         sequence.token_at = now

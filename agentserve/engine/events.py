@@ -136,7 +136,6 @@ class KvUse:
     idle_tokens: int
     blank_tokens: int
     pinned_tokens: int = 0
-    host_tokens: int = 0  # in host memory, beside all that
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,7 +147,6 @@ class EngineStats:
     query_tokens: int = 0
     hit_tokens: int = 0
     host_hit_tokens: int = 0
-    prefilled_tokens: int = 0
     decoded_tokens: int = 0
     preemptions: int = 0
     evicted_tokens: int = 0

@@ -43,7 +43,7 @@ class Ledger:
         self._quotas = quotas
         self._now = now
         self._traceparent = getattr(telemetry, "traceparent", None)  # of a telemetry that makes traces
-        self._ended: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
+        self._ended: OrderedDict[str, float] = OrderedDict()  # when programs' last steps did
 
     def forget(self, program: str) -> None:
         """It is over: when its last step ended does not matter any more."""
@@ -133,14 +133,10 @@ class Ledger:
         call, resolved, decision = x.call, x.resolved, x.decision
         assert call is not None
         assert resolved is not None
-        before = self._ended.get(resolved.program_id)
+        before_at = self._ended.get(resolved.program_id)
         ended_at = x.now()
         own_until = x.dispatched_at if x.first_byte_at is not None else None
-        gap_s = None
-        if before is not None:
-            gap_s = x.arrived_at - before[0]
-            if gap_s < 0.0:
-                gap_s = 0.0
+        gap_s = None if before_at is None else max(x.arrived_at - before_at, 0.0)
         return StepRecord(
             step=x.step,
             program=resolved.program_id,
@@ -171,7 +167,6 @@ class Ledger:
             tries=x.tries,
             traceparent=x.headers.get("traceparent"),
             gap_s=gap_s,
-            gap_tools=before[1] if before is not None else (),
             decisions=tuple(x.reasons),
         )
 
@@ -180,7 +175,7 @@ class Ledger:
             x.tokens_counted = False
             self._quotas.step_over(record.tenant, record.program, tokens, self._now())
         ended = self._ended
-        ended[record.program] = (record.ended_at or 0.0, record.tools)
+        ended[record.program] = record.ended_at or 0.0
         ended.move_to_end(record.program)
         if len(ended) > PROGRAMS_REMEMBERED_MAX:
             ended.popitem(last=False)

@@ -18,7 +18,7 @@ SEGMENTS_MAX = 8
 class Text:
     """The growing prompt of one live program, as block hashes of `block` tokens."""
 
-    __slots__ = ("_boundary", "_epoch", "_hashes", "_shared_tokens", "block", "plan", "tokens")
+    __slots__ = ("_epoch", "_hashes", "_shared_tokens", "block", "plan", "tokens")
 
     def __init__(self, plan: ProgramPlan, block: int) -> None:
         self.plan = plan
@@ -26,13 +26,11 @@ class Text:
         self._epoch = 0
         self._shared_tokens = sum(r.tokens for r in plan.shared)
         self._hashes: list[int] = []
-        self._boundary = 0
         self.tokens = 0
         self._restart()
 
     def _restart(self) -> None:
         self._hashes = shared_hashes(self.plan.shared, self.block)
-        self._boundary = len(self._hashes)
         self.tokens = self._shared_tokens
 
     def prompt(self, step: StepPlan) -> int:

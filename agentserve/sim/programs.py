@@ -117,7 +117,6 @@ class Workload:
     programs: Sequence[ProgramPlan]
     seed: int = 0
     shared_tokens: int = 0  # distinct shared runs, all together
-    notes: str = ""
     roots: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:

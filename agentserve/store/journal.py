@@ -194,11 +194,6 @@ class WriteBehind:
         """How old the oldest row that is not written yet can be at most."""
         return time.monotonic() - self._clear_at if self.queued or self._facts else 0.0
 
-    @property
-    def lost_rows(self) -> int:
-        """Everything that was ever dropped."""
-        return sum(self.lost.values())
-
     async def flushed(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """Wait until what was said up to now is written; False when it takes longer."""
         said_at = time.monotonic()

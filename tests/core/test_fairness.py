@@ -17,9 +17,11 @@ def test_service_accrues_with_tokens_held_over_time_and_weight() -> None:
     accounts = Accounts(lambda t: 2.0 if t == double else 1.0)
     accounts.hold(double, 100, 0.0)
     accounts.hold(single, 100, 0.0)
+    accounts.hold(double, -60, 10.0)
     services = accounts.services(10.0)
     assert services[single] == pytest.approx(1000.0)
     assert services[double] == pytest.approx(500.0)
+    assert accounts.services(20.0)[double] == pytest.approx(700.0)
 
 
 def test_another_weight_counts_from_then_on_and_what_was_had_stays() -> None:
@@ -39,6 +41,39 @@ def test_a_tenant_that_was_away_starts_level_with_the_least_that_waited() -> Non
     accounts.hold(busier, 300, 0.0)
     accounts.rejoin(back, [busy, busier], 10.0)
     assert accounts.services(10.0)[back] == pytest.approx(1000.0)
+
+
+def test_those_that_wait_without_memory_and_those_that_hold_some_both_count_as_others() -> None:
+    back, waits, holds = TenantId("back"), TenantId("waits"), TenantId("holds")
+    accounts = Accounts(lambda _: 1.0)
+    accounts.hold(waits, 50, 0.0)
+    accounts.hold(waits, -50, 4.0)  # 200 token-seconds, and now it holds nothing
+    accounts.hold(holds, 100, 0.0)
+    accounts.rejoin(back, [waits], 10.0)
+    assert accounts.services(10.0)[back] == pytest.approx(200.0), "the least of both"
+    later = TenantId("later")
+    accounts.rejoin(later, [later], 10.0)
+    assert accounts.services(10.0)[later] == pytest.approx(1000.0), "nobody else waits, but one works"
+
+
+def test_a_tenant_that_had_more_than_the_others_keeps_its_debt() -> None:
+    back, busy = TenantId("back"), TenantId("busy")
+    accounts = Accounts(lambda _: 1.0)
+    accounts.hold(back, 500, 0.0)
+    accounts.hold(back, -500, 10.0)
+    accounts.hold(busy, 100, 0.0)
+    accounts.rejoin(back, [busy], 10.0)
+    assert accounts.services(10.0)[back] == pytest.approx(5000.0)
+
+
+def test_what_was_kept_of_services_counts_after_a_restart_and_the_largest_gap_is_remembered() -> None:
+    tenant = TenantId("a")
+    accounts = Accounts(lambda _: 1.0)
+    accounts.restore({tenant: 700.0}, 5.0)
+    assert accounts.services(9.0) == {tenant: 700.0}
+    for gap in (3.0, 8.0, 5.0):
+        accounts.note_gap(gap)
+    assert accounts.gap_max == 8.0
 
 
 def test_a_tenant_that_holds_memory_is_not_lifted() -> None:

@@ -67,8 +67,8 @@ def test_the_gain_that_is_forecast_is_the_gain_that_comes(break_even: float, ela
     assert held == pytest.approx(sum(cuts) * ttl / 400, rel=0.15, abs=0.05)  # as finely as the grid tells
 
 
-def bet(price: float = 0.5) -> Bet:
-    return Bet(made_at=10.0, tokens=1000, price=price, capacity=10_000.0)
+def bet(price: float = 0.5, expected_s: float = 0.0) -> Bet:
+    return Bet(made_at=10.0, tokens=1000, price=price, capacity=10_000.0, expected_s=expected_s)
 
 
 def test_what_a_pin_cost_is_its_share_of_the_memory_for_as_long_as_it_had_a_price() -> None:
@@ -79,8 +79,10 @@ def test_what_a_pin_cost_is_its_share_of_the_memory_for_as_long_as_it_had_a_pric
 def test_gains_and_regrets_add_up() -> None:
     accounts = PinAccounts()
     accounts.settle(T, W, bet(), until=30.0, saved_s=4.0)
-    accounts.settle(T, W, bet(), until=50.0, saved_s=0.0)
+    accounts.settle(T, W, bet(expected_s=1.5), until=50.0, saved_s=0.0)
     figures = accounts.figures()
+    assert figures["pins_settled"] == 2
+    assert figures["pins_expected_s"] == pytest.approx(1.5)
     assert figures["pins_saved_s"] == pytest.approx(4.0)
     assert figures["pins_cost_s"] == pytest.approx(3.0)
     assert figures["pins_lost_s"] == pytest.approx(2.0)
@@ -99,3 +101,18 @@ def test_a_workflow_whose_pins_do_not_pay_is_switched_off_probed_and_taken_back(
         accounts.settle(T, W, bet(), until=30.0, saved_s=5.0)
     assert accounts.allowed(T, W)
     assert accounts.switched_off == 0
+
+
+def test_a_workflow_is_judged_by_the_plain_mean_of_its_first_bets() -> None:
+    """One that lost much and then gained a little each time has not paid, however it went lately."""
+    accounts = PinAccounts()
+    for saved_s in [0.0, 0.0] + [1.05] * (SETTLED_MIN - 2):  # each costs 1, so the sum is -0.6
+        accounts.settle(T, W, bet(), until=30.0, saved_s=saved_s)
+    assert accounts.switched_off == 1
+
+
+def test_pins_that_only_break_even_do_not_pay() -> None:
+    accounts = PinAccounts()
+    for _ in range(SETTLED_MIN):
+        accounts.settle(T, W, bet(), until=30.0, saved_s=bet().cost_s(30.0))
+    assert accounts.switched_off == 1

@@ -211,6 +211,48 @@ def test_an_idle_program_gives_its_place_up_and_a_running_one_does_not() -> None
     quotas.step("t", "b", 1, 1061.0)
 
 
+def test_a_program_stays_counted_until_its_last_step_is_over() -> None:
+    quotas = Quotas([TenantSettings(id="t", programs_max=1)], program_idle_s=60.0)
+    quotas.step("t", "a", 1, 0.0)
+    quotas.step("t", "a", 1, 0.0)
+    quotas.step_over("t", "a", 1, 0.0)
+    with pytest.raises(Overloaded):
+        quotas.step("t", "b", 1, 1000.0)
+    quotas.step_over("t", "a", 1, 1000.0)
+    quotas.step("t", "b", 1, 1061.0)
+
+
+def test_the_place_that_is_given_up_is_that_of_the_program_idle_for_longest() -> None:
+    quotas = Quotas([TenantSettings(id="t", programs_max=2)], program_idle_s=60.0)
+    for program, at in (("a", 0.0), ("b", 10.0), ("a", 50.0)):
+        quotas.step("t", program, 1, at)
+        quotas.step_over("t", program, 1, at)
+    quotas.step("t", "c", 1, 75.0)  # in place of b
+    with pytest.raises(Overloaded) as refused:
+        quotas.step("t", "b", 1, 80.0)
+    assert refused.value.retry_after_s == pytest.approx(30.0), "until a, seen at 50, is idle too long"
+
+
+def test_a_program_begun_anew_under_its_old_name_is_not_held_up_by_what_ran_before() -> None:
+    quotas = Quotas([TenantSettings(id="t", programs_max=1, program_steps_max=1)], program_idle_s=60.0)
+    quotas.step("t", "a", 1, 0.0)
+    quotas.program_over("t", "a")
+    quotas.step("t", "a", 1, 1.0)
+    quotas.step_over("t", "a", 1, 2.0)  # of the first
+    quotas.step_over("t", "a", 1, 2.0)
+    quotas.step("t", "b", 1, 100.0)
+
+
+def test_limits_that_are_set_anew_count_from_then_on() -> None:
+    quotas = Quotas([TenantSettings(id="t", programs_max=1)])
+    quotas.step("t", "a", 1, 0.0)
+    quotas.set(TenantSettings(id="t", programs_max=2))
+    quotas.step("t", "b", 1, 1.0)
+    quotas.step("t", "c", 1, 1.0)
+    with pytest.raises(Overloaded):
+        quotas.step("t", "d", 1, 1.0)
+
+
 def test_a_program_that_used_its_tokens_is_refused_for_good() -> None:
     quotas = Quotas([TenantSettings(id="t", program_tokens_max=100)])
     quotas.step("t", "a", 1, 0.0)

@@ -54,7 +54,7 @@ async def test_forecasts_and_accounts_are_as_they_were(url: str, database: Datab
         call = ToolCall(name="bash", argument_class="git diff")
         tools.observe(tenant="acme", program="acme/p", call=call, seconds=1.0 + k % 5)
     accounts = Accounts(lambda tenant: 1.0)
-    accounts.charge(TenantId("acme"), 123.0, AT)
+    accounts.hold(TenantId("acme"), 123, AT - 1.0)
     store = await opened(url)
     store.snapshots(
         forecasts={"tools": tools.to_bytes},

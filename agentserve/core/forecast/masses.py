@@ -74,14 +74,13 @@ class Table:
     is exact to within half of the bound.
     """
 
-    __slots__ = ("_half", "_old", "_young", "bins", "forgotten")
+    __slots__ = ("_half", "_old", "_young", "bins")
 
     def __init__(self, grid: Grid, keys_max: int) -> None:
         self.bins = grid.bins
         self._half = max(1, keys_max // 2)
         self._young: dict[int, array[float]] = {}
         self._old: dict[int, array[float]] = {}
-        self.forgotten = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -110,7 +109,6 @@ class Table:
 
     def _keep(self, key: int, masses: array[float]) -> None:
         if len(self._young) >= self._half:
-            self.forgotten += len(self._old)
             self._old, self._young = self._young, {}
         self._young[key] = masses
 
