@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from agentserve.config import TenantSettings
 from agentserve.errors import NotAuthorised, Overloaded
 
-TENANTS_MAX = 100_000
 PROGRAMS_COUNTED_MAX = 200_000
 MINUTE_S = 60.0
 
@@ -89,7 +88,7 @@ class Quotas:
 
     def __init__(self, tenants: Iterable[TenantSettings] = (), *, program_idle_s: float = 1800.0) -> None:
         self._settings = {tenant.id: tenant for tenant in tenants}
-        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self._accounts: dict[str, _Account] = {}  # of tenants with limits of their own alone
         self._program_idle_s = program_idle_s
 
     def settings_of(self, tenant: str) -> TenantSettings:
@@ -172,9 +171,7 @@ class Quotas:
     def _account(self, tenant: str, now: float) -> _Account:
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = _Account(self.settings_of(tenant), now)
-            if len(self._accounts) > TENANTS_MAX:
-                self._accounts.popitem(last=False)
+            account = self._accounts[tenant] = _Account(self._settings[tenant], now)
         return account
 
     def _make_room(self, account: _Account, now: float) -> None:

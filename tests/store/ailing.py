@@ -38,7 +38,9 @@ async def main(url: str) -> None:
     waiting = journal.queued
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     written = await journal.flushed(60)
-    print(json.dumps({"said": said, "waiting": waiting, "written": written, "lost": journal.lost_rows}))
+    print(
+        json.dumps({"said": said, "waiting": waiting, "written": written, "lost": sum(journal.lost.values())})
+    )
     await journal.stop()
 
 

@@ -1,0 +1,60 @@
+"""Conversations that stand at the same words: each call goes to the one that waits for it."""
+
+from __future__ import annotations
+
+from tests.core.identity.speech import ASK, Json, Wire, chat, result, user
+
+
+def twins(wire: Wire, count: int) -> list[tuple[str, Json]]:
+    """Programs that asked the same and were answered the same, but for the ids of their calls."""
+    asked = [wire.send(chat(ASK)) for _ in range(count)]
+    made = []
+    for at, resolved in enumerate(asked):
+        [echo], _ = wire.answer(resolved, "chat", "", [(f"call_{at}", "search", {"q": "cities"})])
+        made.append((resolved.program_id, echo))
+    assert len({program for program, _ in made}) == count
+    return made
+
+
+def test_a_result_goes_to_the_twin_that_asked_for_it(wire: Wire) -> None:
+    made = twins(wire, 4)
+    for at in (2, 0, 3, 1):
+        program, echo = made[at]
+        back = wire.send(chat(ASK, echo, result(f"call_{at}")))
+        assert (back.program_id, back.relation) == (program, "continues"), at
+
+
+def test_a_result_goes_to_who_asked_although_another_role_brings_it(wire: Wire) -> None:
+    made = twins(wire, 3)
+    program, echo = made[1]
+    back = wire.send(chat(ASK, echo, result("call_1"), system="You only read."))
+    assert back.program_id == program
+
+
+def test_of_twins_that_wait_for_nothing_the_one_of_the_same_role_goes_on(wire: Wire) -> None:
+    systems = ("You plan with great care.", "You write what was planned.")
+    words = user("Please write the report about the three largest cities of the country.")
+    first = [wire.send(chat(words, system=system)) for system in systems]
+    echoes = [wire.answer(resolved, "chat", "Done.")[0][0] for resolved in first]
+    assert first[0].program_id != first[1].program_id
+    for at in (1, 0):
+        back = wire.send(chat(words, echoes[at], user("Go on."), system=systems[at]))
+        assert back.program_id == first[at].program_id
+
+
+def test_results_that_two_programs_wait_for_tell_nothing(wire: Wire) -> None:
+    """Ids that an engine counts anew for each program: whose history was edited cannot be told by them."""
+    one = wire.send(chat(user("Find the rivers of the country, please, and say how long each is.")))
+    two = wire.send(chat(user("Find the lakes of the country, please, and say how deep each is.")))
+    for resolved in (one, two):
+        [echo], _ = wire.answer(resolved, "chat", "", [("call_0", "search", {"q": "water"})])
+    edited = wire.send(chat(user("Find it."), echo, result("call_0")))
+    assert edited.program_id not in (one.program_id, two.program_id)
+
+
+def test_a_failed_twin_is_the_one_that_is_tried_again(wire: Wire) -> None:
+    first, second, third = (wire.send(chat(ASK)) for _ in range(3))
+    wire.fail(second)
+    again = wire.send(chat(ASK))
+    assert (again.program_id, again.relation) == (second.program_id, "retry")
+    assert len({first.program_id, second.program_id, third.program_id}) == 3
