@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -249,6 +251,67 @@ async def test_what_an_engine_says_unasked_ends_its_connection(
 async def test_interim_answers_are_passed_over(engine: ScriptedEngine, lean: LeanUpstream) -> None:
     engine.script.append(raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"))
     assert await ask(lean) == b"{}"
+
+
+async def test_a_reply_without_a_length_ends_with_its_connection_unless_that_breaks(
+    engine: ScriptedEngine, lean: LeanUpstream
+) -> None:
+    async def reset(asked: Any, reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhel")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        writer.transport.abort()
+
+    engine.script.append(raw(b"HTTP/1.1 200 OK\r\n\r\nhello", close=True))
+    assert await ask(lean) == b"hello"
+    await until(lambda: lean.connections == 0)
+    engine.script.append(reset)
+    with pytest.raises(EngineUnreachable, match="in its reply"):
+        await ask(lean)
+
+
+async def test_a_reply_that_can_have_no_body_needs_no_length(
+    engine: ScriptedEngine, lean: LeanUpstream
+) -> None:
+    engine.script.append(raw(b"HTTP/1.1 204 No Content\r\n\r\n"))
+    assert await ask(lean) == b""
+    assert b"hello" in await ask(lean)
+    assert (lean.connections, engine.open) == (1, 1)
+
+
+async def test_an_interim_answers_headers_are_not_the_replys(
+    engine: ScriptedEngine, lean: LeanUpstream
+) -> None:
+    engine.script.append(
+        raw(b"HTTP/1.1 103 Early Hints\r\nx-early: 1\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    )
+    reply = await lean.send("POST", "/x", JSON, b"{}", deadlines=PATIENT)
+    assert reply.headers == [(b"content-length", b"2")]
+    await whole(reply)
+
+
+async def test_what_follows_a_whole_reply_is_not_read_and_its_connection_not_used_again(
+    engine: ScriptedEngine, lean: LeanUpstream
+) -> None:
+    engine.script.append(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}and more\r\n\r\n"))
+    assert await ask(lean) == b"{}"
+    await until(lambda: lean.connections == 0)
+
+
+async def test_a_reply_that_is_not_read_to_its_end_gives_its_place_to_who_waits(
+    engine: ScriptedEngine, lean: LeanUpstream
+) -> None:
+    engine.script += [raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\none ", hang=True)] * 2
+    left = [await lean.send("POST", "/x", JSON, b"{}", deadlines=PATIENT) for _ in range(2)]
+    waiting = asyncio.ensure_future(ask(lean))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    left[0].close()
+    assert b"hello" in await waiting
+    left[1].close()
 
 
 async def test_a_head_without_end_is_given_up(engine: ScriptedEngine, lean: LeanUpstream) -> None:
