@@ -3,11 +3,15 @@
 Rule: it decides and never waits, reads no clock and touches no socket; `now` is an argument, and the same
 events at the same times give the same decisions. The records are changed here, then the policy is asked.
 """
+
 from __future__ import annotations
+
 import itertools
 from collections.abc import Callable
 from typing import Any
+
 import msgspec
+
 from agentserve.core import events as ev
 from agentserve.core.board import CLASS_RANK, Board
 from agentserve.core.decisions import AnyDecision
@@ -16,8 +20,11 @@ from agentserve.core.policies.policy import Policy
 from agentserve.core.program import CLOSED, DISPATCHED, STARTED, WAITING, Program, Step
 from agentserve.core.register import Register
 from agentserve.errors import InvariantBroken
+
 RETRIES_MAX = 1
+# of the waiting, newest first: one of a lesser class than who arrives is sought among these
 SHED_LOOKS_MAX = 256
+
 
 class Scheduler:
     """Drive it with `handle`, then `settle` at leisure; call again by `next_deadline` with a `TimerFired`."""
@@ -28,14 +35,34 @@ class Scheduler:
         self._sequence = 0
         self._outputs = Outputs()
         self._register = Register(board, self._forget)
-        self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {ev.StepArrived: self._step_arrived, ev.StepStarted: self._step_started, ev.StepFinished: self._step_finished, ev.StepFailed: self._step_failed, ev.ClientGone: self._client_gone, ev.ToolStarted: self._tool_started, ev.ToolEnded: self._tool_ended, ev.ProgramDeclared: self._program_declared, ev.ProgramEnded: self._program_ended, ev.HintGiven: self._hint_given, ev.EngineReported: self._engine_reported, ev.EngineLost: self._engine_lost, ev.EngineBack: self._engine_back, ev.KvStored: self._kv_stored, ev.KvRemoved: self._kv_removed, ev.DecisionDone: self._decision_done, ev.TimerFired: self._timer_fired}
+        self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
+            ev.StepArrived: self._step_arrived,
+            ev.StepStarted: self._step_started,
+            ev.StepFinished: self._step_finished,
+            ev.StepFailed: self._step_failed,
+            ev.ClientGone: self._client_gone,
+            ev.ToolStarted: self._tool_started,
+            ev.ToolEnded: self._tool_ended,
+            ev.ProgramDeclared: self._program_declared,
+            ev.ProgramEnded: self._program_ended,
+            ev.HintGiven: self._hint_given,
+            ev.EngineReported: self._engine_reported,
+            ev.EngineLost: self._engine_lost,
+            ev.EngineBack: self._engine_back,
+            ev.KvStored: self._kv_stored,
+            ev.KvRemoved: self._kv_removed,
+            ev.DecisionDone: self._decision_done,
+            ev.TimerFired: self._timer_fired,
+        }
+
+    # -- the interface
 
     def handle(self, event: ev.AnyEvent, now: float) -> list[AnyDecision]:
         """Take note of what happened and say what is to be done."""
         board = self.board
         board.foresight.settle()
         self._sequence += 1
-        board.cause = f'{type(event).__name__}#{self._sequence}'
+        board.cause = f"{type(event).__name__}#{self._sequence}"
         board.out = []
         self._handlers[type(event)](event, now)
         return board.out
@@ -63,31 +90,43 @@ class Scheduler:
         self.board.check()
         self.policy.check()
 
+    # -- steps
+
     def _step_arrived(self, event: ev.StepArrived, now: float) -> None:
         board = self.board
         if event.step in board.steps:
-            raise InvariantBroken(f'step {event.step} arrived twice')
+            raise InvariantBroken(f"step {event.step} arrived twice")
         program = self._register.heard_of(event, now)
-        step = Step(id=event.step, program=program, arrived_at=now, prompt_tokens=event.prompt_tokens, output_tokens=0.0, output_tokens_max=event.output_tokens_max, model=event.model, relation=event.relation, cause=board.cause)
+        step = Step(
+            id=event.step,
+            program=program,
+            arrived_at=now,
+            prompt_tokens=event.prompt_tokens,
+            output_tokens=0.0,
+            output_tokens_max=event.output_tokens_max,
+            model=event.model,
+            relation=event.relation,
+            cause=board.cause,
+        )
         step.output_tokens = self._outputs.believed(board.foresight.output_tokens(step))
-        if event.relation != 'auxiliary':
+        if event.relation != "auxiliary":
             self._returned(program, event, now)
         board.foresight.learn(event, program, step, now)
-        if event.relation != 'auxiliary':
+        if event.relation != "auxiliary":
             program.gap_started_at = program.returns_at = program.pending = program.calls = None
             program.survival = None
         program.open_steps[step.id] = step
         board.steps[step.id] = step
         board.waiting[step.id] = step
-        if len(board.waiting) > board.limits.waiting_steps_max and (not self._shed(step, now)):
+        if len(board.waiting) > board.limits.waiting_steps_max and not self._shed(step, now):
             return
         self.policy.arrived(step, now)
-        if step.state is WAITING and (not any((getattr(d, 'step', None) == step.id for d in board.out))):
-            board.wait(step, 'queued')
+        if step.state is WAITING and not any(getattr(d, "step", None) == step.id for d in board.out):
+            board.wait(step, "queued")
 
     def _returned(self, program: Program, event: ev.StepArrived, now: float) -> None:
         """The program is back: its gap is over and its shape may have changed."""
-        if event.relation == 'compaction':
+        if event.relation == "compaction":
             program.compacted()
         if event.prefix:
             shared = self.board.common.part(event.prefix, program.id, undivided=event.undivided)
@@ -98,23 +137,23 @@ class Scheduler:
 
     def _shed(self, arriving: Step, now: float) -> bool:
         """Too many wait: refuse one, batch before the others. Whether the arriving step may stay."""
-        victim, worst = (arriving, CLASS_RANK[arriving.program.priority])
+        victim, worst = arriving, CLASS_RANK[arriving.program.priority]
         for step in itertools.islice(reversed(self.board.waiting.values()), SHED_LOOKS_MAX):
-            if worst == CLASS_RANK['batch']:
+            if worst == CLASS_RANK["batch"]:
                 break
             if CLASS_RANK[step.program.priority] > worst:
-                victim, worst = (step, CLASS_RANK[step.program.priority])
-        self._refuse(victim, now, 'overloaded', status=429, known=victim is not arriving)
+                victim, worst = step, CLASS_RANK[step.program.priority]
+        self._refuse(victim, now, "overloaded", status=429, known=victim is not arriving)
         return victim is not arriving
 
-    def _refuse(self, step: Step, now: float, reason: str, *, status: int, known: bool=True) -> None:
+    def _refuse(self, step: Step, now: float, reason: str, *, status: int, known: bool = True) -> None:
         """A waiting step, `known` to the policy, is not served: its program is in a gap again, or over with it."""
         program = step.program
         self.board.reject(step, reason, status=status, retry_after_s=self._retry_after())
         self._rests(program, now)
         if known:
             self.policy.closed(step, now, finished=False, engine=None)
-        self._drop_if_over(program, now, 'final')
+        self._drop_if_over(program, now, "final")
 
     def _retry_after(self) -> float:
         """About how long until a place is free: the mean time a waiting step has waited, at least a second."""
@@ -141,11 +180,13 @@ class Scheduler:
         step.cached_tokens = event.cached_tokens
         engine = self._close(step)
         if engine is not None:
-            board.fleet.wrote(step, engine, event.prompt_tokens, event.output_tokens, event.cached_tokens, now)
+            board.fleet.wrote(
+                step, engine, event.prompt_tokens, event.output_tokens, event.cached_tokens, now
+            )
         program.attained_s += now - (step.dispatched_at or now)
         program.output_tokens_total += event.output_tokens
         self._outputs.finished(event.output_tokens)
-        if step.relation != 'auxiliary':
+        if step.relation != "auxiliary":
             program.steps_done += 1
             program.learns_what_it_carries(step)
             program.context_tokens = event.prompt_tokens + event.output_tokens
@@ -159,38 +200,38 @@ class Scheduler:
         board.foresight.learn(event, program, step, now)
         self._rests(program, now)
         self.policy.closed(step, now, finished=True, engine=engine)
-        self._drop_if_over(program, now, 'final')
+        self._drop_if_over(program, now, "final")
 
     def _step_failed(self, event: ev.StepFailed, now: float) -> None:
         step = self.board.steps.get(event.step)
-        if step is None or (event.retryable and (not step.in_flight)):
+        if step is None or (event.retryable and not step.in_flight):
             return
         if event.retryable and step.retries < RETRIES_MAX:
             self._requeue(step, now)
             return
-        self._abandon(step, event, now)
+        self._abandon(step, event, now)  # also one that waits: nobody would take its place any more
 
     def _client_gone(self, event: ev.ClientGone, now: float) -> None:
         step = self.board.steps.get(event.step)
         if step is None:
             return
         if step.in_flight:
-            self.board.abort(step, 'client_gone')
+            self.board.abort(step, "client_gone")
         self._abandon(step, event, now)
 
     def _abandon(self, step: Step, event: ev.AnyEvent, now: float) -> None:
         program = step.program
         engine = self._close(step)
-        if False:
+        if engine is not None:
             engine.written += max(step.prompt_tokens - step.expected_cached, 0)
         self.board.foresight.learn(event, program, step, now)
         self._rests(program, now)
         self.policy.closed(step, now, finished=False, engine=engine)
-        self._drop_if_over(program, now, 'final')
+        self._drop_if_over(program, now, "final")
 
     def _rests(self, program: Program, now: float) -> None:
         """Once nothing of it is open a gap begins, unless an auxiliary step only came between."""
-        if program.idle and (not program.ended) and (program.gap_started_at is None):
+        if program.idle and not program.ended and program.gap_started_at is None:
             program.gap_started_at = now
             program.returns_at = program.survival = None
 
@@ -214,6 +255,8 @@ class Scheduler:
         self.board.waiting[step.id] = step
         self.policy.closed(step, now, finished=False, engine=engine)
         self.policy.arrived(step, now)
+
+    # -- programs
 
     def _program_declared(self, event: ev.ProgramDeclared, now: float) -> None:
         program = self._register.heard_of(event, now)
@@ -246,14 +289,18 @@ class Scheduler:
         self._register.touch(program, now)
         tool = event.tool
         known = (program.pending or {}).get(tool.id)
-        if known is not None:
-            tool = msgspec.structs.replace(known, background=tool.background or known.background, timeout_s=tool.timeout_s or known.timeout_s)
+        if known is not None:  # the reply told more of the call than the SDK does, which sees no arguments
+            tool = msgspec.structs.replace(
+                known,
+                background=tool.background or known.background,
+                timeout_s=tool.timeout_s or known.timeout_s,
+            )
         program.pending = {**(program.pending or {}), tool.id: tool}
         calls = program.calls or {}
-        if all((tool.name != call.name for call in calls.values())):
+        if all(tool.name != call.name for call in calls.values()):
             program.calls = {**calls, tool.id: tool}
         self.board.foresight.learn(event, program, None, now)
-        program.survival = None
+        program.survival = None  # more is known of the gap
         self.policy.hinted(program, now)
 
     def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:
@@ -283,6 +330,8 @@ class Scheduler:
         self.board.foresight.learn(event, program, None, now)
         self.policy.hinted(program, now)
 
+    # -- engines
+
     def _engine_reported(self, event: ev.EngineReported, now: float) -> None:
         engine = self.board.fleet.add(event.engine)
         engine.says(event)
@@ -297,7 +346,7 @@ class Scheduler:
         stranded = [s for s in engine.steps.values() if s.state is DISPATCHED]
         self.policy.engine_changed(engine, now)
         for step in stranded:
-            self.board.abort(step, 'engine_lost')
+            self.board.abort(step, "engine_lost")
             if step.retries < RETRIES_MAX:
                 self._requeue(step, now)
 
@@ -328,9 +377,9 @@ class Scheduler:
         engine = self.board.fleet.get(event.engine)
         if program is None or engine is None:
             return
-        if event.decision == 'Pin' and event.outcome == 'refused':
-            engine.pin_mode = 'reserved'
-        if event.decision == 'Warm' and event.outcome == 'accepted' and (program.home == engine.id):
+        if event.decision == "Pin" and event.outcome == "refused":
+            engine.pin_mode = "reserved"
+        if event.decision == "Warm" and event.outcome == "accepted" and program.home == engine.id:
             self.board.fleet.warmed(program, engine, event.prompt_tokens, event.cached_tokens)
 
     def _timer_fired(self, event: ev.TimerFired, now: float) -> None:
@@ -339,7 +388,7 @@ class Scheduler:
             step = next(iter(board.waiting.values()))
             if step.arrived_at + board.limits.queue_timeout_s > now:
                 break
-            self._refuse(step, now, 'queue_timeout', status=503)
+            self._refuse(step, now, "queue_timeout", status=503)
         for program in self._register.idle_too_long(now):
-            self._forget(program, now, 'idle')
+            self._forget(program, now, "idle")
         self.policy.tick(now)
