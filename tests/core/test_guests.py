@@ -153,3 +153,17 @@ def test_the_pin_of_a_program_that_returns_for_another_model_is_told_to_be_over(
     d.arrive("a", 1, tokens=5200, model="n")
     assert d.sent("a", 1) == "e1"
     assert [(u.program, u.engine, u.reason) for u in d.of(do.Unpin)] == [("a", "e0", "moved")]
+
+
+@pytest.mark.parametrize("away", ["lost", "drained", "serves another model"])
+def test_a_step_that_no_engine_takes_is_told_to_wait_for_one_and_not_for_a_seat(desk: Any, away: str) -> None:
+    d = desk(kv_tokens=10_000)
+    d.arrive("a", tokens=9000)
+    d.arrive("b", model="m")
+    if away == "lost":
+        d.lose("e0")
+    else:
+        d.report("e0", **({"draining": True} if away == "drained" else {"models": ("n",)}))
+    d.arrive("c", model="m")
+    why = {w.step: w.reason for w in d.of(do.Wait)}
+    assert (why["b/0"], why["c/0"]) == ("no_seat", "no_engine")

@@ -107,7 +107,8 @@ class WorkingSet(Policy):
         if self._line.is_first(queued) or self._guests:
             self._fill(now)
         if step.state is WAITING:
-            self.board.wait(step, "no_seat", detail=f"{len(self._line)} programs wait for a seat")
+            reason = "no_seat" if self.board.fleet.usable(step.model) else "no_engine"
+            self.board.wait(step, reason, detail=f"{len(self._line)} programs wait for a seat")
 
     def _is_guest(self, step: Step, program: Program) -> bool:
         """Is it beside what its program has a seat for, or waits for?"""
