@@ -174,7 +174,12 @@ class Gateway:
             reply = httpx.request(method, self.url + path, json=body, headers=headers, timeout=ASK_S)
             reply.raise_for_status()
             found = reply.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (
+            httpx.HTTPError,
+            ValueError,
+            OSError,
+            ImportError,
+        ) as error:  # the last two: certificates, proxies
             what = f"does not answer: {error}"
             if isinstance(error, httpx.HTTPStatusError):
                 what = f"refuses: {error.response.text[:200]}"

@@ -70,8 +70,8 @@ def command(url: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "agentserve.cli", "run", "--url", url, *arguments]
 
 
-def run(url: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTSERVE_", "ANTHROPIC_"))}
+def run(url: str, *arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTSERVE_", "ANTHROPIC_"))} | more
     return subprocess.run(
         command(url, *arguments), capture_output=True, text=True, cwd=cwd, env=env, timeout=60
     )
@@ -163,6 +163,14 @@ def test_a_gateway_that_is_away_is_said_once_and_changes_nothing(tmp_path: Path)
     done = run(url, "--", sys.executable, "-c", "print('mine'); raise SystemExit(7)", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (7, "mine\n")
     assert done.stderr.count("does not answer") == 1
+
+
+@pytest.mark.parametrize("broken", [{"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"ALL_PROXY": "gopher://proxy:1"}])
+def test_certificates_and_proxies_of_the_environment_that_cannot_be_used_keep_no_command(
+    broken: dict[str, str], gateway: testing.Gateway, tmp_path: Path
+) -> None:
+    done = run(gateway.url, "--", sys.executable, "-c", "raise SystemExit(7)", cwd=tmp_path, **broken)
+    assert (done.returncode, "Traceback" in done.stderr) == (7, False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import respx
 
-from agentserve.errors import BadRequest, EngineBroke, EngineTimeout, EngineUnreachable
+from agentserve.errors import BadRequest, ConfigError, EngineBroke, EngineTimeout, EngineUnreachable
 from agentserve.live.upstream import Deadlines, Upstream, UpstreamReply
 from agentserve.live.upstream.hosted import HostedUpstream
 from agentserve.live.upstream.inprocess import InProcessUpstream
@@ -427,3 +427,14 @@ async def test_httpxs_exceptions_end_at_the_seam(raised: Exception, meant: type[
     with pytest.raises(meant):
         await upstream.send("POST", "/x", JSON, b"{}", deadlines=PATIENT)
     await upstream.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SSL_CERT_FILE", "/nowhere/ca.pem"), ("ALL_PROXY", "gopher://proxy:1")]
+)
+def test_certificates_and_proxies_that_cannot_be_used_are_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name):
+        HostedUpstream("https://engine.example")

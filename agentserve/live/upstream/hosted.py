@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from agentserve.errors import EngineBroke, EngineError, EngineTimeout, EngineUnreachable
+from agentserve.errors import ConfigError, EngineBroke, EngineError, EngineTimeout, EngineUnreachable
 from agentserve.live.upstream.seam import Deadlines, RawHeaders
 
 KEEPALIVE_S = 30.0
@@ -60,14 +60,9 @@ class HostedReply:
             return
 
 
-class HostedUpstream:
-    """The connections to one hosted engine. `client` is the seam for tests."""
-
-    def __init__(
-        self, url: str, *, connections_max: int = 1024, client: httpx.AsyncClient | None = None
-    ) -> None:
-        self._url = httpx.URL(url.rstrip("/"))
-        self._client = client or httpx.AsyncClient(
+def _client(connections_max: int) -> httpx.AsyncClient:
+    try:
+        return httpx.AsyncClient(
             limits=httpx.Limits(
                 max_connections=connections_max,
                 max_keepalive_connections=connections_max,
@@ -77,6 +72,26 @@ class HostedUpstream:
             follow_redirects=False,  # an engine is only where the settings say
             trust_env=True,
         )
+    except OSError as error:
+        raise ConfigError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used ({error})",
+            remedy="name a PEM file, or a folder, of certificates",
+        ) from error
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"the proxy that the environment names cannot be used ({error})",
+            remedy="correct HTTPS_PROXY or ALL_PROXY, or name the engine's host in NO_PROXY",
+        ) from error
+
+
+class HostedUpstream:
+    """The connections to one hosted engine. `client` is the seam for tests."""
+
+    def __init__(
+        self, url: str, *, connections_max: int = 1024, client: httpx.AsyncClient | None = None
+    ) -> None:
+        self._url = httpx.URL(url.rstrip("/"))
+        self._client = client or _client(connections_max)
 
     async def send(
         self, method: str, path: str, headers: RawHeaders, body: bytes, *, deadlines: Deadlines
