@@ -157,12 +157,25 @@ def test_how_strict_a_tool_and_how_wordy_an_answer_is_travels_on() -> None:
     [
         ("responses", {"include": ["message.output_text.logprobs"]}, "include"),
         ("messages", {"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
+        (
+            "messages",
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            "context_management",
+        ),
     ],
 )
 def test_what_chat_cannot_say_of_an_answer_is_refused(protocol: str, asked: Any, field: str) -> None:
     with pytest.raises(BadRequest) as refused:
         made(protocol, messages=[], input="x", **asked)
     assert refused.value.field == field
+
+
+def test_what_claude_code_asks_of_earlier_thinking_is_so_anyway() -> None:
+    edits = [{"type": "clear_thinking_20251015", "keep": "all"}]
+    body = made(
+        "messages", messages=[], context_management={"edits": edits}, thinking={"type": "adaptive"}
+    ).body
+    assert "context_management" not in body
 
 
 SPACE: Any = {

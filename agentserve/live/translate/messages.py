@@ -41,11 +41,8 @@ _OWN = frozenset(
         "anthropic_beta", "betas",
     }
 )  # fmt: skip
-_REFUSED = {
-    "container": "containers",
-    "mcp_servers": "MCP servers",
-    "context_management": "context management",
-}
+_REFUSED = {"container": "containers", "mcp_servers": "MCP servers"}
+CLEARS_THINKING = "clear_thinking_"  # thinking of earlier turns is left out anyway
 
 
 class MessagesTranslation(Translation):
@@ -57,6 +54,10 @@ class MessagesTranslation(Translation):
         for field, what in _REFUSED.items():
             if body.get(field):
                 raise refuse(what, field)
+        for edit in as_list(as_dict(body.get("context_management")).get("edits")):
+            kind = as_text(as_dict(edit).get("type"))
+            if not kind.startswith(CLEARS_THINKING):
+                raise refuse(f"the context edit {kind!r}", "context_management")
         chat: Json = {key: value for key, value in body.items() if key not in _OWN}
         chat["model"] = body.get("model")
         chat["messages"] = list(_messages(body))
