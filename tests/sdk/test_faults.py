@@ -12,6 +12,9 @@ import agentserve_sdk as agentserve
 import pytest
 from agentserve_sdk import _post, testing
 
+# the end of a process waits half a second for what was told last; on a busy machine that may be too short
+IN_NO_HURRY = "import agentserve_sdk._post as post; post.EXIT_S = 20.0\n"
+
 
 @agentserve.tool
 def double(x: int) -> int:
@@ -102,7 +105,7 @@ def test_a_wrong_address_turns_it_off_and_raises_nothing(url: str) -> None:
 
 def test_what_the_environment_says_is_enough(gateway: testing.Gateway) -> None:
     code = (
-        "import agentserve_sdk as a; a.init(); p = a.current(); assert p.id == 'outer', p\n"
+        f"{IN_NO_HURRY}import agentserve_sdk as a; a.init(); p = a.current(); assert p.id == 'outer', p\n"
         "with a.workflow('inner', id='inner'): pass\n"
     )
     env = {**os.environ, "AGENTSERVE_URL": gateway.base_url, "AGENTSERVE_PROGRAM_ID": "outer"}
@@ -116,7 +119,7 @@ def test_what_the_environment_says_is_enough(gateway: testing.Gateway) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_a_thread_of_its_own(gateway: testing.Gateway) -> None:
     code = (
-        "import os, agentserve_sdk as a; a.init()\n"
+        f"{IN_NO_HURRY}import os, agentserve_sdk as a; a.init()\n"
         "with a.workflow('before', id='before'): a.flush()\n"
         "pid = os.fork()\n"
         "with a.workflow('w', id='child' if pid == 0 else 'parent'): pass\n"
