@@ -67,16 +67,20 @@ class StepArrived(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True
     tools_offered: int = 0
     # Tool calls whose results came back with this step, by the ids of their `PendingTool`.
     returned: tuple[str, ...] = ()
-    # What clients measured of the tools that just ran, as (name, seconds) in the order of the calls.
+    # What clients measured of the tools that just ran, as (name, seconds) in the order of their results.
     measured: tuple[tuple[str, float], ...] = ()
     human: bool = False  # a person wrote since the last step
     streamed: bool = True  # False: the reply comes whole, so that nobody sees where prefill ends
 
     def took(self, calls: Mapping[str, PendingTool]) -> dict[str, float]:
-        """Seconds that the client measured of these calls, by their ids: each measure is of one call of its name."""
+        """Seconds that the client measured of these calls, by their ids: each measure is of one call of its name, the
+        first of the result that came first."""
         left = list(self.measured)
         found: dict[str, float] = {}
-        for call in calls.values() if left else ():
+        if not left:
+            return found
+        ordered = {call_id: calls[call_id] for call_id in self.returned if call_id in calls}
+        for call in (ordered | dict(calls)).values():
             at = next((k for k, (name, _) in enumerate(left) if name == call.name), None)
             if at is not None:
                 found[call.id] = left.pop(at)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentserve.core import events as ev
@@ -93,3 +94,7 @@ def test_each_measure_is_of_one_call_of_its_name_and_others_are_left_out() -> No
         measured=(("bash", 1.0), ("nobody", 9.0), ("bash", 2.0), ("bash", 3.0)),
     )  # fmt: skip
     assert arrived.took(calls) == {"a": 1.0, "c": 2.0}
+    quicker = msgspec.structs.replace(
+        arrived, returned=("c", "a")
+    )  # the second was over first, and is told first
+    assert quicker.took(calls) == {"c": 1.0, "a": 2.0}
