@@ -15,7 +15,7 @@ import httpx
 import pytest
 from agentserve_adapters.detect import installed
 
-from agentserve.ports import EngineOptions
+from agentserve.ports import EngineOptions, Hints, Outgoing, ProgramPrefix
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
 CHAT_REPLY = {
@@ -314,3 +314,18 @@ def body() -> dict[str, Any]:
 @pytest.fixture
 def fake_engine() -> type[FakeEngine]:
     return FakeEngine
+
+
+def hints(**more: Any) -> Hints:
+    return Hints(**{"program": "p1", "tenant": "t1", "step": "s1", "priority": 3, **more})
+
+
+async def prepared(adapter: Any, body: dict[str, Any], protocol: str = "chat", **more: Any) -> Outgoing:
+    await adapter.probe()
+    outgoing = Outgoing(protocol=protocol, path="/", body=body)
+    adapter.prepare(outgoing, hints(**more))
+    return outgoing
+
+
+def chat(body: dict[str, Any]) -> ProgramPrefix:
+    return ProgramPrefix(protocol="chat", body=body)

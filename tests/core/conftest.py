@@ -9,7 +9,7 @@ import pytest
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits, Share
-from agentserve.core.foresight import Naive
+from agentserve.core.foresight import Known, Naive
 from agentserve.core.ids import EngineId, ProgramId, StepId, TenantId
 from agentserve.core.policies import make_policy
 from agentserve.core.scheduler import Scheduler
@@ -17,6 +17,24 @@ from agentserve.core.scheduler import Scheduler
 
 def step_of(program: str, index: int) -> StepId:
     return StepId(f"{program}/{index}")
+
+
+class Gaps(Naive):
+    """Every gap is known, and each program's steps left too."""
+
+    def __init__(self, gaps: dict[str, float] | None = None, left: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.gaps = gaps or {}
+        self.left = left or {}
+
+    def output_tokens(self, step: Any) -> float:
+        return 100.0
+
+    def gap(self, program: Any, now: float) -> Any:
+        return Known(self.gaps.get(program.id, 1.0))
+
+    def steps_left(self, program: Any) -> float:
+        return self.left.get(program.id, 1.0)
 
 
 class Desk:

@@ -10,7 +10,7 @@ from agentserve.core import events as ev
 from agentserve.core.ids import ProgramId, TenantId
 from agentserve.core.policies.reranking import RANKED_MOST
 from agentserve.core.program import Program
-from tests.core.test_working_set import Gaps
+from tests.core.conftest import Gaps
 
 
 def roles(d: Any, name: str, steps: int, *, cached: int) -> None:
