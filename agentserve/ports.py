@@ -51,7 +51,7 @@ class ProgramSummary(msgspec.Struct, frozen=True, kw_only=True):
     over: bool
     agents: int  # sub-agents' programs
     steps: int
-    tool_s: float
+    tool_s: float  # that it waited for tools, those beside one another once
     tools: tuple[ToolTime, ...]  # those that took the most time first
     queue_s: float
     prompt_tokens: int

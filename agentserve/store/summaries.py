@@ -35,10 +35,14 @@ class Summaries:
             return None
         family = [root, *await queries.programs(database, parent=program, limit=FAMILY_MAX - 1)]
         by_tool: defaultdict[str, float] = defaultdict(float)
-        saved = []
+        tool_s, saved = 0.0, []
         for one in family:
-            for tool in await queries.tool_calls(database, one["id"]):
+            calls = await queries.tool_calls(database, one["id"])
+            for tool in calls:
                 by_tool[tool["name"]] += tool["seconds"] or 0.0
+            # calls beside one another fill one gap; how long the gaps were is known once the program is over
+            gaps_s = one["tool_s"]
+            tool_s += sum(call["seconds"] or 0.0 for call in calls) if gaps_s is None else gaps_s
             saved += [pin["saved_s"] for pin in await queries.pins(database, program_id=one["id"])]
 
         def total(field: str) -> float:
@@ -50,7 +54,7 @@ class Summaries:
             over=root["state"] == "ended",
             agents=len(family) - 1,
             steps=int(total("steps")),
-            tool_s=sum(by_tool.values()),
+            tool_s=tool_s,
             tools=tuple(ToolTime(name=n, seconds=s) for n, s in longest[:TOOLS_SHOWN_MAX]),
             queue_s=total("queue_s"),
             prompt_tokens=int(total("prompt_tokens")),

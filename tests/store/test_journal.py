@@ -22,6 +22,7 @@ from agentserve.store.database import Database
 from agentserve.store.folding import Fold, Told
 from agentserve.store.journal import REST, Pace, WriteBehind
 from agentserve.store.recovery import journal_of
+from agentserve.store.summaries import Summaries
 from agentserve.store.writing import Writer
 from tests.store.conftest import AT, Cluster, Gateway, step_record, until
 
@@ -413,3 +414,21 @@ def test_a_backlog_that_shrinks_is_written_with_rests() -> None:
 
 def test_a_full_queue_is_written_without_rests() -> None:
     assert Pace(50_000).rest_s(0.1, 50_000) == 0.0
+
+
+async def test_tools_that_ran_beside_one_another_held_a_program_up_once(
+    database: Database, journal: WriteBehind, gateway: Gateway
+) -> None:
+    p, t, e0 = ProgramId("acme/p"), TenantId("acme"), EngineId("e0")
+    tools = tuple(ev.PendingTool(id=name, name=name) for name in ("bash", "read"))
+    sent = [do.Dispatch(step=StepId("a"), engine=e0)]
+    gateway.tell(ev.StepArrived(step=StepId("a"), program=p, tenant=t, prompt_tokens=10), AT, sent)
+    gateway.tell(ev.StepFinished(step=StepId("a"), prompt_tokens=10, output_tokens=1, tools=tools), AT + 1.0)
+    back = ev.StepArrived(step=StepId("b"), program=p, tenant=t, prompt_tokens=20, returned=("bash", "read"))
+    gateway.tell(back, AT + 7.0, [do.Dispatch(step=StepId("b"), engine=e0)])
+    gateway.tell(ev.StepFinished(step=StepId("b"), prompt_tokens=20, output_tokens=1, final=True), AT + 8.0)
+    assert await journal.flushed()
+    told = await Summaries(database).summary("acme/p")
+    assert told is not None
+    assert [(tool.name, tool.seconds) for tool in told.tools] == [("bash", 6.0), ("read", 6.0)]
+    assert told.tool_s == 6.0
