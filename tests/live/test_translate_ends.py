@@ -136,6 +136,17 @@ def test_what_the_model_wrote_in_one_turn_is_one_message() -> None:
     assert [call["id"] for call in messages[1]["tool_calls"]] == ["c1", "c2"]
 
 
+def test_what_codex_tells_the_model_first_is_one_message_of_the_system() -> None:
+    told = [{"type": "input_text", "text": "skills"}, {"type": "input_text", "text": "plugins"}]
+    items = [{"role": "developer", "content": "be safe"}, {"role": "developer", "content": told}]
+    later = [{"role": "user", "content": "go"}, {"role": "developer", "content": "mind the time"}]
+    assert made("responses", instructions="be brief", input=[*items, *later]).body["messages"] == [
+        {"role": "system", "content": "be brief\n\nbe safe\n\nskills\n\nplugins"},
+        {"role": "user", "content": "go"},
+        {"role": "system", "content": "mind the time"},
+    ]
+
+
 def test_an_image_that_a_tool_gave_is_shown_to_the_model() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
     result = {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "see"}, image]}

@@ -6,14 +6,30 @@ engine's template renders what it generated and finds it in its cache.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from agentserve.live.translate.frame import Json, as_dict, as_list, as_text, refuse
 
 
-def messages(body: Json) -> Iterator[Json]:
-    """The conversation; thoughts of earlier turns are left out."""
+def messages(body: Json) -> list[Json]:
+    """The conversation; thoughts of earlier turns are left out. What the model is told before anybody speaks is one
+    message: many templates take one of the system, and only there."""
+    said = list(_messages(body))
+    heads = list(itertools.takewhile(lambda message: message["role"] == "system", said))
+    texts = [text for head in heads for text in _texts(head["content"])]
+    if len(heads) < 2 or None in texts:
+        return said
+    return [{"role": "system", "content": "\n\n".join(map(as_text, texts))}, *said[len(heads) :]]
+
+
+def _texts(content: Any) -> list[Any]:
+    """A message's texts, with None for what is none."""
+    return [as_dict(part).get("text") for part in content] if isinstance(content, list) else [content]
+
+
+def _messages(body: Json) -> Iterator[Json]:
     if isinstance(body.get("instructions"), str):
         yield {"role": "system", "content": body["instructions"]}
     given = body.get("input")

@@ -62,7 +62,7 @@ class ResponsesTranslation(Translation):
             raise refuse("log probabilities", "include")
         chat: Json = {key: value for key, value in body.items() if key not in _OWN}
         chat["model"] = body.get("model")
-        chat["messages"] = list(messages(body))
+        chat["messages"] = messages(body)
         for field in _SAME:
             if body.get(field) is not None and field != "metadata":
                 chat[field] = body[field]
