@@ -183,6 +183,9 @@ class EngineReported(Event, frozen=True, kw_only=True, tag=True, omit_defaults=T
     pins_natively: bool | None = None
 
 
+REMOVED = "removed"  # the reason when an engine was taken out on purpose
+
+
 class EngineLost(Event, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """An engine does not answer, or was taken out. Its KV is gone."""
 

@@ -203,7 +203,7 @@ class Engines:
         if self._detect is None or engine.settings.kind != "auto":
             return False
         settings = await self._detect(engine.settings)
-        if settings.kind == "auto":
+        if settings.kind == "auto" or self._engines.get(engine.id) is not engine:
             return False
         await self._become(engine, settings)
         return True
@@ -237,7 +237,7 @@ class Engines:
         if engine is None:
             raise NotFound(f"there is no engine {engine_id!r}", remedy="GET /admin/v1/engines lists them")
         engine.up = False
-        self._tell(ev.EngineLost(engine=engine.id, reason="removed"))
+        self._tell(ev.EngineLost(engine=engine.id, reason=ev.REMOVED))
         for running in list(engine.running.values()):
             running.abort("removed")
         await self._stop(engine)

@@ -59,6 +59,8 @@ class Monitor:
         loop = asyncio.get_running_loop()
         self._urgent[engine.id] = asyncio.Event()
         self._first[engine.id] = asyncio.Event()
+        if self._telemetry is not None:  # should it never answer, it is known to be away
+            self._telemetry.gauge("engine_up", 0.0, engine=engine.id)
         self._tasks[engine.id] = [loop.create_task(self._watch(engine))]
         self._listen(engine)
 
@@ -152,6 +154,8 @@ class Monitor:
         if tasks and tasks[0] is asyncio.current_task():  # none of that name was taken in since
             for task in self._tasks.pop(engine.id)[1:]:
                 task.cancel()
+            for known in (self._urgent, self._first, self._listened):
+                known.pop(engine.id, None)
 
     async def _ask(self, engine: Engine) -> None:
         if await self._engines.recognise(engine):

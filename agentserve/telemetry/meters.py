@@ -133,6 +133,12 @@ class Family:
             self._by_labels[values] = found
         return found
 
+    def drop(self, *values: str) -> None:
+        """Show it no longer: what it tells of is gone. One that stands for others too stays."""
+        if values in self.children:
+            del self.children[values]
+            self._by_labels.pop(values, None)
+
     def shown(self) -> Shown:
         """The family as the client library shows it."""
         metric = self.metric

@@ -26,6 +26,10 @@ from agentserve.telemetry.tally import Tally
 
 log = logging.getLogger("agentserve.telemetry")
 
+# shown while there is such an engine
+OF_ENGINES = (
+    "engine_up", "engine_running", "engine_waiting", "engine_kv_used_share", "engine_kv_tokens", "engine_preemptions"
+)  # fmt: skip
 COUNTERS_MAX = 10_000  # that were asked for by their labels
 
 
@@ -220,6 +224,10 @@ class Recorder:
                 self.meters.child(name, engine).value = float(value)
 
     def _engine_lost(self, event: ev.EngineLost) -> None:
+        if event.reason == ev.REMOVED:  # on purpose: no loss, and nobody waits for it to come back
+            for name in OF_ENGINES:
+                self.meters.families[name].drop(event.engine)
+            return
         self.meters.child("engine_losses", event.engine).value += 1
         self.meters.child("engine_up", event.engine).value = 0.0
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import gc
+import weakref
 
 from agentserve_adapters.detect import installed
 from agentserve_adapters.openai_http import OpenAIHttpAdapter
@@ -10,7 +13,9 @@ from agentserve_adapters.vllm import VLLMAdapter
 
 from agentserve.config import EngineSettings
 from agentserve.live.engines import Engines
+from agentserve.live.monitor import Monitor
 from agentserve.ports import EngineAdapter, EngineOptions
+from agentserve.telemetry import Recorder
 
 AWAY = EngineSettings(id="e1", kind="auto", url="http://127.0.0.1:9")
 
@@ -52,3 +57,36 @@ async def test_an_engine_whose_kind_was_named_is_never_asked() -> None:
         assert not await engines.recognise(engine)
     finally:
         await engines.stop()
+
+
+async def test_one_that_is_taken_out_while_it_says_so_gets_no_other_adapter() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def detect(settings: EngineSettings) -> EngineSettings:
+        asked.set()
+        await go_on.wait()
+        return dataclasses.replace(settings, kind="vllm")
+
+    engines = Engines(adapter_of, detect=detect)
+    engine = await engines.add(AWAY)
+    recognising = asyncio.create_task(engines.recognise(engine))
+    await asyncio.wait_for(asked.wait(), 10)
+    await engines.remove("e1")
+    go_on.set()
+    assert not await recognising
+    assert isinstance(engine.adapter, OpenAIHttpAdapter), "nobody would ever close another one's connections"
+
+
+async def test_one_that_never_answered_is_shown_to_be_away_and_forgotten_once_it_is_taken_out() -> None:
+    engines, recorder = Engines(adapter_of), Recorder()
+    monitor = Monitor(engines, lambda event: None, now=lambda: 0.0, telemetry=recorder)
+    adapter = weakref.ref((await engines.add(AWAY)).adapter)
+    assert b'agentserve_engine_up{engine="e1"} 0.0' in recorder.render("")[1]
+    await engines.remove("e1")
+    try:
+        async with asyncio.timeout(10):
+            while adapter() is not None:
+                await asyncio.sleep(0.05)
+                gc.collect()
+    finally:
+        await monitor.stop()

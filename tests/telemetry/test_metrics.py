@@ -204,6 +204,20 @@ def test_an_engine_that_answers_shows_that_it_was_never_lost() -> None:
     assert figures(recorder)["engine_losses_total", (("engine", "e0"),)] == 0.0
 
 
+def test_an_engine_that_was_taken_out_is_not_shown_as_one_that_is_away() -> None:
+    recorder = Recorder()
+    recorder.watch(ev.EngineBack(engine=E0), AT, [])
+    recorder.watch(ev.EngineReported(engine=E0, running=3), AT, [])
+    shown = ("engine_up", "engine_running")
+    assert {name for name, _ in figures(recorder)} >= set(shown)
+    recorder.watch(ev.EngineLost(engine=E0, reason=ev.REMOVED), AT, [])
+    got = figures(recorder)
+    assert not [name for name, _ in got if name in shown]
+    assert got["engine_losses_total", (("engine", "e0"),)] == 0.0
+    recorder.watch(ev.EngineBack(engine=E0), AT, [])
+    assert figures(recorder)["engine_up", (("engine", "e0"),)] == 1.0
+
+
 def test_a_finished_program_carries_its_trace_and_says_where_its_time_went() -> None:
     exporter = InMemorySpanExporter()
     recorder = Recorder(spans=Spans(exporter, batched=False))
