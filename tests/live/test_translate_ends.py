@@ -93,8 +93,9 @@ async def test_a_stream_that_stops_without_a_word_is_an_error_and_no_answer(
             model="m", max_tokens=9, messages=[{"role": "user", "content": "go"}]
         ) as stream,
     ):
-        with pytest.raises(APIStatusError, match=CUT):
+        with pytest.raises(APIStatusError, match=CUT) as broken:
             await stream.get_final_message()
+    assert broken.value.type == "api_error"  # not the client's fault
 
 
 async def test_anthropics_structured_output_is_asked_of_the_engine(

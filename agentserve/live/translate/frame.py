@@ -114,7 +114,9 @@ class StreamTap:
         out = [piece for data in self._splitter.finish() for piece in self._event(data)]
         if not self._over:
             self._over = True
-            out += self._writer.end() if self._writer.finished else [self._error({"message": CUT})]
+            out += (
+                self._writer.end() if self._writer.finished else [self._error({"message": CUT, "code": 502})]
+            )
         return b"".join(out)
 
     def _event(self, data: bytes) -> Iterator[bytes]:
