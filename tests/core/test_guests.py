@@ -167,3 +167,13 @@ def test_a_step_that_no_engine_takes_is_told_to_wait_for_one_and_not_for_a_seat(
     d.arrive("c", model="m")
     why = {w.step: w.reason for w in d.of(do.Wait)}
     assert (why["b/0"], why["c/0"]) == ("no_seat", "no_engine")
+
+
+def test_a_step_that_goes_elsewhere_after_its_engine_failed_ends_no_pin(desk: Any) -> None:
+    d = desk(engines=2)
+    d.arrive("a")
+    d.report("e0", draining=True)  # while it is looked at
+    d.dispatched.clear()
+    d.fail("a", reason="broke", retryable=True)
+    assert d.sent("a") == "e1"
+    assert not d.of(do.Unpin)

@@ -99,9 +99,11 @@ class WorkingSet(Policy):
             self._arm(now + self.params.sweep_s)
             return
         if seat is not None:
+            kept = seat.kept_since is not None  # else it was not away: an engine failed under its step
             self._gap_ends(program, seat, now)
             self._unseat(program, now)
-            self.board.unpin(program, seat.book.engine, "moved")
+            if kept:
+                self.board.unpin(program, seat.book.engine, "moved")
         queued = self._joining.step(step, now)
         # who stands behind others that found no room changes nothing for these
         if self._line.is_first(queued) or self._guests:
