@@ -99,7 +99,11 @@ def _compose(settings: Settings, store: Store) -> Composed:
     scheduler = Scheduler(board, policy)
     idle_s = settings.scheduler.program_idle_s
     telemetry = Recorder(
-        settings.telemetry, version=version(), program_idle_s=idle_s, prefill=board.fleet.prefill_rate
+        settings.telemetry,
+        version=version(),
+        program_idle_s=idle_s,
+        programs_max=settings.limits.live_programs_max,
+        prefill=board.fleet.prefill_rate,
     )
     driver = Driver(
         scheduler,

@@ -18,7 +18,7 @@ from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core import facts
 from agentserve.core.lives import KeptLife
-from agentserve.core.story import PROGRAM_IDLE_S, Story
+from agentserve.core.story import PROGRAM_IDLE_S, PROGRAMS_MAX, Story
 from agentserve.ports import StepRecord
 from agentserve.telemetry.meters import Meters, Number, Pulled, Spread
 from agentserve.telemetry.spans import Spans, make_spans
@@ -44,6 +44,7 @@ class Recorder:
         version: str = "",
         clock_offset_s: float = 0.0,
         program_idle_s: float = PROGRAM_IDLE_S,
+        programs_max: int = PROGRAMS_MAX,
         prefill: Callable[[str], float | None] = lambda engine: None,
     ) -> None:
         """`clock_offset_s` is what must be added to the scheduler's times to get epoch seconds; `prefill` is the rate
@@ -52,7 +53,7 @@ class Recorder:
         self.meters = Meters(values_max=self.settings.label_values_max)
         self.spans = spans if spans is not None else make_spans(self.settings, clock_offset_s=clock_offset_s)
         self._on = self.settings.metrics
-        self._story = Story(program_idle_s=program_idle_s, prefill=prefill)
+        self._story = Story(programs_max=programs_max, program_idle_s=program_idle_s, prefill=prefill)
         self._tally = Tally(self.meters)
         self._counters: dict[tuple[str, ...], Number] = {}
         self._complained: set[str] = set()
