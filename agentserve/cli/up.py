@@ -15,7 +15,7 @@ from agentserve import config, console
 from agentserve.config import Settings
 from agentserve.errors import AgentServeError, UsageError
 from agentserve.live.files import raise_limit
-from agentserve.live.interpreter import loop_factory
+from agentserve.live.interpreter import loop_factory, settle_allocator
 
 HELP = "run the gateway, by default with an embedded emulated engine and a SQLite file"
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     for chatty in ("httpx", "alembic", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
     raise_limit()
+    settle_allocator()
     with (
         contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError),
         asyncio.Runner(loop_factory=loop_factory()) as runner,

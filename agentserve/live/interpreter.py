@@ -19,12 +19,12 @@ SWITCH_INTERVAL_S = 0.001
 # is told where the line is. Bodies of long prompts are below it, in the heap, which keeps a little for the next.
 GLIBC_MMAP_FROM = (-3, 1 << 20)  # M_MMAP_THRESHOLD
 GLIBC_KEEP_FREE = (-1, 8 << 20)  # M_TRIM_THRESHOLD
+GLIBC_ARENAS = (-8, 1)  # M_ARENA_MAX: what is freed in one of several heaps serves no other
 
 
 def settle_interpreter() -> None:
     """What is loaded by now stays: keep the collector from going through it again and again. Requests wait for nobody
-    long, and large tables go back to the system when they are outgrown."""
-    settle_allocator()
+    long."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -32,12 +32,12 @@ def settle_interpreter() -> None:
 
 
 def settle_allocator() -> None:
-    """Where the C library is not glibc there is nothing to settle."""
+    """How the C library holds memory, before any thread begins; where it is not glibc there is nothing to settle."""
     with contextlib.suppress(
         AttributeError, OSError, TypeError
     ):  # no such function; no C library to be had by itself
         mallopt = ctypes.CDLL(None).mallopt
-        for setting, value in (GLIBC_MMAP_FROM, GLIBC_KEEP_FREE):
+        for setting, value in (GLIBC_MMAP_FROM, GLIBC_KEEP_FREE, GLIBC_ARENAS):
             mallopt(setting, value)
 
 

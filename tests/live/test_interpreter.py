@@ -11,7 +11,7 @@ import pytest
 GLIBC = hasattr(ctypes.CDLL(None), "mallinfo2") if sys.platform == "linux" else False
 IN_ITS_OWN_MAPPING = """
 import ctypes, sys
-from agentserve.live.interpreter import settle_interpreter
+from agentserve.live.interpreter import settle_allocator
 
 class Told(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -20,7 +20,7 @@ class Told(ctypes.Structure):
 told = ctypes.CDLL(None).mallinfo2
 told.restype = Told
 if sys.argv[1] == "settled":
-    settle_interpreter()
+    settle_allocator()
 for _ in range(3):  # once such a block was given back, glibc holds the next ones in its heap
     table = bytearray(4 << 20)
     before = told().hblkhd

@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 
 from agentserve.live.doors import doors
-from agentserve.live.interpreter import loop_factory, settle_interpreter
+from agentserve.live.interpreter import loop_factory, settle_allocator, settle_interpreter
 from agentserve.live.server import Patience, limited
 from agentserve.live.workers.front import Front
 
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     lot = msgspec.json.decode((argv or sys.argv[1:])[0], type=Lot)
     logging.basicConfig(level=lot.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(max(lot.log_level, logging.WARNING))
+    settle_allocator()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(lot))
     return 0
