@@ -291,8 +291,9 @@ class EmulatedEngine:
             for sequence, n in window.chunks:
                 self._computed(sequence, n, window.end)
         else:
-            for sequence in running:
+            for sequence in running:  # each has its blocks before any of them gives one back for another's
                 self._batch.grow(sequence, window.count)
+            for sequence in running:
                 sequence.done += window.count - 1
                 stats.decoded_tokens += window.count - 1
                 sequence.target += window.count - 1

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentserve.engine import (
@@ -97,8 +97,19 @@ def test_events_are_the_same_however_often_one_looks(
     assert play(plans, sorted(looks), **config) == play(plans, [], **config)
 
 
+# a full pool, and two that fill the same block at the same time: what the one gives back spares no eviction
+ADOPTED_WHEN_FULL = [
+    *[(0.0, 1, 1, 0, False)] * 7,
+    *[(0.0, 1, 63, 0, False)] * 2,
+    (0.0, 2, 63, 0, False),
+    (0.0, 675, 63, 0, False),
+    (0.0, 757, 61, 1, False),
+]
+
+
 @settings(max_examples=60, deadline=None)
 @given(PLANS)
+@example(ADOPTED_WHEN_FULL)
 def test_decode_in_closed_form_equals_iteration_by_iteration(plans: Any) -> None:
     quiet = [(at, p, o, s, False) for at, p, o, s, _ in plans]
     fast = finished(play(quiet, [], kv_tokens=1600))
