@@ -103,10 +103,12 @@ LEAST = {
     "host_kv_tokens": 0, "seed": 0,
 }  # fmt: skip
 ABOVE_ZERO = ("pressure", "rate", "burst", "slo_ttft", "slo_slowdown", "host_gb_per_s")
+MAY_REPEAT = ("workload", "policy", "pressure", "rate", "seed", "test_seed")  # flags that may stand again
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """A number that means nothing is refused before anything runs."""
+    """A number that means nothing is refused before anything runs, and so is the same arm or seed twice."""
+    check_repeated(args)
     for name in (*LEAST, *ABOVE_ZERO):
         given = getattr(args, name)
         for value in given if isinstance(given, list) else [given]:
@@ -116,6 +118,19 @@ def check_numbers(args: argparse.Namespace) -> None:
                 raise UsageError(f"--{flag(name)} is {value}", remedy=f"it is at least {LEAST[name]}")
             if name in ABOVE_ZERO and not 0 < value < math.inf:
                 raise UsageError(f"--{flag(name)} is {value:g}", remedy="it is a number above zero")
+
+
+def check_repeated(args: argparse.Namespace) -> None:
+    """Equal seeds give equal runs: counted twice, one run looks like two that agree."""
+    for name in MAY_REPEAT:
+        given = getattr(args, name, None) or ()
+        for value in given:
+            if given.count(value) > 1:
+                shown = f"{value:g}" if isinstance(value, float) else value
+                raise UsageError(
+                    f"--{flag(name)} {shown} stands twice, and would run the same again",
+                    remedy="give each once; several --seed that differ say how far runs vary",
+                )
 
 
 def flag(name: str) -> str:

@@ -47,6 +47,7 @@ def test_help_names_every_verb() -> None:
         (["simulate", "--engines", "0"], "it is at least 1"),
         (["simulate", "--faults", "-1"], "it is at least 0"),
         (["simulate", "--seed", "-1"], "it is at least 0"),
+        (["simulate", "--seed", "1", "--seed", "2", "--seed", "1"], "--seed 1 stands twice"),
         (["simulate", "--kv-tokens", "0"], "it is at least 1"),
         (["simulate", "--slo-ttft", "-1"], "it is a number above zero"),
         (["simulate", "--slo-slowdown", "nan"], "it is a number above zero"),

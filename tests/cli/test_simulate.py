@@ -35,6 +35,27 @@ def test_seeds_that_are_learnt_from_may_not_judge(capsys: pytest.CaptureFixture[
     assert "keep --seed and --test-seed apart" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        ["--seed", "1"],
+        ["--policy", "affinity"],
+        ["--pressure", "2"],
+        ["--rate", "0.01"],
+        ["--workload", "chains"],
+        ["--tune", "2", "--test-seed", "4"],
+        ["--plan", "slowdown_mean<2", "--at-once", "4", "--seed", "1"],
+    ],
+)
+def test_the_same_run_twice_is_refused_and_counts_for_no_second_one(
+    twice: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", *SMALL, *twice, *twice[-2:]]) == 2
+    said = capsys.readouterr().err
+    assert f"{' '.join(twice[-2:])} stands twice" in said
+    assert "give each once" in said
+
+
 def test_a_sweep_of_rates_draws_a_curve_and_says_what_is_sustained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
