@@ -212,6 +212,42 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced_unnoticed(
     assert await ask(lean)
 
 
+async def test_a_request_that_an_engine_worked_on_before_it_broke_is_not_sent_again(
+    engine: ScriptedEngine,
+) -> None:
+    lean = LeanUpstream(engine.url, stale_s=0.05)
+    await ask(lean)
+
+    async def dies_of_it(asked: Any, reader: Any, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        raise ConnectionResetError
+
+    engine.script.append(dies_of_it)
+    with pytest.raises(EngineUnreachable, match="before it replied"):
+        await ask(lean, b"poison")
+    assert [asked.body for asked in engine.asked] == [b"{}", b"poison"]
+    await lean.stop()
+
+
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_request_whose_reply_had_begun_is_not_sent_again(
+    engine: ScriptedEngine, lean: LeanUpstream, begun: bytes
+) -> None:
+    await ask(lean)
+    engine.script.append(raw(begun, close=True))
+    with pytest.raises(EngineUnreachable):
+        await ask(lean)
+    assert len(engine.asked) == 2
+
+
+async def test_a_request_is_sent_again_once_and_no_more(engine: ScriptedEngine, lean: LeanUpstream) -> None:
+    await asyncio.gather(ask(lean), ask(lean))
+    engine.otherwise = raw(close=True)
+    with pytest.raises(EngineUnreachable):
+        await ask(lean)
+    assert len(engine.asked) == 4
+
+
 async def test_no_connection_stays_open_for_requests_that_do_not_come(engine: ScriptedEngine) -> None:
     lean = LeanUpstream(engine.url, keepalive_s=0.05)
     await asyncio.gather(*[ask(lean) for _ in range(3)])

@@ -185,6 +185,11 @@ class Connection(asyncio.Protocol):
             await self._wait()
 
     @property
+    def silent(self) -> bool:
+        """Has no byte of a reply come, not even of its head?"""
+        return self._head_bytes == 0
+
+    @property
     def done(self) -> bool:
         return self._whole and not self._chunks
 

@@ -3,6 +3,11 @@
 Rule: a connection is lent to one exchange at a time, the one that was used last before others, and never one that has
 lain idle for so long that its engine may be closing it. Only so many are open: who comes then waits in turn. It must
 not know inference.
+
+A request is sent again only if its connection had been closed while it lay idle: one that was used before, that is
+lost within `STALE_S` of the request's being written, and of whose reply no byte came. Then the engine has not begun
+it, as far as anybody can tell, and it goes once to a fresh connection. Whatever is lost later may have been at work
+on the request, or have died of it: that is told to the relay, which counts what it sends elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ from agentserve.live.upstream.seam import Deadlines, RawHeaders
 LF, CR = b"\n\r"  # as numbers: looking for one byte, Python first tries whether it is one
 # uvicorn, and with it most engines, closes idle connections after 5 s; one that is about to go is not used.
 KEEPALIVE_S = 4.0
+STALE_S = (
+    1.0  # a connection that was closed already is reset in a round trip; an engine that is busy takes longer
+)
 SWEEP_S_MIN = 0.5  # between two looks for those that lie idle for too long
 HEADS_MAX = 256  # first lines of requests that are remembered
 DIALLING_MAX = 64  # connections being opened at once: more would only overflow the engine's backlog
@@ -28,7 +36,14 @@ _END = (b"", b"")  # of a head
 class LeanUpstream:
     """The connections to one engine."""
 
-    def __init__(self, url: str, *, connections_max: int = 1024, keepalive_s: float = KEEPALIVE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections_max: int = 1024,
+        keepalive_s: float = KEEPALIVE_S,
+        stale_s: float = STALE_S,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"the lean transport speaks plain HTTP, not {url!r}")
@@ -45,6 +60,7 @@ class LeanUpstream:
         self._dialling = asyncio.Semaphore(DIALLING_MAX)
         self._connections_max = connections_max
         self._keepalive_s = keepalive_s
+        self._stale_s = stale_s
         self._sweeping: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._stopped = False
@@ -65,12 +81,13 @@ class LeanUpstream:
             connection = None if stale and self._room else self._reusable()
             connection = connection or await self._connect(deadlines)
             reused = connection.used > 0 and not stale
+            written_at = self.loop.time()
             connection.send(head, body, deadlines, overall_at)
             try:
                 await connection.wait_head()
             except EngineUnreachable:
                 connection.close()
-                if reused and connection.status == 0:
+                if reused and connection.silent and self.loop.time() - written_at < self._stale_s:
                     stale = True  # it had been closed while it lay idle; a fresh one tells the truth
                     continue
                 raise
