@@ -12,7 +12,7 @@ import msgspec
 from agentserve.core.events import Relation
 from agentserve.core.identity.evidence import CallEvidence
 from agentserve.core.identity.known import Program, Tenant, Tip, Traced
-from agentserve.core.identity.matching import Found, Seeking, by_tool_results, find
+from agentserve.core.identity.matching import Found, Seeking, by_last_words, by_tool_results, find
 from agentserve.core.identity.naming import Named
 from agentserve.core.identity.quoting import opened_by
 
@@ -27,6 +27,7 @@ BY_REPLY: Sure = ("content:reply", 0.95)
 BY_RESULTS: Sure = ("content:tool-results", 0.85)
 BY_SPAWN: Sure = ("content:spawn", 0.8)
 BY_REQUEST: Sure = ("content:request", 0.75)
+BY_LAST_WORDS: Sure = ("content:last-words", 0.7)
 BY_NOTHING: Sure = ("content:new", 0.7)
 BY_QUOTE: Sure = ("content:quoted-reply", 0.6)
 BY_OPENER: Sure = ("content:opener", 0.5)
@@ -165,8 +166,14 @@ def _rewritten(case: Case, program: Program, sure: Sure) -> Verdict | None:
     main, seeking = program.main, case.seeking
     if main is None or main.state == "flying" or not any(c in program.calls for c in seeking.returns):
         return None
-    shorter = len(seeking.items) < main.depth and not seeking.delta
-    return Verdict(relation="compaction" if shorter else "continues", sure=sure, program=program, tip=main)
+    return _edited(case, main, sure)
+
+
+def _edited(case: Case, tip: Tip, sure: Sure) -> Verdict:
+    """The conversation goes on with another past; a shorter one was cut down."""
+    shorter = len(case.seeking.items) < tip.depth and not case.seeking.delta
+    relation: Relation = "compaction" if shorter else "continues"
+    return Verdict(relation=relation, sure=sure, program=tip.program, tip=tip)
 
 
 def _thinned(case: Case, found: Found) -> bool:
@@ -202,6 +209,9 @@ def _by_content(case: Case) -> Verdict:
     waiting = by_tool_results(case.home, seeking)
     if waiting is not None and (rewritten := _rewritten(case, waiting, BY_RESULTS)) is not None:
         return rewritten
+    slid = by_last_words(case.home, seeking)
+    if slid is not None and slid.program.person == case.evidence.person:
+        return _edited(case, slid, BY_LAST_WORDS)
     spawned, told = opened_by(case.home, seeking, case.evidence, case.now)
     if spawned is not None and not case.begun:
         return _child(spawned, BY_SPAWN)

@@ -39,6 +39,13 @@ def chain_of(seed: int, items: Sequence[Item]) -> list[int]:
     return chain
 
 
+def recent_of(role: int, items: Sequence[Item]) -> int:
+    """A hash of the last two items under one role; 0 where there are not two."""
+    if len(items) < 2:
+        return 0
+    return ((role * BASE + items[-2].digest) * BASE + items[-1].digest) % PRIME
+
+
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One canonical message. System messages are no items: they belong to the role, not to the conversation."""
 

@@ -36,7 +36,9 @@ TipState = Literal["flying", "ready", "failed"]
 class Tip:
     """Where one conversation stands."""
 
-    __slots__ = ("after", "auxiliary", "before", "depth", "program", "role", "state", "step", "ticket")
+    __slots__ = (
+        "after", "asked", "auxiliary", "before", "depth", "program", "role", "said", "state", "step", "ticket",
+    )  # fmt: skip
 
     def __init__(self, program: Program, *, role: int) -> None:
         self.program = program
@@ -44,6 +46,10 @@ class Tip:
         self.before = 0  # hash after the last request
         self.after: int | None = None  # hash after its reply
         self.depth = 0  # items in the last request
+        self.asked = 0  # hash of the last request's last two items alone; 0 where nothing is looked for by it
+        self.said = (
+            0  # the same with the reply: all that is known of a call whose client forgot what was before
+        )
         self.step = 0
         self.ticket = 0  # of the call that is in flight; an older call of a retried step has an older one
         self.auxiliary = False
@@ -133,6 +139,7 @@ class Tenant:
         "programs",
         "ready",
         "responses",
+        "said",
         "seed",
         "traced",
     )
@@ -142,6 +149,7 @@ class Tenant:
         self.seed = digest_of(b"tenant", tenant_id.encode("utf-8", "surrogatepass"))
         self.programs: OrderedDict[str, Program] = OrderedDict()  # least recently active first
         self.ready: Index[int, Tip] = Index()
+        self.said: Index[int, Tip] = Index()
         self.known: Index[int, Program] = Index()
         self.calls: Index[str, Program] = Index()
         self.responses: dict[str, Program] = {}
@@ -206,12 +214,17 @@ class Tenant:
         self.ready.add(tip.before, tip)
         if tip.after is not None:
             self.ready.add(tip.after, tip)
+        if tip.said:
+            self.said.add(tip.said, tip)
 
     def unready(self, tip: Tip) -> None:
         """The conversation goes on, or is gone."""
         self.ready.drop(tip.before, tip)
         if tip.after is not None:
             self.ready.drop(tip.after, tip)
+        if tip.said:
+            self.said.drop(tip.said, tip)
+            tip.said = 0
 
     # -- what else leads to a program -------------------------------------------------------------------------
 
@@ -294,6 +307,11 @@ class Tenant:
                     tip in tip.program.tips and tip.state != "flying", "a ready tip that is not its program's"
                 )
                 _hold(value in (tip.before, tip.after), "a tip under a hash where it does not stand")
+        for value, tips in self.said.items():
+            _hold(
+                all(tip in tip.program.tips and tip.state == "ready" and tip.said == value for tip in tips),
+                "a tip under words that are not its last",
+            )
         for value, owners in self.known.items():
             _hold(0 < len(owners) <= OWNERS_MAX, "a mark without an owner, or with too many")
             _hold(all(value in owner.marks for owner in owners), "a mark that its owner does not know")

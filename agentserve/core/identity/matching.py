@@ -13,11 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from agentserve.core.identity.evidence import Item
+from agentserve.core.identity.evidence import Item, chain_of, recent_of
 from agentserve.core.identity.known import Program, Tenant, Tip, first_of
 
 How = Literal["reply", "request", "again", "moved"]
 
+RECENT_CHARS_MIN = 32  # less than this, said last, may be said by anybody
 CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
 
 
@@ -133,3 +134,17 @@ def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = No
         if len(owners) == 1:
             return owners[0]
     return None
+
+
+def by_last_words(tenant: Tenant, seeking: Seeking) -> Tip | None:
+    """The one conversation of the call's role whose last two messages and reply the call ends with, before what is
+    new: its client dropped what was before them. None when several stand there, which are kept apart."""
+    items = seeking.items
+    end = len(items) - len(trailing(items))
+    begin = end
+    while begin and items[begin - 1].role == "assistant":
+        begin -= 1
+    if begin < 2 or begin == end or sum(item.size for item in items[begin - 2 : end]) < RECENT_CHARS_MIN:
+        return None
+    tips = tenant.said.get(chain_of(recent_of(seeking.role, items[:begin]), items[begin:end])[-1])
+    return next(iter(tips)) if len(tips) == 1 else None

@@ -14,7 +14,14 @@ from itertools import islice
 
 from agentserve.core.identity import record
 from agentserve.core.identity.deciding import Case, Verdict, decide
-from agentserve.core.identity.evidence import CallEvidence, ReplyEvidence, ToolUse, chain_of, digest_of
+from agentserve.core.identity.evidence import (
+    CallEvidence,
+    ReplyEvidence,
+    ToolUse,
+    chain_of,
+    digest_of,
+    recent_of,
+)
 from agentserve.core.identity.harnesses import SPAWN_TOOLS, TERMINAL_TOOLS, WORK_TOOLS, plain_name
 from agentserve.core.identity.known import OPENERS_MAX, ROLES_MAX, Program, Tenant, Tip, Traced
 from agentserve.core.identity.matching import Seeking, trailing
@@ -169,6 +176,8 @@ class Resolver:
         tip.auxiliary = relation == "auxiliary"
         tip.role = evidence.role
         tip.before, tip.after = seeking.hash_at(len(seeking.items)), None
+        unnamed = case.named is None or case.named.tier == "weak"
+        tip.asked = recent_of(evidence.role, seeking.items) if unnamed else 0
         tip.depth = len(seeking.items) + (tip.depth if seeking.delta else 0)
         if relation == "auxiliary":
             tip.step = max(program.steps - 1, 0)
@@ -216,6 +225,8 @@ class Resolver:
         if reply.items:
             tip.after = chain_of(tip.before, reply.items)[-1]
             home.mark(program, tip.after, reply=True)
+            if tip.asked:
+                tip.said = chain_of(tip.asked, reply.items)[-1]
         home.make_ready(tip)
         if reply.response_id is not None:
             home.respond(program, reply.response_id, tip.before if tip.after is None else tip.after)
