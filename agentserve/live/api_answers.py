@@ -119,17 +119,19 @@ TOOL_FORECAST = answer(
     tenant=TEXT,
     tool=TEXT,
     calls=COUNT,
-    p50_s=NUMBER,
-    p90_s=NUMBER,
-    p99_s=NUMBER,
+    p50_s=MAYBE_NUMBER,  # null: not within the horizon
+    p90_s=MAYBE_NUMBER,
+    p99_s=MAYBE_NUMBER,
+    horizon_s=MAYBE_NUMBER,
     survival={"type": "array", "items": {"type": "array", "items": NUMBER}},
 )
 GAP_FORETOLD = answer(
     program=TEXT,
     step=TEXT,
     tool=TEXT,
-    forecast_p50_s=NUMBER,
-    forecast_p90_s=NUMBER,
+    forecast_p50_s=MAYBE_NUMBER,  # null: not within the horizon
+    forecast_p90_s=MAYBE_NUMBER,
+    horizon_s=NUMBER,
     actual_s=NUMBER,
 )
 LENGTH_FORETOLD = answer(program=TEXT, after=COUNT, forecast=NUMBER, actual=COUNT)

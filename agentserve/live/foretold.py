@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from agentserve.core import events as ev
 from agentserve.core.audience import Hears
 from agentserve.core.board import Board
+from agentserve.core.forecast import Survival as Forecast
+from agentserve.core.foresight import Survival
 from agentserve.core.ids import ProgramId
 from agentserve.core.learned import GapEnded, Learned
 from agentserve.core.program import Program
@@ -82,8 +84,9 @@ class Foretold:
 
     def _returned(self, gap: GapEnded, owner: str, step: str) -> None:
         tool = ", ".join(gap.tools) or PERSON
-        middle, late = gap.forecast.quantile(0.5), gap.forecast.quantile(0.9)
-        row = _Gap(owner, step, tool, middle, late, gap.seconds)
+        forecast = gap.forecast
+        middle, late = forecast.quantile(0.5), forecast.quantile(0.9)
+        row = _Gap(owner, step, tool, middle, late, forecast.grid.high, gap.seconds)
         self._latest.append(row)
         mine = self._gaps.setdefault(owner, [])
         mine.append(row)
@@ -114,6 +117,7 @@ class _Gap(NamedTuple):
     tool: str
     p50_s: float
     p90_s: float
+    horizon_s: float
     actual_s: float
 
     def shown(self) -> dict[str, Any]:
@@ -122,10 +126,26 @@ class _Gap(NamedTuple):
             "program": self.program,
             "step": self.step,
             "tool": self.tool,
-            "forecast_p50_s": round(self.p50_s, 3),
-            "forecast_p90_s": round(self.p90_s, 3),
+            "forecast_p50_s": _within(self.p50_s, self.horizon_s),
+            "forecast_p90_s": _within(self.p90_s, self.horizon_s),
+            "horizon_s": round(self.horizon_s, 3),
             "actual_s": round(self.actual_s, 3),
         }
+
+
+def quantile(gap: Survival, q: float) -> float | None:
+    """By when a share `q` is back, to be shown; None: not within the forecast's horizon, and nobody knows when."""
+    return _within(gap.quantile(q), horizon_s(gap))
+
+
+def horizon_s(gap: Survival) -> float | None:
+    """How far a forecast looks; None where it has no end."""
+    return gap.grid.high if isinstance(gap, Forecast) else None
+
+
+def _within(seconds: float, horizon: float | None) -> float | None:
+    """A quantile at the horizon is where the forecast ends, and no forecast."""
+    return None if horizon is not None and seconds >= horizon else round(seconds, 3)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from agentserve.core.policies.policy import Policy
 from agentserve.core.policies.working_set import WorkingSet
 from agentserve.core.workflow import LearnedGraph, StepGraphs, WorkflowGraph, render_svg
 from agentserve.errors import NotFound
-from agentserve.live.foretold import steps_left
+from agentserve.live.foretold import horizon_s, quantile, steps_left
 from agentserve.live.holdings import Pins
 from agentserve.live.workflows import Workflows
 
@@ -40,7 +40,8 @@ def tools(board: Board, seen: Iterable[tuple[tuple[str, str], int]]) -> list[dic
                 "tenant": tenant,
                 "tool": name,
                 "calls": calls,
-                **{f"p{int(q * 100)}_s": round(curve.quantile(q), 3) for q in QUANTILES},
+                **{f"p{int(q * 100)}_s": quantile(curve, q) for q in QUANTILES},
+                "horizon_s": horizon_s(curve),
                 "survival": [[t, round(curve.survival(t), 4)] for t in CURVE_S],
             }
         )
@@ -58,8 +59,9 @@ def outlook(board: Board, pins: Pins, program_id: str, now: float) -> dict[str, 
     if gap is not None and program.gap_started_at is not None:
         elapsed = now - program.gap_started_at
         told["gap_s"] = round(elapsed, 3)
-        told["gap_p50_s"] = round(gap.quantile(0.5), 3)
-        told["gap_p90_s"] = round(gap.quantile(0.9), 3)
+        told["gap_p50_s"] = quantile(gap, 0.5)
+        told["gap_p90_s"] = quantile(gap, 0.9)
+        told["gap_horizon_s"] = horizon_s(gap)
         told["still_away_share"] = round(gap.survival(elapsed), 4)
     pin = pins.of(program, now)
     if pin is not None:

@@ -105,7 +105,7 @@ def test_tools_have_a_survival_curve_and_workflows_a_drawn_graph(gateway: Gatewa
     page = watched.open("#/forecasts")
     card = page.locator("#forecasts article", has_text="read_file")
     expect(card.locator("path.curve")).to_be_attached()
-    expect(card).to_contain_text("half back in")
+    expect(card).to_contain_text("half are back by")
     page = watched.open("#/graphs")
     page.get_by_role("link", name="survey").click()
     image = page.locator("#graph-image")

@@ -7,12 +7,15 @@ from typing import Any
 from agentserve.core import events as ev
 from agentserve.core.audience import Audience
 from agentserve.core.board import Board
+from agentserve.core.forecast.grid import HUMAN_SECONDS
 from agentserve.core.learned import Learned
 from agentserve.core.policies import make_policy
 from agentserve.core.remembered import JUDGED_ALL, JUDGED_OF
 from agentserve.core.scheduler import Scheduler
+from agentserve.live import insight
 from agentserve.live.feed import Feed
 from agentserve.live.foretold import LATEST_MAX, PERSON, Foretold, calibration, steps_left
+from agentserve.live.holdings import Pins
 
 
 def _id(text: str) -> Any:
@@ -65,6 +68,20 @@ def test_a_gap_is_kept_with_its_forecast_when_the_program_is_back() -> None:
     assert (second["tool"], second["actual_s"]) == (PERSON, 59.0)
     assert stage.foretold.gaps() == [first, second]
     assert calibration(stage.board)["gaps"]["outcomes"] >= 1
+
+
+def test_the_end_of_a_forecast_is_not_told_as_a_forecast() -> None:
+    stage = Stage()
+    for i in range(40):  # turns after which nobody comes back
+        stage.step(f"t/{i}", 10.0 * i, tool="")
+    stage.step("t/p", 1_000.0, tool="")
+    told = insight.outlook(stage.board, Pins(), "t/p", 1_010.0)
+    assert (told["gap_p50_s"], told["gap_p90_s"]) == (None, None)
+    assert told["gap_horizon_s"] == HUMAN_SECONDS.high
+    stage.step("t/p", 1_020.0)
+    (row,) = stage.foretold.gaps("t/p")
+    assert (row["forecast_p50_s"], row["forecast_p90_s"]) == (None, None)
+    assert (row["horizon_s"], row["actual_s"]) == (HUMAN_SECONDS.high, 19.0)
 
 
 def test_looking_asks_for_no_forecast_that_nobody_made() -> None:

@@ -48,6 +48,16 @@ export function seconds(value) {
   return value < 6000 ? `${whole(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
 }
 
+/** A forecast's quantile: null is not within the horizon, and nobody knows when. */
+export const by = (value, horizon) => (value === null && horizon ? `not within ${seconds(horizon)}` : seconds(value));
+
+/** When those away are forecast to be back. */
+export function back(p50, p90, horizon) {
+  if (p50 === null) return `fewer than half are back within ${seconds(horizon)}; by when is not known`;
+  const half = `half are back by ${seconds(p50)}`;
+  return p90 === null ? `${half}, fewer than nine in ten within ${seconds(horizon)}` : `${half}, nine in ten by ${seconds(p90)}`;
+}
+
 /** Text is set only where it changed, so that nothing is announced twice and no selection is lost. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -2,7 +2,7 @@
 
 import { line } from "./feed.js";
 import { laneOf } from "./lane.js";
-import { ask, byId, clock, doing, facts, fill, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole } from "./page.js";
+import { ask, back, by, byId, clock, doing, facts, fill, json, make, may, number, pathOf, right, row, say, seconds, some, sure, whole } from "./page.js";
 import { remember } from "./programs.js";
 import { detail, reason, stepsOf, stories } from "./stories.js";
 
@@ -26,7 +26,7 @@ export async function program(key) {
   const gaps = (p && p.foretold) || [];
   const none = row(make("td", "None of its gaps was foretold yet: those are that others wait for, and one in a few besides.", { colspan: 5, class: "why" }));
   fill(byId("gaps"), gaps.length ? [...gaps].reverse().map((g) => row(
-    g.tool, right(seconds(g.forecast_p50_s)), right(seconds(g.forecast_p90_s)), right(seconds(g.actual_s)), verdict(g))) : [none]);
+    g.tool, right(by(g.forecast_p50_s, g.horizon_s)), right(by(g.forecast_p90_s, g.horizon_s)), right(seconds(g.actual_s)), verdict(g))) : [none]);
   byId("story").replaceChildren(...[...story].reverse().map(({ at, event, decision }) => (
     event ? line(at, event.type, detail(event))
       : line(at, `${decision.type}${decision.engine ? ` on ${decision.engine}` : ""}`, reason(decision)))));
@@ -42,8 +42,7 @@ function told(p, outlook) {
     ["context", some(p.context_tokens, "token")],
     ["KV", p.kv_tokens ? `${some(p.kv_tokens, "token")} on ${p.engine}` : "none", outlook.pinned_for_s === undefined ? (p.kv_tokens ? KV[p.kv] : "")
       : `pinned for ${seconds(outlook.pinned_for_s)} more`],
-    ...(outlook.gap_s === undefined ? [] : [["away for", seconds(outlook.gap_s),
-      `half are back by ${seconds(outlook.gap_p50_s)}, nine in ten by ${seconds(outlook.gap_p90_s)}`]]),
+    ...(outlook.gap_s === undefined ? [] : [["away for", seconds(outlook.gap_s), back(outlook.gap_p50_s, outlook.gap_p90_s, outlook.gap_horizon_s)]]),
   ];
 }
 
@@ -53,8 +52,9 @@ function firstByte(step) {
 }
 
 function verdict(gap) {
-  if (gap.actual_s <= gap.forecast_p50_s) return "in the sooner half";
-  return gap.actual_s <= gap.forecast_p90_s ? "within nine in ten" : "later than nine in ten";
+  if (gap.actual_s <= (gap.forecast_p50_s ?? gap.horizon_s)) return "in the sooner half";
+  if (gap.actual_s <= (gap.forecast_p90_s ?? gap.horizon_s)) return "within nine in ten";
+  return gap.forecast_p90_s === null ? "later than is told apart" : "later than nine in ten";
 }
 
 /** What an admin may do here; it is not there for others. */
