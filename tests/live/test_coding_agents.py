@@ -174,10 +174,17 @@ CODEX_BODY: Json = {
     "client_metadata": {"x-codex-window-id": f"{THREAD}:0", "thread_id": THREAD, "turn_id": "t1"},
 }
 CODEX_WENT_ON: list[Json] = [
-    {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": None},
+    {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "hm"}],
+        "encrypted_content": None,
+    },
     {
         "type": "function_call",
         "id": "fc_1",
+        "status": "completed",
         "namespace": "agents",
         "name": "wait_agent",
         "arguments": "{}",
