@@ -50,7 +50,7 @@ from agentserve.ports import Journal, Summaries, Telemetry
 log = logging.getLogger("agentserve.gateway")
 
 READY_S = 5.0  # how long the start waits for the engines' first answers
-HOUSEKEEPING_S = 10.0
+HOUSEKEEPING_S = 1.0  # often, for requests wait while programs are forgotten: a few each time, not hundreds
 
 
 class Gateway:
