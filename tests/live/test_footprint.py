@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from agentserve.core.identity import CallEvidence, Item, ReplyEvidence, Resolver
 from agentserve.core.identity.known import Program
+from agentserve.live.app import HOUSEKEEPING_S
 from agentserve.live.exchange import Exchange
 from agentserve.live.request import Request
 from agentserve.live.server import HttpConnection
@@ -141,3 +143,18 @@ async def test_what_clients_said_is_forgotten_about_when_their_programs_are(
     gateway.keep_house(now + 4.0 * period_s)
     await running.chat()
     assert canon.canonicalised == 2 * said
+
+
+def test_silent_programs_are_forgotten_as_fast_as_they_come() -> None:
+    resolver = Resolver(idle_s=60.0)
+    for i in range(5_000):
+        words = Item(role="user", digest=i + 1, size=20)
+        begun = resolver.resolve(CallEvidence(items=(words,)), tenant="a", now=0.0)
+        reply = ReplyEvidence(items=(Item(role="assistant", digest=-i - 1, size=20),), finish="stop")
+        resolver.replied(begun, reply, 1.0)
+    assert len(resolver) == 5_000
+    now = 100.0
+    while now < 110.0:  # 500 of them a second
+        resolver.expire(now)
+        now += HOUSEKEEPING_S
+    assert len(resolver) == 0

@@ -32,7 +32,8 @@ from agentserve.errors import InvariantBroken
 
 PROGRAMS_MAX = 200_000
 IDLE_S = 1800.0
-EXPIRED_AT_ONCE_MAX = 1_000  # of one tenant; the rest is next time's
+# of one tenant; the rest is next time's, a second later: more than one gateway can serve
+EXPIRED_AT_ONCE_MAX = 1_000
 NAMED_SURELY = ("explicit:", "harness:")  # sources of programs whose every call says whose it is
 LOST_CALL_S = 7200.0  # a call whose end nobody reported keeps its program alive no longer than this
 
