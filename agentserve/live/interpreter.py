@@ -33,9 +33,8 @@ def settle_interpreter() -> None:
 
 def settle_allocator() -> None:
     """How the C library holds memory, before any thread begins; where it is not glibc there is nothing to settle."""
-    with contextlib.suppress(
-        AttributeError, OSError, TypeError
-    ):  # no such function; no C library to be had by itself
+    # no such function, or no C library to be had by itself
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for setting, value in (GLIBC_MMAP_FROM, GLIBC_KEEP_FREE, GLIBC_ARENAS):
             mallopt(setting, value)

@@ -47,9 +47,7 @@ class Tip:
         self.after: int | None = None  # hash after its reply
         self.depth = 0  # items in the last request
         self.asked = 0  # hash of the last request's last two items alone; 0 where nothing is looked for by it
-        self.said = (
-            0  # the same with the reply: all that is known of a call whose client forgot what was before
-        )
+        self.said = 0  # the same with the reply: all that a client shows who forgot what was before
         self.step = 0
         self.ticket = 0  # of the call that is in flight; an older call of a retried step has an older one
         self.auxiliary = False
