@@ -183,7 +183,8 @@ class Scheduler:
             board.fleet.wrote(
                 step, engine, event.prompt_tokens, event.output_tokens, event.cached_tokens, now
             )
-        program.attained_s += now - (step.dispatched_at or now)
+        if step.dispatched_at is not None:
+            program.attained_s += now - step.dispatched_at
         program.output_tokens_total += event.output_tokens
         self._outputs.finished(event.output_tokens)
         if step.relation != "auxiliary":

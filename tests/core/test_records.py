@@ -169,6 +169,13 @@ def test_steps_that_are_said_to_be_left_are_counted_down_to_none() -> None:
     assert w.program("p").steps_left_told == 5.0
 
 
+def test_a_step_of_the_clock_s_very_first_moment_took_its_time_too() -> None:
+    w = World()
+    w.arrive("p", "a", 0.0)
+    w.finish("a", 5.0)
+    assert w.program("p").attained_s == pytest.approx(5.0)
+
+
 def test_time_on_engines_adds_up_and_a_gap_goes_on_through_an_auxiliary_step() -> None:
     w = World()
     w.arrive("p", "a", 1.0)

@@ -65,7 +65,8 @@ class KvFlow(Queueing):
         return FAR_STEPS if program.turn_done else 1.0
 
     def dispensable(self, program: Program, now: float) -> tuple[float, ...]:
-        return (self.steps_to_execution(program), now - (program.gap_started_at or now))
+        away_s = 0.0 if program.gap_started_at is None else now - program.gap_started_at
+        return (self.steps_to_execution(program), away_s)
 
     def keep_s(self, program: Program, engine: Engine, now: float) -> float:
         if self.params.refresh_s and self._refresh_at is None:
