@@ -181,7 +181,7 @@ def render(finding: Finding) -> str:
     lines = [title, f"  {'usable' if finding.usable else 'not usable: ' + finding.trouble}"]
     if finding.evidence:
         lines.append(f"  recognised by: {finding.evidence}")
-    lines += [f"  {name}: {value}" for name, value in facts(caps) if value]
+    lines += [f"  {name}: {value}" for name, value in [*facts(caps), *found_cached(finding.load)] if value]
     lines.append("  what agentserve does with it:")
     means = dict(caps.mechanisms)
     names = [*(n for n in ORDER if n in means), *(n for n in means if n not in ORDER)]
@@ -209,3 +209,11 @@ def facts(caps: Capabilities) -> list[tuple[str, str]]:
         ("requests at once", f"{caps.seqs_max:,}" if caps.seqs_max else ""),
         ("says what was cached", "yes" if caps.reports_cached_tokens else "no"),
     ]
+
+
+def found_cached(load: EngineLoad | None) -> list[tuple[str, str]]:
+    """How its prefix cache has done since it started: a low share under agents is what seats mend."""
+    if load is None or not load.prefix_queries_tokens or load.prefix_hits_tokens is None:
+        return []
+    asked, found = load.prefix_queries_tokens, load.prefix_hits_tokens
+    return [("found cached since its start", f"{found / asked:.0%} of {asked:,} prompt tokens")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import ssl
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from agentserve.cli import main
+from agentserve.cli.doctor import Finding, render
+from agentserve.ports import Capabilities, EngineLoad
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -124,6 +127,19 @@ def test_doctor_exits_with_one_when_an_engine_does_not_answer(
 ) -> None:
     assert main(["doctor", engine, NOBODY]) == 1
     assert "not usable" in capsys.readouterr().out
+
+
+def test_doctor_says_how_much_the_engine_has_found_cached_so_far() -> None:
+    seen = Finding(
+        url="http://gpu1",
+        kind="vllm",
+        capabilities=Capabilities(kind="vllm", models=("tiny",)),
+        load=EngineLoad(prefix_queries_tokens=2_000_000, prefix_hits_tokens=120_000),
+    )
+    assert "  found cached since its start: 6% of 2,000,000 prompt tokens" in render(seen).splitlines()
+    fresh = dataclasses.replace(seen, load=EngineLoad(prefix_queries_tokens=0, prefix_hits_tokens=0))
+    assert "found cached" not in render(fresh)
+    assert "found cached" not in render(dataclasses.replace(seen, load=EngineLoad()))
 
 
 def test_doctors_json_holds_what_its_text_says(engine: str, capsys: pytest.CaptureFixture[str]) -> None:
