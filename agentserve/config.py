@@ -318,7 +318,7 @@ def _with_key(engine: EngineSettings, environ: Mapping[str, str]) -> EngineSetti
     """With the key that the variable of `api_key_env` holds. Verbs that call no engine do without."""
     if engine.api_key is not None or engine.api_key_env is None:
         return engine
-    return dataclasses.replace(engine, api_key=environ.get(engine.api_key_env) or None)
+    return dataclasses.replace(engine, api_key=environ.get(engine.api_key_env, "").strip() or None)
 
 
 def _check_tenants(tenants: Sequence[TenantSettings], origin: str) -> None:

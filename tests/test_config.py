@@ -90,6 +90,7 @@ def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(tmp_path: P
 def test_an_engines_key_is_taken_from_the_variable_that_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "[[engines]]\nurl = 'http://e'\napi_key_env = 'ENGINE_KEY'\n")
     assert config.load(file=path, environ={"ENGINE_KEY": "sk-1"}).engines[0].api_key == "sk-1"
+    assert config.load(file=path, environ={"ENGINE_KEY": "sk-1\n"}).engines[0].api_key == "sk-1"
     assert config.load(file=path, environ={}).engines[0].api_key is None  # for verbs that call no engine
 
 

@@ -19,7 +19,7 @@ import httpx
 
 from agentserve.errors import EngineBroke, EngineTimeout
 from agentserve_adapters.detection import Recognised, Sight
-from agentserve_adapters.wire import EngineWire
+from agentserve_adapters.wire import Answer, EngineWire
 
 log = logging.getLogger("agentserve.engines")
 
@@ -64,6 +64,7 @@ async def detect(
         answers = await asyncio.gather(
             *(cls.recognise(sight) for cls in lookers.values()), return_exceptions=True
         )
+        listed = await sight.answer("/v1/models")
     finally:
         await wire.close()
     known: dict[str, Recognised] = {}
@@ -79,10 +80,25 @@ async def detect(
             engine=url,
         )
     if not known:
-        raise EngineBroke(
-            f"what answers at {url} is no engine that we know",
-            remedy="name its kind (kind = …) if it speaks an API of one",
-            engine=url,
-        )
+        raise _unknown(url, listed)
     kind = max(sorted(known), key=lambda k: known[k].certainty)
     return Detection(kind=kind, recognised=known[kind], others={k: v for k, v in known.items() if k != kind})
+
+
+def _unknown(url: str, listed: Answer | None) -> EngineBroke:
+    """Why nobody knows it, as far as what it said when asked for its models tells."""
+    if listed is None:
+        way = "http://" if url.startswith("https://") else "https://"
+        return EngineBroke(
+            f"{url} does not answer with HTTP", remedy=f"is it {way}, or no engine?", engine=url
+        )
+    message = f"what answers at {url} is no engine that we know"
+    if not listed.ok:
+        message += f" (/v1/models: {listed.complaint()})"
+    if listed.status in (401, 403):
+        remedy = "give it its key: --api-key, or api_key_env in its settings"
+    elif listed.status >= 500:
+        remedy = "is it still loading its model, or what it stands in front of away?"
+    else:
+        remedy = "name its kind (kind = …) if it speaks an API of one"
+    return EngineBroke(message, remedy=remedy, engine=url)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from agentserve.errors import EngineError
+from agentserve.errors import EngineBroke, EngineError
 from agentserve.ports import (
     Asgi,
     Capabilities,
@@ -44,6 +44,7 @@ TOUCHED = "brought in by the next prompt with one token of output"
 CLOSED = "ended by closing its connection"
 MODELS_MAX = 1_000
 SOURCES_AGAIN_S = 15.0
+NOT_NOW = (502, 503, 504)  # what it, or a proxy in front of it, says while it cannot serve
 
 
 class ServedEngine:
@@ -99,18 +100,24 @@ class ServedEngine:
 
     async def load(self) -> EngineLoad:
         """Nothing is known but whether it answers."""
-        await self.wire.get("/v1/models")
+        await self.models()
         return EngineLoad(boot=self.incarnation.boot)
 
     async def models(self) -> list[Json]:
         """The engine's model list; raises `EngineError` where there is no engine."""
         answer = await self.wire.get("/v1/models")
+        if answer.status in NOT_NOW:
+            raise EngineBroke(
+                f"{self.url}/v1/models answers {answer.complaint()}",
+                remedy="is it still loading its model, or what it stands in front of away?",
+                engine=self.options.id,
+            )
         data = answer.table().get("data")
         return [m for m in data[:MODELS_MAX] if isinstance(m, dict)] if isinstance(data, list) else []
 
     def names(self, models: list[Json]) -> tuple[str, ...]:
         """The models to serve: those the operator named, else those the engine lists."""
-        return self.options.models or tuple(str(m["id"]) for m in models if "id" in m)
+        return self.options.models or tuple(m["id"] for m in models if isinstance(m.get("id"), str))
 
     def mechanisms(self, **native: str) -> tuple[tuple[str, str], ...]:
         """How each thing is done, for the operator: ours unless `native` says otherwise."""

@@ -101,15 +101,18 @@ class VLLMAdapter(ServedEngine):
             tokenises=True,
             unlocks=self._unlocks(cache, sources, cached),
             refused=self.actions.refused,
-            mechanisms=self._how(bool(sources), kv_tokens, cached),
+            mechanisms=self._how(bool(page), bool(sources), kv_tokens, cached),
         )
 
-    def _how(self, events: bool, kv_tokens: int | None, cached: bool) -> tuple[tuple[str, str], ...]:
+    def _how(
+        self, gauges: bool, events: bool, kv_tokens: int | None, cached: bool
+    ) -> tuple[tuple[str, str], ...]:
         native = {
-            "load": "native: /metrics",
             "tokenise": "native: /tokenize",
             "pin": f"reserved: {RESERVED}; touched: refreshed by one-token requests",
         }
+        if gauges:
+            native["load"] = "native: /metrics"
         if self._priority:
             native["priority"] = "native: priority (smaller goes sooner)"
         if events:

@@ -46,7 +46,7 @@ class Answer:
         """The body as JSON, or None where it is none."""
         try:
             return msgspec.json.decode(self.content)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
 
     def table(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class EngineWire:
         self.url = plain_url(url)
         self.host = urlsplit(self.url).hostname or ""
         self._engine = engine
-        self._headers = dict(headers or {})
+        self._headers = _sendable(self.url, headers or {})
         self._transport = transport
         self._proxy = proxy
         self._client: httpx.AsyncClient | None = None
@@ -136,9 +136,7 @@ class EngineWire:
                 f"{method} {self.url}{path} got no answer within {timeout_s:g} s", engine=self._engine
             ) from exc
         except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.CloseError) as exc:
-            raise EngineUnreachable(
-                **_why_unreachable(self.url, str(exc) or type(exc).__name__), engine=self._engine
-            ) from exc
+            raise EngineUnreachable(**_why_unreachable(self.url, exc), engine=self._engine) from exc
         except httpx.HTTPError as exc:
             raise EngineBroke(
                 f"{self.url}{path} did not answer with HTTP ({exc})", engine=self._engine
@@ -175,6 +173,17 @@ class EngineWire:
         return self._client
 
 
+def _sendable(url: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers, unless one holds what no header may: then nothing would ever reach the engine."""
+    for value in headers.values():
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(
+                f"the key of {url} has characters that cannot be sent",
+                remedy="is there a line break in it, or text that stands for the key?",
+            )
+    return dict(headers)
+
+
 def _trusted() -> ssl.SSLContext:
     try:
         return httpx.create_ssl_context(trust_env=True)
@@ -185,8 +194,9 @@ def _trusted() -> ssl.SSLContext:
         ) from exc
 
 
-def _why_unreachable(url: str, said: str) -> dict[str, str]:
+def _why_unreachable(url: str, exc: httpx.HTTPError) -> dict[str, str]:
     """The message and its remedy: an engine that answers with a wrong certificate is running."""
+    said = str(exc) or type(exc).__name__
     _, found, why = said.partition("certificate verify failed: ")
     if found:
         message = f"the certificate of {url} is not trusted ({why.partition(' (_ssl')[0]})"
@@ -200,6 +210,11 @@ def _why_unreachable(url: str, said: str) -> dict[str, str]:
         }
     if "WRONG_VERSION_NUMBER" in said:
         return {"message": f"{url} speaks no TLS", "remedy": "write http://"}
+    if isinstance(exc, httpx.ReadError) and url.startswith("http://"):
+        return {
+            "message": f"{url} takes the connection and breaks it off ({said})",
+            "remedy": "is it https://, or did it crash?",
+        }
     return {
         "message": f"{url} does not answer ({said})",
         "remedy": "is the engine running, and is this its address?",

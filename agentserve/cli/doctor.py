@@ -14,7 +14,7 @@ from typing import Any
 
 from agentserve import config
 from agentserve.cli.gateway import DETECTORS, make_adapter
-from agentserve.cli.stored import print_json
+from agentserve.cli.stored import legible, print_json
 from agentserve.config import EngineSettings
 from agentserve.errors import AgentServeError, ConfigError
 from agentserve.ports import Capabilities, EngineAdapter, EngineLoad, EngineOptions
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([as_table(finding) for finding in findings])
     else:
-        print("\n\n".join(render(finding) for finding in findings))
+        print("\n\n".join("\n".join(map(legible, render(f).splitlines())) for f in findings))
     return 0 if all(finding.usable for finding in findings) else 1
 
 

@@ -84,6 +84,11 @@ def _without_bytes(value: Any) -> Any:
     return value
 
 
+def legible(said: str) -> str:
+    """What clients and engines named may hold control characters: they do not reach the terminal."""
+    return "".join(c if c.isprintable() else "�" for c in said)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """For people. Columns that begin with `>` are numbers."""
     from rich.console import Console
@@ -91,8 +96,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.text import Text
 
     def plain(said: object) -> Text:
-        # what clients named may hold markup or control characters: neither reaches the terminal
-        return Text("".join(c if c.isprintable() else "�" for c in str(said)))
+        return Text(legible(str(said)))  # and no markup
 
     heading = Text("\n") + plain(title.removeprefix("\n")) if title.startswith("\n") else plain(title)
     table = Table(title=heading if title else None, title_justify="left", box=None, pad_edge=False)

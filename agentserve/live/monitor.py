@@ -21,6 +21,8 @@ from agentserve.ports import EngineAdapter, ReportsHoldings, Telemetry
 
 log = logging.getLogger("agentserve.engines")
 
+NAME_MODELS = "name its `models` in the settings, or does it want a key (`api_key_env`)?"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSettings:
@@ -183,6 +185,8 @@ class Monitor:
             engine.up = True
             self._tell(ev.EngineBack(engine=engine.id))
             log.info("engine %s answers", engine.id)
+            if not engine.models:
+                log.warning("engine %s lists no model, so it gets calls for any: %s", engine.id, NAME_MODELS)
         self._tell(_report(engine))
         if self._telemetry is not None:
             self._telemetry.gauge("engine_up", 1.0, engine=engine.id)

@@ -9,10 +9,11 @@ from agentserve_adapters.exposition import Exposition
 from agentserve_adapters.incarnation import Incarnation
 from agentserve_adapters.prompts import warm_request
 from agentserve_adapters.readings import whole
-from agentserve_adapters.wire import plain_url
+from agentserve_adapters.wire import Answer, plain_url
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentserve.errors import ConfigError, EngineBroke
 from agentserve.ports import ProgramPrefix
 
 
@@ -91,3 +92,22 @@ async def test_no_redirect_is_followed_with_the_engines_key(build: Any) -> None:
     assert (await adapter.probe()).models == ()
     assert len(engine.requests) == 1
     assert engine.requests[0].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_an_engine_that_says_it_cannot_serve_now_is_not_up(build: Any, status: int) -> None:
+    adapter, _ = build("openai_http", {"GET /v1/models": (status, '{"error": "Loading model"}')})
+    with pytest.raises(EngineBroke, match=f"HTTP {status}: Loading model"):
+        await adapter.probe()
+    with pytest.raises(EngineBroke, match="still loading"):
+        await adapter.load()
+
+
+def test_an_answer_that_is_nested_without_end_is_no_json() -> None:
+    assert Answer(status=200, content=b"[" * 100_000, headers={}).json() is None
+
+
+@pytest.mark.parametrize("key", ["k\n", "schl\u00fcssel"])
+def test_a_key_that_no_header_may_hold_is_refused_before_anything_is_asked(build: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        build("openai_http", {}, api_key=key)

@@ -168,3 +168,8 @@ def test_the_vllm_adapter_reports_holdings() -> None:
     from agentserve.ports import ReportsHoldings
 
     assert issubclass(VLLMAdapter, ReportsHoldings)
+
+
+async def test_a_vllm_that_shows_no_metrics_is_not_said_to_show_its_load(build: Any) -> None:
+    adapter, _ = build("vllm", {"GET /metrics": (404, {})})
+    assert dict((await adapter.probe()).mechanisms)["load"].startswith("estimated")

@@ -47,7 +47,11 @@ class PlainEngine(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def engine() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), PlainEngine)
+    yield from _served(PlainEngine)
+
+
+def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -102,6 +106,58 @@ def test_doctor_says_what_is_wrong_with_a_certificate_and_what_to_set(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("absent.pem")))
     assert main(["doctor", f"https://localhost:{secure_engine}"]) == 2
     assert "SSL_CERT_FILE" in capsys.readouterr().err
+
+
+def test_doctor_says_of_an_engine_behind_tls_that_it_is_no_plain_http(
+    secure_engine: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", f"http://localhost:{secure_engine}"]) == 1
+    assert "is it https://" in capsys.readouterr().out
+
+
+class ClosedEngine(PlainEngine):
+    """Says the same to everything: the status that its path names first, as `/401/v1/models` does."""
+
+    def do_GET(self) -> None:
+        body = b'{"error": {"message": "so it is"}}'
+        self.send_response(int(self.path.split("/")[1]))
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def closed_engine() -> Iterator[str]:
+    yield from _served(ClosedEngine)
+
+
+@pytest.mark.parametrize(("status", "remedy"), [(401, "api_key_env"), (503, "still loading"), (404, "kind")])
+def test_doctor_says_what_an_address_answers_that_no_adapter_knows(
+    closed_engine: str, status: int, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", f"{closed_engine}/{status}"]) == 1
+    said = capsys.readouterr().out
+    assert f"HTTP {status}: so it is" in said
+    assert remedy in said
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "two\nlines"])
+def test_doctor_refuses_a_key_that_no_header_may_hold(
+    engine: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", engine, "--api-key", key]) == 2
+    assert "cannot be sent" in capsys.readouterr().err
+
+
+def test_what_an_engine_calls_its_model_does_not_command_the_terminal(
+    engine: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"data": [{"id": "\x1b[31mred", "owned_by": "someone"}, {"id": None}]}
+    monkeypatch.setitem(PlainEngine.answers, "/v1/models", models)
+    assert main(["doctor", engine]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "models: \ufffd[31mred\n" in said
 
 
 def test_doctor_says_of_a_plain_engine_that_it_speaks_no_tls(

@@ -51,6 +51,13 @@ async def test_a_restarted_engine_has_lost_what_it_held(engine: ScriptedEngine, 
     assert [lost.reason for lost in running.books.told(ev.EngineLost)] == ["restarted"]
 
 
+async def test_an_engine_that_lists_no_model_is_told_of_since_any_call_goes_there(
+    engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    await serve(engine, probes=IMPATIENT)
+    assert "lists no model" in caplog.text
+
+
 async def test_an_engine_whose_answers_cannot_be_read_is_told_of_once(
     engine: ScriptedEngine, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
