@@ -21,8 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
+from agentserve.core.policies.literature.bays import Kept
 from agentserve.core.policies.literature.lines import Key
-from agentserve.core.policies.literature.queueing import Kept, Queueing, QueueingParams
+from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.program import Program, Step
 
 

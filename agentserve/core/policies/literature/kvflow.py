@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import ProgramId
+from agentserve.core.policies.literature.bays import Bay
 from agentserve.core.policies.literature.lines import Timers
-from agentserve.core.policies.literature.queueing import KEEP_S_MAX, Bay, Queueing, QueueingParams
+from agentserve.core.policies.literature.queueing import KEEP_S_MAX, Queueing, QueueingParams
 from agentserve.core.program import Program, Step
 
 FAR_STEPS = 1e9  # a person's turn

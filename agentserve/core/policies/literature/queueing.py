@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from agentserve.core.events import Segment
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, ProgramId, StepId
+from agentserve.core.policies.literature.bays import Bay, Charge, Kept
 from agentserve.core.policies.literature.lines import Key, Line, Timers, stamp
 from agentserve.core.policies.policy import Policy
 from agentserve.core.program import WAITING, Program, Step
@@ -39,33 +39,6 @@ class QueueingParams:
     """What every queueing policy has."""
 
     room: float = 0.95  # of an engine's KV, for steps in flight and reservations
-
-
-@dataclass(slots=True, eq=False)
-class Bay:
-    """One engine's ledger."""
-
-    engine: Engine
-    load: int = 0  # tokens in flight and reserved, shared prefixes once
-    residents: int = 0  # live programs that call it home
-    kept: dict[ProgramId, Program] = field(default_factory=dict)  # the oldest reservation first
-
-
-@dataclass(slots=True, eq=False)
-class Charge:
-    """What a step in flight, or an idle program's KV, takes of a bay beyond what others share with it."""
-
-    bay: Bay
-    path: tuple[Segment, ...]
-    tokens: int
-
-
-@dataclass(slots=True, eq=False)
-class Kept(Charge):
-    """A reservation for an idle program."""
-
-    since: float
-    until: float
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +132,7 @@ class Queueing(Policy):
     def closed(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
         charge = self._charges.pop(step.id, None)
         if charge is not None:
-            self._uncharge(charge)
+            charge.bay.give_back(charge)
         elif step.id in self._line_of:
             self._lines[self._line_of.pop(step.id)].drop(step)
         self.over(step, now, finished=finished, engine=engine)
@@ -258,8 +231,7 @@ class Queueing(Policy):
         own = self.own(program)
         if own.kept is None:
             return False
-        self._uncharge(own.kept)
-        del own.kept.bay.kept[program.id]
+        own.kept.bay.release(program, own.kept)
         self._expiries.drop(program.id)
         own.kept = None
         return True
@@ -285,13 +257,7 @@ class Queueing(Policy):
 
     def fits(self, step: Step, bay: Bay) -> bool:
         """Whether the engine has room for the step beside what runs and what is reserved."""
-        if bay.engine.seqs_free() <= 0:
-            return False
-        own, fresh = self._need(step, bay)
-        kept = self.own(step.program).kept
-        spared = kept.tokens if kept is not None and kept.bay is bay else 0
-        room: float = self.params.room * bay.engine.kv_tokens
-        return bay.load + own + fresh - spared <= room
+        return bay.fits(step, self.own(step.program).kept, self.params.room)
 
     def pump(self, now: float) -> None:
         """Dispatch from the head of every line while there is room."""
@@ -381,22 +347,8 @@ class Queueing(Policy):
         self._assign(step.program, bay.engine)
         self.going(step, bay.engine, now)
         self.release(step.program)
-        tokens, _ = self._need(step, bay)
-        self._charges[step.id] = self._charge(bay, step.program.prefix, tokens)
+        self._charges[step.id] = bay.take(step)
         self.board.dispatch(step, bay.engine, now, self.reason, priority=stamp(key))
-
-    def _need(self, step: Step, bay: Bay) -> tuple[int, int]:
-        """KV tokens of its own, and of its shared prefix those that nobody there has charged yet."""
-        footprint = step.prompt_tokens + int(step.output_tokens)
-        own = max(footprint - step.program.shared_tokens, 0)
-        return own, bay.engine.prefixes.missing(step.program.prefix)
-
-    def _charge(self, bay: Bay, path: tuple[Segment, ...], tokens: int) -> Charge:
-        bay.load += tokens + bay.engine.prefixes.take(path)
-        return Charge(bay, path, tokens)
-
-    def _uncharge(self, charge: Charge) -> None:
-        charge.bay.load -= charge.tokens + charge.bay.engine.prefixes.drop(charge.path)
 
     # -- reservations
 
@@ -408,10 +360,7 @@ class Queueing(Policy):
             return
         bay = self._bays[engine.id]
         own = self.own(program)
-        tokens = max(program.context_tokens - program.shared_tokens, 0)
-        charge = self._charge(bay, program.prefix, tokens)
-        own.kept = Kept(bay, charge.path, tokens, since=now, until=now + seconds)
-        bay.kept[program.id] = program
+        own.kept = bay.keep(program, now, now + seconds)
         self._expiries.set(program.id, own.kept.until)
         self.counts["kept"] += 1
         self.board.pin(
@@ -442,13 +391,7 @@ class Queueing(Policy):
     def check(self) -> None:
         for bay in self._bays.values():
             charges = [c for c in self._charges.values() if c.bay is bay]
-            charges += [self.own(p).kept for p in bay.kept.values()]  # type: ignore[misc]
-            shared = {s.hash: s.tokens for c in charges for s in c.path}
-            total = sum(c.tokens for c in charges) + sum(shared.values())
-            if total != bay.load:
-                raise InvariantBroken(
-                    f"{bay.engine.id}: charges add up to {total}, its ledger says {bay.load}"
-                )
+            bay.check(charges + [kept for p in bay.kept.values() if (kept := self.own(p).kept) is not None])
         listed = [step for line in self._lines.values() for step in line]
         if len(listed) != len(self._line_of) or len(listed) != len(self.board.waiting):
             raise InvariantBroken(f"{len(self.board.waiting)} steps wait, {len(listed)} stand in lines")
