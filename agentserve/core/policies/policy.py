@@ -126,4 +126,5 @@ class Placing(Policy):
         for step in list(self.board.waiting.values()):
             engines = self.board.fleet.usable(step.model)
             if engines:
-                self.board.dispatch(step, self.place(step, engines, now), now, self.reason)
+                chosen = self.place(step, engines, now)
+                self.board.dispatch(step, chosen, now, self.reason, priority=self.priority(step, now))

@@ -3,9 +3,9 @@
 Intent: show how much of the way to the possible a real policy goes.
 Reads: the oracle's truth (simulate with the forecasts `oracle`): outputs, gaps, steps left.
 
-Ours, told the truth: admission by exact footprints; the program with the least work left first; when memory is short,
-the idle program that returns the latest goes (Belady's rule), if that frees enough and it returns later than it
-would take to prefill it.
+Ours, told the truth: admission by exact footprints; the program with the least work left first; when the seated outgrow
+an engine, the idle programs that return the latest go until what arrived fits (Belady's rule); and while others wait, a
+gap keeps its seat only if its end is near enough to be worth the memory.
 
 Loses: nothing to any policy that must guess, but for the gaps between seats and the engine's own LRU; with learned
 forecasts instead of the oracle's it is an over-confident version of ours.

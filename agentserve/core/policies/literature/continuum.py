@@ -16,9 +16,11 @@ Loses: with long gaps its pins hold memory that nobody uses yet; T and eta are s
 workloads blur them. Program-FCFS lets one long program hold up many short ones.
 
 Departs: pins are reservations, the engine's LRU may still evict. Preemption happens inside the engine and is not seen;
-the first class holds steps that come back from a lost engine. Reload is linear in the context (the engine's own
-prefill speed), not a fitted quadratic. The window of T and of durations is not published: the last `window` and the
-last 512 a tool. T may be fixed by `wait_s`.
+the first class holds steps that come back from a lost engine. Tools are told apart by the names of the calls, not by
+the first word of a shell block. Reload is linear in the context (the engine's own prefill speed), not a fitted
+quadratic. The window of T and of durations is not published: the last `window` and the last 512 a tool. T may be fixed
+by `wait_s`. The paper is followed, not the public code, which pins for two seconds where a tool's mean is at most that
+or not known, and else not at all.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from agentserve.core.fleet import Engine
+from agentserve.core.ids import StepId
 from agentserve.core.policies.literature.lines import Key
 from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.program import Program, Step
@@ -125,6 +128,7 @@ class Continuum(Queueing):
         self._pooled = Durations()
         self._waits: deque[float] = deque(maxlen=self.params.window)
         self._turns = Turns()
+        self._back: set[StepId] = set()  # steps in line that ended a gap
 
     def key(self, step: Step, now: float) -> Key:
         rank = 0 if step.retries else 1 if self.own(step.program).kept is not None else 2
@@ -151,6 +155,7 @@ class Continuum(Queueing):
         own = self.own(step.program)
         if own.gap_since is None or step.relation == "auxiliary":
             return
+        self._back.add(step.id)
         durations = self._of_tool.get(own.tool)
         if durations is None:
             durations = self._of_tool[own.tool] = Durations()
@@ -158,8 +163,12 @@ class Continuum(Queueing):
             known.add(now - own.gap_since)
 
     def going(self, step: Step, engine: Engine, now: float) -> None:
-        if step.program.steps_done and self.own(step.program).kept is None:
+        if step.id in self._back and self.own(step.program).kept is None:
             self._waits.append(now - step.arrived_at)
+        self._back.discard(step.id)
+
+    def over(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
+        self._back.discard(step.id)
 
     def left(self, program: Program, now: float) -> None:
         if program.steps_done:

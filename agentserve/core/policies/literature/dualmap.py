@@ -41,6 +41,15 @@ class DualMapParams(QueueingParams):
     memory_steps: float = 1000.0
 
 
+@dataclass(slots=True)
+class Heat:
+    """How much of the traffic begins with a prefix."""
+
+    count: float = 0.0  # of steps, the older the less
+    at: float = 0.0  # when it was brought up, in steps
+    split: bool = False  # hot: its steps are told apart by what follows
+
+
 class Ring:
     """Consistent hashing: an engine that comes or goes moves only its own keys."""
 
@@ -76,9 +85,7 @@ class DualMap(Queueing):
 
     def setup(self) -> None:
         super().setup()
-        self._heat: LRUCache[int, tuple[float, float]] = LRUCache(
-            PREFIXES_MAX
-        )  # count, and when it was brought up
+        self._heat: LRUCache[int, Heat] = LRUCache(PREFIXES_MAX)
         self._steps_seen = 0.0
         self._rings: tuple[tuple[EngineId, ...], Ring, Ring] | None = None
         self._owed = Owed()  # prefill tokens until the first byte
@@ -111,25 +118,29 @@ class DualMap(Queueing):
         """The leading segments down to the first that is not hot."""
         path = step.program.prefix
         for segment in path:
-            if self._share(segment.hash) <= 2.0 / n:
+            if not self._is_hot(segment.hash, n):
                 return str(segment.hash)
         return f"{path[-1].hash if path else ''}/{step.program.id}"
 
-    def _share(self, prefix: int) -> float:
-        """Of the recent traffic."""
-        count, at = self._heat.get(prefix, (0.0, self._steps_seen))
-        fade = 0.5 ** ((self._steps_seen - at) / self.params.memory_steps)
-        seen = min(
-            self._steps_seen, self.params.memory_steps / 0.6931
-        )  # what a prefix in every step would count
-        return float(count * fade / max(seen, 1.0))
+    def _is_hot(self, prefix: int, n: int) -> bool:
+        """From 2/n of the recent traffic on, until it is less than 1/n."""
+        heat = self._heat.get(prefix)
+        if heat is None:
+            return False
+        # what a prefix in every step would count
+        every = min(self._steps_seen, self.params.memory_steps / 0.6931)
+        share = self._counted(heat) / max(every, 1.0)
+        heat.split = share > 2.0 / n or (heat.split and share >= 1.0 / n)
+        return heat.split
+
+    def _counted(self, heat: Heat) -> float:
+        return float(heat.count * 0.5 ** ((self._steps_seen - heat.at) / self.params.memory_steps))
 
     def returned(self, step: Step, now: float) -> None:
         self._steps_seen += 1.0
         for segment in step.program.prefix:
-            count, at = self._heat.get(segment.hash, (0.0, self._steps_seen))
-            fade = 0.5 ** ((self._steps_seen - at) / self.params.memory_steps)
-            self._heat[segment.hash] = (count * fade + 1.0, self._steps_seen)
+            heat = self._heat.setdefault(segment.hash, Heat())
+            heat.count, heat.at = self._counted(heat) + 1.0, self._steps_seen
 
     # -- expected times
 

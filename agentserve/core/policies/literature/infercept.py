@@ -6,14 +6,15 @@ Reads: context lengths, prefill speed, what else an engine holds, time since the
 Waste of keeping: `T_rem * C`. Waste of discarding: recompute time x `(C + C_other)`, for recomputing holds its own
 memory and delays all others'. The program is discarded as soon as keeping wastes more. How long the call will still
 last is taken to be as long as it has lasted, so that the keeping time has a closed form, `recompute * (1 + C_other /
-C)`, found anew when it runs out. The kept
-go on at once, for their memory is theirs; the others stand in line by the time at which they first came.
+C)`, found anew when it runs out. The kept go on at once, for their memory is theirs; the others stand in line by the
+time at which they first came.
 
 Loses: with long calls it holds memory for as long as it would take to find out that they are long; queueing that a
 return would meet is not counted, only its prefill.
 
-Departs: swapping is the engine's own business and left out (two of the three choices remain). Keeping is a
-reservation. `foresee` takes the median of the forecast for the duration instead.
+Departs: swapping is the engine's own business and left out (two of the three choices remain), and so are the chunks in
+which the paper recomputes: the context counts as filled in one go. Keeping is a reservation. `foresee` takes the median
+of the forecast for the duration instead.
 """
 
 from __future__ import annotations

@@ -57,9 +57,10 @@ class Justitia(Queueing):
 
     def returned(self, step: Step, now: float) -> None:
         own = self.own(step.program)
-        if own.prompt_tokens:
-            self.kv_time.grew(step.prompt_tokens - own.prompt_tokens)
-        own.prompt_tokens = step.prompt_tokens
+        if step.relation != "auxiliary":
+            if own.prompt_tokens:
+                self.kv_time.grew(step.prompt_tokens - own.prompt_tokens)
+            own.prompt_tokens = step.prompt_tokens
         if own.tag is None:
             own.tag = self._tag(step, now)
 

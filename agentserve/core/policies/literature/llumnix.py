@@ -11,8 +11,8 @@ is below `out_below` moves to the freest if that is above `in_above`.
 Loses: it moves KV that a stock engine cannot move: each move prefills the context anew, so that moving under pressure
 feeds the pressure. Idle KV counts for nothing.
 
-Departs: no live migration; the boundary between steps is where a program can move. Queueing is the engine's, so the
-demand of its queue's head is in the sum already. The thresholds are ours.
+Departs: no live migration; the boundary between steps is where a program can move. Of unequal engines freeness is times
+their speed. Queueing is the engine's, so the demand of its queue's head is in the sum already. The thresholds are ours.
 """
 
 from __future__ import annotations

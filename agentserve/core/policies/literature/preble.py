@@ -11,7 +11,8 @@ whose TTFT doubled between the halves of the window is replicated: its next step
 Loses: like affinity, when programs' contexts outgrow the memory; the guard then moves programs, and each move prefills
 a long context anew.
 Departs: loads are in seconds of prefill and forecast decoding; the cost of eviction is the prefill of as many tokens as
-do not fit. The engine-level half of Preble (fair order by hit ratio) is inside the engine and left out.
+do not fit. An engine that was given nothing yet draws nobody away from the heaviest: what explores finds it. The
+engine-level half of Preble (fair order by hit ratio) is inside the engine and left out.
 """
 
 from __future__ import annotations

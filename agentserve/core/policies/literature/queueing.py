@@ -139,7 +139,7 @@ class Queueing(Policy):
         program = step.program
         if program.idle and not program.ended:
             own = self.own(program)
-            if finished:
+            if finished and own.gap_since is None:  # an auxiliary step in a gap does not begin another
                 own.gap_since, own.tool = now, tool_of(program)
             kept = own.kept
             if kept is not None:

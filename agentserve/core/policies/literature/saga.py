@@ -3,7 +3,7 @@
 Intent: keep a program's KV over tool calls, keep engines level, and let no light tenant starve.
 Reads: tool durations, forecasts of steps and output, deadlines, engine loads, tenants.
 
-TTL: `min(P95 * (1 - 0.5 m), 300 s)`, `m = (used - 0.7) / 0.2` within [0, 1], P95 of a log-normal fitted to the tool.
+TTL: `min(P95 * (1 - 0.5 m), 300 s)`, `m = (used - 0.7) / 0.2` from 0 up, P95 of a log-normal fitted to the tool.
 Eviction (WA-LRU): the largest `0.3 R + 0.5 (1 - P_reuse) + 0.2 S` goes: age and size as shares, `P_reuse` the
 chance of a next step times the overlap `n / (n + observed)`. Routing: the program's engine while less than 0.8 of it is
 used, else the least used. Stealing: an engine idle for 100 ms, or with less than half the load of the fullest, takes
@@ -15,7 +15,8 @@ worse at a coefficient of variation of 3. Its figures are unverified.
 
 Departs: pins are reservations; nothing is preempted in the engine; stolen steps prefill anew (the paper moves KV).
 Without callbacks of a framework there is no graph: `P_reuse` comes from the forecast of steps left, and the prefetch of
-a known successor is left out. A program without a deadline has 1.5 times its expected time, the paper's objective.
+a known successor is left out. A program without a deadline has 1.5 times its expected time, the paper's objective. Work
+left is summed over the programs that have a step waiting or running: what is away uses nothing.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Saga(Queueing):
         known = self._tools.get(self.own(program).tool)
         if known is None or self._programs_over < self.params.programs_min:
             return 0.0
-        pressure = min(max((self.used(engine) - self.params.used_from) / self.params.used_span, 0.0), 1.0)
+        pressure = max((self.used(engine) - self.params.used_from) / self.params.used_span, 0.0)
         return min(known.p95_s() * (1.0 - 0.5 * pressure), self.params.ttl_max_s)
 
     def dispensable(self, program: Program, now: float) -> tuple[float, ...]:
@@ -176,7 +177,7 @@ class Saga(Queueing):
         if self._epoch_at is None or now < self._epoch_at:
             return
         self._shares = {}
-        for program in {s.program.id: s.program for s in self.board.waiting.values()}.values():
+        for program in {s.program.id: s.program for s in self.board.steps.values()}.values():
             share = self._shares.get(program.tenant, 0.0) + self.urgency(program, now)
             self._shares[program.tenant] = share
         self._steal(now)

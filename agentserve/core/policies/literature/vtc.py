@@ -85,7 +85,8 @@ class Vtc(Queueing):
         self._charge_tenant(step.program.tenant, cost)
 
     def over(self, step: Step, now: float, *, finished: bool, engine: Engine | None) -> None:
-        self._note_leaving(step.program.tenant)
+        if engine is None:
+            self._note_leaving(step.program.tenant)
         if finished:
             own = self.own(step.program)
             written = step.program.output_tokens_total - own.output_charged

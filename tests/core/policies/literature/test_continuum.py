@@ -130,3 +130,26 @@ def test_when_nothing_runs_the_latest_program_is_unpinned(desk: Any) -> None:
     out = d.arrive("c", tokens=5000)
     assert [x.program for x in out if isinstance(x, do.Unpin)] == ["b"]
     assert d.sent("c") == "e0"
+
+
+def test_an_auxiliary_step_in_a_gap_begins_no_other(desk: Any) -> None:
+    d = desk("continuum")
+    d.arrive("a", tokens=3000)
+    d.finish("a", tokens=3000, tools=TOOL)
+    d.arrive("a", 1, tokens=100, relation="auxiliary", after=5.0)
+    d.finish("a", 1, tokens=100, after=1.0)
+    d.arrive("a", 2, tokens=3100, after=4.0)
+    assert d.scheduler.policy._of_tool["bash"].ordered == [10.0]
+
+
+def test_only_those_who_come_back_from_a_gap_tell_what_a_pin_spares(desk: Any) -> None:
+    d = desk("continuum")
+    d.arrive("a", tokens=3000)
+    d.finish("a", tokens=3000, tools=TOOL)
+    d.fire(60.0)  # its pin is over by then
+    d.arrive("wall", tokens=6500)
+    d.arrive("a", 1, tokens=3100)
+    d.arrive("a", 2, tokens=3100, relation="fork")
+    d.finish("wall", tokens=6500, final=True, after=8.0)
+    assert d.sent("a", 1) == d.sent("a", 2) == "e0"
+    assert list(d.scheduler.policy._waits) == [8.0], "the fork was in no gap"

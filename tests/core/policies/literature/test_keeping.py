@@ -93,8 +93,8 @@ def test_a_log_normal_is_fitted_to_durations() -> None:
     assert known.p95_s() == pytest.approx(math.exp(mean + P95_Z * spread))
 
 
-@pytest.mark.parametrize(("others", "share"), [(1000, 1.0), (7800, 0.5 + 0.25), (8950, 0.5)])
-def test_the_ttl_shrinks_to_half_as_memory_fills(desk: Any, others: int, share: float) -> None:
+@pytest.mark.parametrize(("others", "share"), [(1000, 1.0), (7800, 0.5 + 0.25), (8950, 1.0 - 0.5 * 1.075)])
+def test_the_ttl_shrinks_as_memory_fills(desk: Any, others: int, share: float) -> None:
     d = desk("saga", programs_min=0, foresight=Gaps())
     d.arrive("a", tokens=100)
     for turn in range(4):
@@ -147,6 +147,20 @@ def test_the_tenant_that_uses_least_for_its_urgency_goes_next(desk: Any) -> None
     d.finish("x", tokens=6000, final=True)
     assert d.sent("l0") == "e0"
     assert d.sent("h2") is None
+
+
+def test_what_runs_counts_for_its_tenants_share_as_what_waits_does(desk: Any) -> None:
+    d = desk("saga", foresight=Gaps())
+    for name in ("h0", "h1", "h2"):
+        d.arrive(name, tokens=1000, tenant="heavy")
+    d.arrive("l0", tokens=2200, tenant="light")
+    d.arrive("x", tokens=3000, tenant="third")
+    for name, tenant in (("l1", "light"), ("h3", "heavy")):
+        d.arrive(name, tokens=3000, tenant=tenant)
+    d.timer()
+    d.finish("x", tokens=3000, final=True)
+    assert d.sent("h3") == "e0", "3,000 for four programs are less than 2,200 for two"
+    assert d.sent("l1") is None
 
 
 # -- KVFlow

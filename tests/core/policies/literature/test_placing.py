@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentserve.core import decisions as do
 from agentserve.core import events as ev
 from agentserve.core.policies.literature.dualmap import Ring
 from agentserve.core.policies.literature.lines import Line, LineByTenant, stamp
@@ -43,6 +44,27 @@ def test_a_hot_prefix_is_told_apart_further_down(desk: Any) -> None:
     for i in range(40):
         d.arrive(f"p{i}", tokens=200, prefix=segment(7, 100))
     assert len({d.sent(f"p{i}") for i in range(20, 40)}) > 4
+
+
+def test_a_hot_prefix_stays_split_until_it_has_half_the_share_that_split_it(desk: Any) -> None:
+    d = desk("dualmap", engines=8, memory_steps=20.0)
+    policy, hot = d.scheduler.policy, segment(7, 100)
+
+    def key_after(others: int) -> str:
+        for _ in range(others):
+            d.arrive(f"x{len(d.board.programs)}", tokens=100)
+        d.arrive(f"p{len(d.board.programs)}", tokens=200, prefix=hot)
+        (*_, step) = d.board.steps.values()
+        return str(policy._key_of(step, 8))
+
+    for _ in range(20):
+        d.arrive(f"h{len(d.board.programs)}", tokens=200, prefix=hot)
+    assert key_after(0).startswith("7/"), "all traffic is its own"
+    assert key_after(30).startswith("7/"), (
+        "a fifth and more: less than a quarter, but not less than an eighth"
+    )
+    assert key_after(60) == "7"
+    assert key_after(3) == "7", "it is not split again by as little as it stayed split by"
 
 
 def test_the_warmer_candidate_takes_it_unless_the_objective_breaks(desk: Any) -> None:
@@ -159,6 +181,15 @@ def test_a_program_moves_only_from_a_full_engine_to_a_free_one(desk: Any) -> Non
     d.finish("a", 2, tokens=1300)
     d.arrive("a", 3, tokens=1400)
     assert d.sent("a", 3) == "e1"
+
+
+def test_an_engine_that_comes_back_is_told_who_is_the_more_important(desk: Any) -> None:
+    d = desk("llumnix")
+    d.lose("e0")
+    d.arrive("a", priority="standard")
+    d.arrive("b", priority="interactive")
+    sent = {x.step: x.priority for x in d.back("e0") if isinstance(x, do.Dispatch)}
+    assert sent == {"a/0": 1, "b/0": 0}
 
 
 # -- lines

@@ -137,3 +137,14 @@ def test_ending_early_earns_no_credit(desk: Any) -> None:
     d.finish("a", tokens=4000, final=True, after=0.0)
     d.arrive("b", tokens=4000, tenant="u")
     assert deadlines(d, ["b"])[0] == pytest.approx(2 * first)
+
+
+def test_an_auxiliary_prompt_says_nothing_of_how_contexts_grow(desk: Any) -> None:
+    d = desk("justitia")
+    known = d.scheduler.policy.kv_time
+    d.arrive("a", tokens=3000)
+    d.finish("a", tokens=3000)
+    d.arrive("a", 1, tokens=100, relation="auxiliary")
+    d.finish("a", 1, tokens=100)
+    d.arrive("a", 2, tokens=3500)
+    assert known.growth_tokens == 500.0, "grown by 500, as was assumed"

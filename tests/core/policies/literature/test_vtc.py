@@ -65,3 +65,14 @@ def test_counters_of_waiting_tenants_stay_within_the_papers_bound(desk: Any) -> 
     kv_tokens = 10_000
     gap = d.scheduler.policy.figures()["gap_max"]
     assert 0 < gap <= 2 * max(1.0 * prompt, 2.0 * kv_tokens)
+
+
+def test_a_step_that_ends_is_no_tenant_leaving_the_line(desk: Any) -> None:
+    d = desk("vtc")
+    counters = d.scheduler.policy.counters
+    d.arrive("u0", tokens=6000, tenant="u")
+    d.arrive("v0", tokens=3000, tenant="v")  # the last to have waited
+    counters.update(u=90_000.0, v=4000.0)
+    d.finish("u0", tokens=6000, output=0)
+    d.arrive("w0", tokens=1000, tenant="w")
+    assert counters["w"] == 4000.0 + 1000
