@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from agentserve.core.events import Segment
 from agentserve.core.fleet import Engine
-from agentserve.core.ids import ProgramId
+from agentserve.core.ids import EngineId, ProgramId
 from agentserve.core.program import Program, Step
 from agentserve.errors import InvariantBroken
 
@@ -31,6 +31,16 @@ class Kept(Charge):
 
     since: float
     until: float
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """What a queueing policy notes of a program; it hangs on `program.own`. Policies may extend it."""
+
+    engine: EngineId | None = None
+    kept: Kept | None = None
+    gap_since: float | None = None  # its latest gap, until `returned` was told of the end
+    tool: str = ""  # what it waits for in it
 
 
 @dataclass(slots=True, eq=False)

@@ -20,8 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentserve.core.ids import ProgramId
+from agentserve.core.policies.literature.bays import Standing
 from agentserve.core.policies.literature.lines import Key
-from agentserve.core.policies.literature.queueing import Queueing, Standing
+from agentserve.core.policies.literature.queueing import Queueing
 from agentserve.core.policies.literature.virtual_time import KvTime, VirtualTime, turnover
 from agentserve.core.program import Program, Step
 

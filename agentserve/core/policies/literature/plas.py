@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import StepId
+from agentserve.core.policies.literature.bays import Standing
 from agentserve.core.policies.literature.lines import Key, Timers
-from agentserve.core.policies.literature.queueing import Queueing, QueueingParams, Standing
+from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.policies.policy import least_loaded
 from agentserve.core.program import Program, Step
 

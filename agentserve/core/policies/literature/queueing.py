@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import EngineId, ProgramId, StepId
-from agentserve.core.policies.literature.bays import Bay, Charge, Kept
+from agentserve.core.policies.literature.bays import Bay, Charge, Kept, Standing
 from agentserve.core.policies.literature.lines import Key, Line, Timers, stamp
 from agentserve.core.policies.policy import Policy
 from agentserve.core.program import WAITING, Program, Step
@@ -39,16 +39,6 @@ class QueueingParams:
     """What every queueing policy has."""
 
     room: float = 0.95  # of an engine's KV, for steps in flight and reservations
-
-
-@dataclass(slots=True, eq=False)
-class Standing:
-    """What a queueing policy notes of a program; it hangs on `program.own`. Policies may extend it."""
-
-    engine: EngineId | None = None
-    kept: Kept | None = None
-    gap_since: float | None = None  # its latest gap, until `returned` was told of the end
-    tool: str = ""  # what it waits for in it
 
 
 class Queueing(Policy):

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 from agentserve.core.fleet import Engine
 from agentserve.core.ids import TenantId
+from agentserve.core.policies.literature.bays import Standing
 from agentserve.core.policies.literature.lines import Line, LineByTenant
-from agentserve.core.policies.literature.queueing import Queueing, QueueingParams, Standing
+from agentserve.core.policies.literature.queueing import Queueing, QueueingParams
 from agentserve.core.program import Program, Step
 
 
