@@ -204,9 +204,13 @@ def _by_content(case: Case) -> Verdict:
     if not case.evidence.conversational or not (seeking.items or seeking.delta):
         return fresh
     found = find(case.home, seeking)
+    waiting = None
+    if found is None or found.how != "reply":
+        waiting = by_tool_results(case.home, seeking)
+        if found is not None and waiting is not None and waiting.root is not found.program.root:
+            found = find(case.home, seeking, waiting.root)  # what was found is a twin's
     if found is not None and (verdict := _from_prefix(case, found)) is not None:
         return verdict
-    waiting = by_tool_results(case.home, seeking)
     if waiting is not None and (rewritten := _rewritten(case, waiting, BY_RESULTS)) is not None:
         return rewritten
     slid = by_last_words(case.home, seeking)

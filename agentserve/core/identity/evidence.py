@@ -39,11 +39,12 @@ def chain_of(seed: int, items: Sequence[Item]) -> list[int]:
     return chain
 
 
-def recent_of(role: int, items: Sequence[Item]) -> int:
-    """A hash of the last two items under one role; 0 where there are not two."""
-    if len(items) < 2:
-        return 0
-    return ((role * BASE + items[-2].digest) * BASE + items[-1].digest) % PRIME
+def recent_of(role: int, items: Sequence[Item], last: int) -> int:
+    """A hash of the last item or the last two under one role."""
+    told = role
+    for item in items[-last:]:
+        told = (told * BASE + item.digest) % PRIME
+    return told
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ class Tip:
     """Where one conversation stands."""
 
     __slots__ = (
-        "after", "asked", "auxiliary", "before", "depth", "program", "role", "said", "state", "step", "ticket",
+        "after", "asked", "auxiliary", "before", "depth", "heard", "program", "role", "said", "state", "step", "ticket",
     )  # fmt: skip
 
     def __init__(self, program: Program, *, role: int) -> None:
@@ -46,8 +46,9 @@ class Tip:
         self.before = 0  # hash after the last request
         self.after: int | None = None  # hash after its reply
         self.depth = 0  # items in the last request
-        self.asked = 0  # hash of the last request's last two items alone; 0 where nothing is looked for by it
+        self.asked = 0  # hash of the last request's last items alone; 0 where nothing is looked for by it
         self.said = 0  # the same with the reply: all that a client shows who forgot what was before
+        self.heard: str | None = None  # the tool call whose result came last: what twins do not share
         self.step = 0
         self.ticket = 0  # of the call that is in flight; an older call of a retried step has an older one
         self.auxiliary = False

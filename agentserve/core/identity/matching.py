@@ -18,6 +18,7 @@ from agentserve.core.identity.known import Program, Tenant, Tip, first_of
 
 How = Literal["reply", "request", "again", "moved"]
 
+FEW_ITEMS = 3
 RECENT_CHARS_MIN = 32  # less than this, said last, may be said by anybody
 CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
 
@@ -58,6 +59,11 @@ def trailing(items: Sequence[Item]) -> list[Item]:
     return tail
 
 
+def last_heard(items: Sequence[Item], at: int) -> str | None:
+    """The tool call whose result came last of so many items."""
+    return next((item.returns[-1] for item in reversed(items[:at]) if item.returns), None)
+
+
 def find(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Found | None:
     """The longest known prefix of the call, in the scope's programs or in all of the tenant's."""
     count = len(seeking.items)
@@ -67,7 +73,7 @@ def find(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Foun
     for at in range(count - 1 if count else 0, -1 if seeking.delta else 0, -1):
         value = seeking.hash_at(at)
         tips = tenant.ready.get(value)
-        tip = _choose(tenant, tips, seeking, scope) if tips else None
+        tip = _choose(tenant, tips, seeking, at, scope) if tips else None
         if tip is not None:
             how: How = "reply" if tip.after == value else "request"
             # The whole call is known, but perhaps from a twin: then a conversation that waits further back goes on.
@@ -86,14 +92,14 @@ def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | N
     count = len(seeking.items)
     value = seeking.hash_at(count)
     tips = tenant.ready.get(value)
-    tip = None
+    heard = last_heard(seeking.items, count) if len(tips) > 1 else None
+    tip, most = None, -1
     for one in islice(tips, CANDIDATES_MAX):
         if scope is not None and one.program.root is not scope:
             continue
-        if one.state == "failed":
-            tip = one
-            break
-        tip = tip or one
+        score = 2 * (one.state == "failed") + (heard is not None and one.heard == heard)
+        if score > most:
+            tip, most = one, score
     if tip is not None:
         return Found(program=tip.program, tip=tip, at=count, how="again")
     owner = first_of(tenant.known.get(value), scope)
@@ -103,24 +109,29 @@ def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | N
     return Found(program=owner, tip=flying, at=count, how="again" if flying is not None else "moved")
 
 
-def _choose(tenant: Tenant, tips: Collection[Tip], seeking: Seeking, scope: Program | None) -> Tip | None:
-    """Of the conversations that stand at one hash, the one that this call most likely continues."""
+def _choose(
+    tenant: Tenant, tips: Collection[Tip], seeking: Seeking, at: int, scope: Program | None
+) -> Tip | None:
+    """Of the conversations that stand at one hash, the one that this call most likely continues: that which waits for
+    its results, else that which was brought the same ones before."""
     if len(tips) == 1:
         tip = next(iter(tips))
         return tip if scope is None or tip.program.root is scope else None
     asked = {p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id)}
+    heard = last_heard(seeking.items, at)
     best: tuple[int, Tip] | None = None
     for looked_at, tip in enumerate(tips):
         if looked_at >= CANDIDATES_MAX and best is not None:
             break
         if scope is not None and tip.program.root is not scope:
             continue
-        score = 2 * (tip.program in asked) + (tip.role == seeking.role)
+        score = 4 * (tip.program in asked) + 2 * (heard is not None and tip.heard == heard)
+        score += tip.role == seeking.role
         if best is None or score > best[0]:
             best = (score, tip)
-        if score == 3:
+        if score in (3, 5, 7):
             break
-    if asked and best is not None and best[0] < 2:
+    if asked and best is not None and best[0] < 4:
         waiting = next((t for p in asked for t in p.tips if t in tips), None)
         if waiting is not None:
             return waiting
@@ -136,15 +147,24 @@ def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = No
     return None
 
 
+def asked_last(role: int, items: Sequence[Item]) -> int:
+    """What the conversation is found by once its client forgets its beginning; 0 where nothing is before the last.
+    A client that sends three messages shows but one of these again, with its reply."""
+    return recent_of(role, items, 2 if len(items) > FEW_ITEMS else 1) if len(items) > 1 else 0
+
+
 def by_last_words(tenant: Tenant, seeking: Seeking) -> Tip | None:
-    """The one conversation of the call's role whose last two messages and reply the call ends with, before what is
-    new: its client dropped what was before them. None when several stand there, which are kept apart."""
+    """The one conversation of the call's role whose last messages and reply the call ends with, before what is new:
+    its client dropped what was before them. None when several stand there, which are kept apart."""
     items = seeking.items
     end = len(items) - len(trailing(items))
     begin = end
     while begin and items[begin - 1].role == "assistant":
         begin -= 1
-    if begin < 2 or begin == end or sum(item.size for item in items[begin - 2 : end]) < RECENT_CHARS_MIN:
+    if not begin or begin == end or sum(i.size for i in items[max(begin - 2, 0) : end]) < RECENT_CHARS_MIN:
         return None
-    tips = tenant.said.get(chain_of(recent_of(seeking.role, items[:begin]), items[begin:end])[-1])
-    return next(iter(tips)) if len(tips) == 1 else None
+    for asked in (recent_of(seeking.role, items[:begin], last) for last in (2, 1)[begin == 1 :]):
+        tips = tenant.said.get(chain_of(asked, items[begin:end])[-1])
+        if tips:
+            return next(iter(tips)) if len(tips) == 1 else None
+    return None

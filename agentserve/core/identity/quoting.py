@@ -49,14 +49,18 @@ def opened_by(
             ):
                 told.append(traced)
         elif (
-            (
-                spawned is None or (traced.spawns and not spawned.spawns)
-            )  # of equals, the first asked is served first
+            (spawned is None or _sooner(traced, spawned))
             and traced.trace.inside(prints)
             and (traced.spawns or opener not in program.openers)
         ):
             spawned = traced
     return spawned, _whose(told, opener, hits)
+
+
+def _sooner(one: Traced, other: Traced) -> bool:
+    """Of calls with the same words, those of a tool that starts agents, that are still out, and were asked first."""
+    first, second = ((t.spawns, t.call_id in t.program.calls, -t.order) for t in (one, other))
+    return first > second
 
 
 def _hits(tenant: Tenant, prints: frozenset[int]) -> Hits:

@@ -24,6 +24,7 @@ class TipRecord(msgspec.Struct, array_like=True):
     step: int
     settled: bool  # False: its call was in flight, so that the same call again is a retry
     main: bool
+    heard: str | None = None
 
 
 class TracedRecord(msgspec.Struct, array_like=True):
@@ -125,6 +126,7 @@ def _tip_record(program: Program, tip: Tip) -> TipRecord:
         step=tip.step,
         settled=tip.state == "ready",
         main=tip is program.main,
+        heard=tip.heard,
     )
 
 
@@ -149,7 +151,7 @@ def revive(home: Tenant, record: ProgramRecord) -> Program:
     for kept in record.tips:
         tip = home.new_tip(program, role=kept.role)
         tip.before, tip.after, tip.depth, tip.step = kept.before, kept.after, kept.depth, kept.step
-        tip.state = "ready" if kept.settled else "failed"
+        tip.state, tip.heard = "ready" if kept.settled else "failed", kept.heard
         home.make_ready(tip)
         if kept.main:
             program.main = tip

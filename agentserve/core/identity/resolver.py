@@ -20,11 +20,10 @@ from agentserve.core.identity.evidence import (
     ToolUse,
     chain_of,
     digest_of,
-    recent_of,
 )
 from agentserve.core.identity.harnesses import SPAWN_TOOLS, TERMINAL_TOOLS, WORK_TOOLS, plain_name
 from agentserve.core.identity.known import OPENERS_MAX, ROLES_MAX, Program, Tenant, Tip, Traced
-from agentserve.core.identity.matching import Seeking, trailing
+from agentserve.core.identity.matching import Seeking, asked_last, last_heard, trailing
 from agentserve.core.identity.naming import Named, identify
 from agentserve.core.identity.resolved import TEXT_TOOL, Outcome, Resolved, scoped, unscoped
 from agentserve.core.ids import ProgramId
@@ -178,7 +177,11 @@ class Resolver:
         tip.role = evidence.role
         tip.before, tip.after = seeking.hash_at(len(seeking.items)), None
         unnamed = case.named is None or case.named.tier == "weak"
-        tip.asked = recent_of(evidence.role, seeking.items) if unnamed else 0
+        tip.asked = asked_last(evidence.role, seeking.items) if unnamed else 0
+        if seeking.returns:
+            tip.heard = seeking.returns[-1]
+        elif verdict.tip is None:
+            tip.heard = last_heard(seeking.items, len(seeking.items))
         tip.depth = len(seeking.items) + (tip.depth if seeking.delta else 0)
         if relation == "auxiliary":
             tip.step = max(program.steps - 1, 0)

@@ -52,6 +52,20 @@ def test_siblings_that_were_asked_the_same_are_two_children(wire: Wire) -> None:
     assert one.parent_id == two.parent_id == parent.program_id
 
 
+def test_agents_that_were_asked_the_same_go_to_their_parents_in_the_order_of_asking(wire: Wire) -> None:
+    parents = [spawn(wire, PROMPT_A)[0] for _ in range(3)]
+    children = [wire.send(chat({"role": "user", "content": PROMPT_A}, system="You read.")) for _ in range(3)]
+    assert [child.parent_id for child in children] == [parent.program_id for parent in parents]
+
+
+def test_an_agent_goes_to_a_call_that_is_still_out_before_one_that_was_answered(wire: Wire) -> None:
+    before, echo = spawn(wire, PROMPT_A, tool="Task")
+    wire.send(chat(ASK, echo, result("call_0", "Read and done without asking a model.")))
+    waiting, _ = spawn(wire, PROMPT_A, tool="Task")
+    child = wire.send(chat({"role": "user", "content": PROMPT_A}, system="You read."))
+    assert child.parent_id == waiting.program_id != before.program_id
+
+
 def test_asking_a_tool_the_users_own_words_makes_no_child_of_a_twin(wire: Wire) -> None:
     first = wire.send(chat(ASK))
     wire.answer(first, "chat", "", [("call_1", "search", {"q": TASK})])

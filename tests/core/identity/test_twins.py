@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from agentserve.core.identity import Resolver
 from tests.core.identity.speech import ASK, Json, Wire, chat, result, user
 
 
@@ -40,6 +43,54 @@ def test_of_twins_that_wait_for_nothing_the_one_of_the_same_role_goes_on(wire: W
     for at in (1, 0):
         back = wire.send(chat(words, echoes[at], user("Go on."), system=systems[at]))
         assert back.program_id == first[at].program_id
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_person_adds_later_goes_to_the_twin_whose_results_stand_above_it(
+    wire: Wire, restarted: bool
+) -> None:
+    """All words are the same by then; the ids of the calls that were answered are not."""
+    said: list[tuple[str, Json, Json]] = []
+    for at, (program, echo) in enumerate(twins(wire, 4)):
+        back = wire.send(chat(ASK, echo, result(f"call_{at}")))
+        [more], _ = wire.answer(back, "chat", "Berlin is the largest.")
+        said.append((program, echo, more))
+    if restarted:
+        kept, wire.resolver = wire.resolver.snapshot(), Resolver()
+        assert wire.resolver.restore(kept) == 4
+    for at in (2, 0, 3, 1):
+        program, echo, more = said[at]
+        on = wire.send(chat(ASK, echo, result(f"call_{at}"), more, user("Go on.")))
+        assert (on.program_id, on.relation) == (program, "continues"), at
+
+
+def test_a_failed_step_is_tried_again_for_the_twin_whose_results_it_brings(wire: Wire) -> None:
+    made = twins(wire, 3)
+    for at in range(3):
+        wire.fail(wire.send(chat(ASK, made[at][1], result(f"call_{at}"))))
+    for at in (1, 2, 0):
+        again = wire.send(chat(ASK, made[at][1], result(f"call_{at}")))
+        assert (again.program_id, again.relation) == (made[at][0], "retry"), at
+
+
+def test_a_result_goes_to_who_asked_although_a_twin_failed_with_the_same_words(wire: Wire) -> None:
+    made = twins(wire, 2)
+    wire.fail(wire.send(chat(ASK, made[0][1], result("call_0"))))
+    back = wire.send(chat(ASK, made[1][1], result("call_1")))
+    assert (back.program_id, back.relation) == (made[1][0], "continues")
+
+
+def test_twins_that_forget_how_they_began_stay_apart_by_their_results(wire: Wire) -> None:
+    """Only the last call and its result are sent: the other's same words were sent before."""
+    made = twins(wire, 3)
+    for turn in range(4):
+        for at, (program, echo) in enumerate(made):
+            back = wire.send(chat(echo, result(f"call_{at + 10 * turn}")))
+            assert (back.program_id, back.step_index) == (program, turn + 1), (turn, at)
+            [more], _ = wire.answer(
+                back, "chat", "", [(f"call_{at + 10 * (turn + 1)}", "search", {"q": f"city {turn}"})]
+            )
+            made[at] = (program, more)
 
 
 def test_results_that_two_programs_wait_for_tell_nothing(wire: Wire) -> None:

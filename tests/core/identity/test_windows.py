@@ -43,7 +43,7 @@ class Forgetful:
 
 
 @pytest.mark.parametrize("protocol", ["chat", "messages"])
-@pytest.mark.parametrize("keeps", [4, 5, 6, 7])
+@pytest.mark.parametrize("keeps", [3, 4, 5, 6, 7])
 def test_a_conversation_whose_beginning_is_forgotten_stays_one_program(
     wire: Wire, keeps: int, protocol: str
 ) -> None:
