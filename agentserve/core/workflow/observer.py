@@ -57,6 +57,7 @@ class _Program:
     last_at: float | None = None
     context_tokens: int = 0
     begun: bool = False
+    over: bool = False  # its last step ended, though others of it may run still
 
 
 def workflow_key(tenant: str, workflow: str | None, role: int) -> Key:
@@ -178,6 +179,8 @@ class StepGraphs:
         for tool in event.tools:
             if len(state.tools) < PENDING_MAX:
                 state.tools[tool.id] = tool.name
+        state.over = state.over or event.final
+        self._close_if_over(program, state)
 
     def _dropped(self, event: ev.StepFailed | ev.ClientGone, now: float) -> None:
         """A step that failed was none, unless it is tried again, which is told as a retry of the same step."""
@@ -191,11 +194,19 @@ class StepGraphs:
         if not state.running and not step.beside:
             for node in step.previous:  # the program stands where it stood before
                 state.frontier[node] = state.frontier.get(node, 0) + 1
+        self._close_if_over(program, state)
 
     def _ended(self, event: ev.ProgramEnded, now: float) -> None:
-        if event.program not in self._programs:
-            return
-        state = self._forget(event.program)
+        if event.program in self._programs:
+            self._close(event.program)
+
+    def _close_if_over(self, program: str, state: _Program) -> None:
+        if state.over and not state.running:
+            self._close(program)
+
+    def _close(self, program: str) -> None:
+        """Where it stood is where its like end."""
+        state = self._forget(program)
         graph = self._graph(state.key)
         for node, count in state.frontier.items():
             for _ in range(count):

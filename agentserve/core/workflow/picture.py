@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentserve.core.workflow.algebra import STEPS_HORIZON
 from agentserve.core.workflow.declared import END, START, Kind, WorkflowGraph
 from agentserve.core.workflow.learned import LearnedGraph
 
 WEIGHT_SHOWN_MIN = 0.005
+STEPS_SHOWN_MAX = STEPS_HORIZON / 2  # more than that is a cycle that nobody was seen to leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +80,12 @@ def _learned(graph: LearnedGraph) -> Picture:
     nodes, edges = [], []
     for name in names:
         left = graph.remaining(name)
-        nodes.append(
-            NodeView(
-                id=name,
-                label=name,
-                detail=f"{graph.visits(name):,.0f} visits, {left.steps:.1f} steps and {_seconds(left.seconds)} to go",
-            )
+        ahead = (
+            f"{left.steps:.1f} steps and {_seconds(left.seconds)} to go"
+            if left.steps < STEPS_SHOWN_MAX
+            else "no end seen"
         )
+        nodes.append(NodeView(id=name, label=name, detail=f"{graph.visits(name):,.0f} visits, {ahead}"))
         for after in graph.next_nodes(name):
             if after.weight >= WEIGHT_SHOWN_MIN:
                 gap = f"after {_seconds(after.gap_s)}" if after.gap_s is not None else ""

@@ -35,11 +35,12 @@ class Run:
         )  # fmt: skip
         return step
 
-    def finish(self, step: str, *tools: str, seconds: float = 2.0) -> None:
+    def finish(self, step: str, *tools: str, seconds: float = 2.0, final: bool = False) -> None:
         self.now += seconds
         asked = tuple(ev.PendingTool(id=f"{step}.{tool}", name=tool) for tool in tools)
         self.graphs.tell(
-            ev.StepFinished(step=StepId(step), prompt_tokens=100, output_tokens=50, tools=asked), self.now
+            ev.StepFinished(step=StepId(step), prompt_tokens=100, output_tokens=50, tools=asked, final=final),
+            self.now,
         )
 
     def end(self) -> None:
@@ -190,3 +191,31 @@ def test_memory_is_bounded_whatever_comes() -> None:
         graph = graphs.graph(*key)
         assert graph is not None
         graph.check()
+
+
+def test_a_last_step_that_says_so_is_learned_as_an_end() -> None:
+    graphs = StepGraphs()
+    for _ in range(10):
+        run = Run(graphs)
+        run.finish(run.arrive("work"))
+        run.finish(run.arrive("work"), final=True)
+        assert graphs.standing(run.program) == ()
+    graph = graphs.graph("acme", "w")
+    assert graph is not None
+    graph.check()
+    assert graph.ends_after("work") == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_program_that_is_over_ends_where_the_last_step_beside_it_does() -> None:
+    graphs = StepGraphs()
+    run = Run(graphs)
+    run.finish(run.arrive("plan"))
+    one, other, failing = (run.arrive(node) for node in ("a", "b", "c"))
+    run.finish(one, final=True)
+    run.finish(other)
+    assert "c" in graphs.standing(run.program)
+    graphs.tell(ev.StepFailed(step=StepId(failing), reason="broke"), run.now)
+    assert graphs.standing(run.program) == ()
+    graph = graphs.graph("acme", "w")
+    assert graph is not None
+    assert (graph.ends_after("a"), graph.ends_after("b")) == (1.0, 1.0)

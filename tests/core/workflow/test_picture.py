@@ -85,3 +85,14 @@ def test_an_empty_graph_can_be_shown() -> None:
 def test_the_same_graph_gives_the_same_output() -> None:
     for render in (render_text, render_dot, render_svg):
         assert render(learned()) == render(learned())
+
+
+@pytest.mark.parametrize(("ended", "said"), [(False, "visits, no end seen"), (True, "20.0 steps and")])
+def test_a_cycle_that_nobody_was_seen_to_leave_has_no_steps_to_go(ended: bool, said: str) -> None:
+    graph = LearnedGraph()
+    graph.observe_step("work", output_tokens=10)
+    for _ in range(20):
+        graph.observe_step("work", previous=("work",), output_tokens=10)
+    if ended:
+        graph.observe_end("work")
+    assert said in render_text(graph)
