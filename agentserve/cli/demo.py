@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 
 from agentserve.cli import stage
+from agentserve.cli.address import base_url
 from agentserve.cli.crowd import Crowd, Door
 from agentserve.cli.trials import check_files, progress_bar, write_text
 from agentserve.engine import profile
@@ -83,13 +84,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is not positive", remedy="give a number above zero")
     if args.programs is not None and args.programs < 2:
         raise UsageError("--programs is below 2", remedy="a comparison needs a few programs")
-    for url in args.engine:
-        try:
-            well = httpx.URL(url).host
-        except httpx.InvalidURL:
-            well = ""
-        if not well:
-            raise UsageError(f"--engine is {url}", remedy="write it as http://host:port")
+    args.engine = [base_url(url, "--engine") for url in args.engine]
     args.html = args.html or str(Path(tempfile.gettempdir()) / "agentserve-demo.html")
     check_files(args)
     return asyncio.run(_run(args))
@@ -148,7 +143,7 @@ async def _model(url: str) -> str:
     async with httpx.AsyncClient(timeout=10) as client:
         try:
             return str((await client.get(f"{url}/v1/models")).json()["data"][0]["id"])
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise UsageError(f"{url} lists no models: {error}", remedy="name one with --model") from error
 
 

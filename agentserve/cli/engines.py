@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from agentserve import config
+from agentserve.cli.address import base_url, bearer
 from agentserve.cli.doctor import Finding, as_table, examine_all
 from agentserve.cli.stored import print_json, print_table
 from agentserve.errors import AgentServeError, EngineBroke, EngineUnreachable
@@ -31,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb. Exit status 1 when an engine is not usable."""
-    if args.gateway:
+    if args.gateway is not None:
         rows = asyncio.run(of_gateway(args.gateway, args.api_key))
         good = all(row.get("state") == "up" for row in rows)
     else:
         engines = config.load(file=args.config).engines
-        if not engines:
+        if not engines and not args.json:
             print("no engines in the settings: `agentserve up` runs an embedded emulated one")
             return 0
         findings = asyncio.run(examine_all(engines))
@@ -51,21 +52,21 @@ def run(args: argparse.Namespace) -> int:
 
 async def of_gateway(url: str, key: str | None) -> list[dict[str, Any]]:
     """The gateway's own view."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    asked = f"{base_url(url, '--gateway')}/admin/v1/engines"
+    headers = bearer(key, "--api-key")
     try:
         async with httpx.AsyncClient(timeout=GATEWAY_TIMEOUT_S, trust_env=False) as client:
-            answer = await client.get(
-                f"{url.rstrip('/').removesuffix('/v1')}/admin/v1/engines", headers=headers
-            )
+            answer = await client.get(asked, headers=headers)
     except httpx.HTTPError as exc:
         raise EngineUnreachable(
-            f"no gateway answers at {url} ({exc})", remedy="is it running, and is this its address?"
+            f"no gateway answers at {url} ({str(exc) or type(exc).__name__})",
+            remedy="is it running, and is this its address?",
         ) from exc
     if answer.status_code in (401, 403):
         raise AgentServeError(f"the gateway at {url} refuses", remedy="give an admin key with --api-key")
     try:
         rows = answer.json()["data"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise EngineBroke(f"what answers at {url} is no gateway (HTTP {answer.status_code})") from exc
     return list(rows)
 

@@ -112,18 +112,23 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
 
 def _show(args: argparse.Namespace) -> int:
     async def work(database: Database) -> dict[str, Any] | None:
-        program = await queries.program(database, args.id)
-        if program is None:
+        called = await queries.named(database, args.id)
+        if len(called) > 1:
+            raise UsageError(
+                f"several tenants have a program {args.id!r}", remedy=f"say whose, as in {called[0]['id']!r}"
+            )
+        if not called:
             return None
-        key = program["id"]
+        program = called[0]
+        key, most = program["id"], queries.ROWS_MAX
         return {
             **program,
-            "children": [row["id"] for row in await queries.programs(database, parent=key, limit=1000)],
-            "step_list": await queries.steps(database, key),
-            "tool_calls": await queries.tool_calls(database, key),
-            "pins": await queries.pins(database, program_id=key),
-            "warms": await queries.warms(database, program_id=key),
-            "decisions": await queries.decisions(database, program_id=key),
+            "children": [row["id"] for row in await queries.programs(database, parent=key, limit=most)],
+            "step_list": await queries.steps(database, key, limit=most),
+            "tool_calls": await queries.tool_calls(database, key, limit=most),
+            "pins": await queries.pins(database, program_id=key, limit=most),
+            "warms": await queries.warms(database, program_id=key, limit=most),
+            "decisions": await queries.decisions(database, program_id=key, limit=most),
         }
 
     found = with_database(args, work)

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import httpx
 
+from agentserve.cli.address import base_url, bearer
 from agentserve.errors import AgentServeError, UsageError
 
 HELP = "run an agent command with its base URLs pointed at the gateway"
@@ -108,15 +109,7 @@ def checked(args: argparse.Namespace, name: str) -> None:
 def address(given: str | None) -> str:
     """The gateway's address."""
     named = given or os.environ.get("AGENTSERVE_URL") or URL_DEFAULT
-    try:
-        host = httpx.URL(named).host if named.startswith(("http://", "https://")) else ""
-    except httpx.InvalidURL:
-        host = ""
-    if not host:
-        raise UsageError(
-            f"{'--url' if given else 'AGENTSERVE_URL'} is {named}", remedy=f"write it as {URL_DEFAULT}"
-        )
-    return named.rstrip("/").removesuffix("/v1")
+    return base_url(named, "--url" if given else "AGENTSERVE_URL", like=URL_DEFAULT)
 
 
 class Gateway:
@@ -125,6 +118,7 @@ class Gateway:
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url
         self.key = key
+        self._headers = bearer(key, "--key, or AGENTSERVE_API_KEY,")
         self._away = False
 
     def declare(self, program: str, args: argparse.Namespace, name: str) -> None:
@@ -169,9 +163,8 @@ class Gateway:
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
         if self._away:
             return None
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            reply = httpx.request(method, self.url + path, json=body, headers=headers, timeout=ASK_S)
+            reply = httpx.request(method, self.url + path, json=body, headers=self._headers, timeout=ASK_S)
             reply.raise_for_status()
             found = reply.json()
         except (
@@ -179,11 +172,14 @@ class Gateway:
             ValueError,
             OSError,
             ImportError,
-        ) as error:  # the last two: certificates, proxies
+            RecursionError,
+        ) as error:  # OSError and ImportError: certificates, proxies
             what = f"does not answer: {error}"
             if isinstance(error, httpx.HTTPStatusError):
                 what = f"refuses: {error.response.text[:200]}"
             else:
+                if isinstance(error, (ValueError, RecursionError)):
+                    what = "answers as no gateway does"
                 self._away = True
             if method != "GET":
                 print(f"agentserve: the gateway at {self.url} {what}", file=sys.stderr)

@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import msgspec
 
+from agentserve.cli.address import base_url, bearer
 from agentserve.engine import Sample
-from agentserve.errors import AgentServeError, UsageError
+from agentserve.errors import AgentServeError
 
 PREFILLS = (256, 512, 1024, 2048, 4096, 8000)  # tokens, each in one chunk of the usual 8,192
 CONTEXTS = (8_000, 24_000)  # tokens before a chunk
@@ -137,11 +138,7 @@ async def measure(
     url: str, *, model: str | None = None, api_key: str | None = None, tell: Callable[[str], None]
 ) -> list[Sample]:
     """Time an engine at `url` over shapes that tell its factors apart."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UsageError(f"{url} is no address: {error}", remedy="write it as http://host:port") from error
+    url, headers = base_url(url, "--measure"), bearer(api_key, "the engine's key")
     # connections are let go before a server would close them, which could be while we send
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEPT_S)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits) as client:
@@ -155,10 +152,10 @@ async def measure(
                 *await _behind(watch, CONTEXTS, tell),
                 *await _decodes(watch, tell),
             ]
-        except (httpx.HTTPError, LookupError, ValueError, StopIteration) as error:
+        except (httpx.HTTPError, LookupError, ValueError, StopIteration, RecursionError) as error:
             raise AgentServeError(
                 f"{url} cannot be timed: {type(error).__name__} {error}".rstrip(),
-                remedy="give the base URL of an OpenAI-compatible engine, without /v1",
+                remedy="give the base URL of an OpenAI-compatible engine",
             ) from error
 
 

@@ -16,6 +16,7 @@ from agentserve.store.database import Database
 
 Rows = list[dict[str, Any]]
 ROWS_MAX = 10_000
+ID_CHARS_MAX = 1_000  # no id is longer, and databases refuse to look for much longer ones
 
 _programs = schema.table(schema.Program)
 _steps = schema.table(schema.Step)
@@ -65,11 +66,17 @@ async def programs(
 
 async def program(database: Database, name: str) -> dict[str, Any] | None:
     """One program by its id; also by the name that its tenant knows it by, where only one has it."""
-    found = await _rows(database, select(_programs).where(_programs.c.id == name))
-    if not found:
-        ends = _programs.c.id.endswith("/" + name, autoescape=True)
-        found = await _rows(database, select(_programs).where(ends).limit(2))
+    found = await named(database, name)
     return found[0] if len(found) == 1 else None
+
+
+async def named(database: Database, name: str) -> Rows:
+    """The program of this id, else those that their tenants call so, two at most."""
+    found = await _rows(database, select(_programs).where(_programs.c.id == name))
+    if found or len(name) > ID_CHARS_MAX:
+        return found
+    ends = _programs.c.id.endswith("/" + name, autoescape=True)
+    return await _rows(database, select(_programs).where(ends).order_by(_programs.c.id).limit(2))
 
 
 async def steps(database: Database, program_id: str, *, after: float = 0.0, limit: int = 1000) -> Rows:

@@ -251,3 +251,42 @@ def test_engines_of_a_gateway_are_its_own_view(engine: str, capsys: pytest.Captu
     assert main(["engines", "--gateway", engine]) == 0
     assert "5,000" in capsys.readouterr().out
     assert main(["engines", "--gateway", NOBODY]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["engines", "--gateway", "gpu1:8400"],
+        ["engines", "--gateway", "http://[::1"],
+        ["engines", "--gateway", ""],
+        ["run", "--url", "http://127.0.0.1:99999", "--", "true"],
+        ["demo", "--engine", "http://127.0.0.1:99999"],
+        ["profile", "llama-3.1-8b-h100", "--measure", "http://127.0.0.1:99999"],
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "write it as http://" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["engines", "--api-key"], ["run", "--key"]])
+def test_a_gateways_key_that_no_header_may_hold_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--gateway", NOBODY] if arguments[0] == "engines" else ["--", "true"]
+    assert main([*arguments, "schl\u00fcssel", *where]) == 2
+    assert "cannot be sent" in capsys.readouterr().err
+
+
+def test_engines_without_any_are_an_empty_list_to_programs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["engines", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["engines"]) == 0
+    assert "agentserve up" in capsys.readouterr().out

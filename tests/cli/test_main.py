@@ -39,7 +39,7 @@ def test_help_names_every_verb() -> None:
         (["engine", "--gateway", "x"], "see `agentserve engine --help`"),
         (["engine", "--port", "99999"], "a port is at most 65535"),
         (["engine", "--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid:8000"),
-        (["profile", "llama-3.1-8b-h100", "--measure", "http://[::1"], "is no address"),
+        (["profile", "llama-3.1-8b-h100", "--measure", "http://[::1"], "write it as http://host:port"),
         (["simulate", "--workload", "codng"], "did you mean `coding`?"),
         (["simulate", "--policy", "afinity"], "did you mean `affinity`?"),
         (["simulate", "--policy", "agentserve:beta"], "write name:key=value"),

@@ -87,6 +87,40 @@ def test_a_program_is_shown_with_its_steps_and_reasons(
     )
 
 
+def test_a_name_that_several_tenants_use_is_not_guessed(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def two() -> None:
+        journal = WriteBehind(StoreSettings(url=sqlite_url, flush_interval_s=0.02))
+        journal.start()
+        for tenant in ("acme", "other"):
+            Gateway(journal).step(f"{tenant}/one", 0, time.time(), tenant=tenant)
+        assert await journal.flushed()
+        await journal.stop()
+
+    asyncio.run(two())
+    told = said(capsys, "programs", "show", "one", "--store", sqlite_url, status=2)
+    assert "several tenants have a program 'one'" in told
+    assert "acme/one" in told
+    assert "there is no program" in said(
+        capsys, "programs", "show", "x" * 60_000, "--store", sqlite_url, status=2
+    )
+
+
+def test_a_long_program_is_shown_whole(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(long_one(sqlite_url))
+    found = json.loads(said(capsys, "programs", "show", "acme/long", "--json", "--store", sqlite_url))
+    assert len(found["step_list"]) == found["steps"] == 1_100
+
+
+async def long_one(url: str) -> None:
+    journal = WriteBehind(StoreSettings(url=url, flush_interval_s=0.02))
+    journal.start()
+    Gateway(journal).program("acme/long", 1_100, time.time() - 5_000)
+    assert await journal.flushed()
+    await journal.stop()
+
+
 def test_graphs_are_drawn(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     learned = said(capsys, "programs", "graph", "coder", "--store", store)
     assert "plan" in learned
