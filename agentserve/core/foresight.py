@@ -20,7 +20,9 @@ class Survival(Protocol):
         """P(gap > t), the mass that never returns included."""
         ...
 
-    def quantile(self, q: float) -> float: ...
+    def quantile(self, q: float, elapsed_s: float = 0.0) -> float:
+        """By when, counted from the gap's start, a share `q` of those is back that are not after `elapsed_s`."""
+        ...
 
     def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
         """How long to keep what the return needs, `elapsed_s` into the gap, and at most for `cap_s` more.
@@ -65,8 +67,8 @@ class Exponential:
     def survival(self, t: float) -> float:
         return math.exp(-t / self.mean_s)
 
-    def quantile(self, q: float) -> float:
-        return -self.mean_s * math.log(max(1.0 - q, 1e-12))
+    def quantile(self, q: float, elapsed_s: float = 0.0) -> float:
+        return elapsed_s - self.mean_s * math.log(max(1.0 - q, 1e-12))
 
     def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
         """For good or not at all: how long it is away says nothing."""
@@ -87,8 +89,8 @@ class Known:
     def survival(self, t: float) -> float:
         return 1.0 if t < self.seconds else 0.0
 
-    def quantile(self, q: float) -> float:
-        return self.seconds
+    def quantile(self, q: float, elapsed_s: float = 0.0) -> float:
+        return max(self.seconds, elapsed_s)
 
     def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
         """To its end, and past it if it was foretold too short."""

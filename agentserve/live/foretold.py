@@ -133,9 +133,10 @@ class _Gap(NamedTuple):
         }
 
 
-def quantile(gap: Survival, q: float) -> float | None:
-    """By when a share `q` is back, to be shown; None: not within the forecast's horizon, and nobody knows when."""
-    return _within(gap.quantile(q), horizon_s(gap))
+def quantile(gap: Survival, q: float, elapsed_s: float = 0.0) -> float | None:
+    """By when a share `q` is back of those who are not after so long, to be shown; None: not within the forecast's
+    horizon, and nobody knows when."""
+    return _within(gap.quantile(q, elapsed_s), horizon_s(gap))
 
 
 def horizon_s(gap: Survival) -> float | None:

@@ -59,8 +59,8 @@ def outlook(board: Board, pins: Pins, program_id: str, now: float) -> dict[str, 
     if gap is not None and program.gap_started_at is not None:
         elapsed = now - program.gap_started_at
         told["gap_s"] = round(elapsed, 3)
-        told["gap_p50_s"] = quantile(gap, 0.5)
-        told["gap_p90_s"] = quantile(gap, 0.9)
+        told["gap_p50_s"] = quantile(gap, 0.5, elapsed)
+        told["gap_p90_s"] = quantile(gap, 0.9, elapsed)
         told["gap_horizon_s"] = horizon_s(gap)
         told["still_away_share"] = round(gap.survival(elapsed), 4)
     pin = pins.of(program, now)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agentserve.core import events as ev
 from agentserve.core.audience import Audience
 from agentserve.core.board import Board
@@ -82,6 +84,23 @@ def test_the_end_of_a_forecast_is_not_told_as_a_forecast() -> None:
     (row,) = stage.foretold.gaps("t/p")
     assert (row["forecast_p50_s"], row["forecast_p90_s"]) == (None, None)
     assert (row["horizon_s"], row["actual_s"]) == (HUMAN_SECONDS.high, 19.0)
+
+
+def test_what_is_told_of_a_gap_is_of_those_who_are_still_away() -> None:
+    stage = Stage()
+    now = 0.0
+    for i in range(200):  # nine in ten are back after two seconds, the others after forty
+        stage.step("t/p", now)
+        now += 1.0 + (40.0 if i % 10 == 9 else 2.0)
+    stage.step("t/p", now)
+    soon = insight.outlook(stage.board, Pins(), "t/p", now + 1.5)
+    assert soon["gap_p50_s"] == pytest.approx(2.0, rel=0.3)
+    late = insight.outlook(stage.board, Pins(), "t/p", now + 1.0 + 10.0)
+    assert late["gap_s"] == 10.0
+    assert late["gap_p50_s"] == pytest.approx(40.0, rel=0.3), "it is none of those who come back at once"
+    assert 10.0 < late["gap_p50_s"] <= late["gap_p90_s"]
+    past = insight.outlook(stage.board, Pins(), "t/p", now + 1.0 + 1e6)
+    assert (past["gap_p50_s"], past["gap_p90_s"]) == (None, None), "beyond all that was ever seen"
 
 
 def test_looking_asks_for_no_forecast_that_nobody_made() -> None:

@@ -90,8 +90,11 @@ class Survival:
         """The probability of not having returned by `t`."""
         return 1.0 - self.cdf(t)
 
-    def quantile(self, q: float) -> float:
-        """The time by which it has returned with probability `q`; the horizon where that is never."""
+    def quantile(self, q: float, elapsed_s: float = 0.0) -> float:
+        """The time by which it has returned with probability `q`, if it had not after `elapsed_s`; the horizon where
+        that is never."""
+        if elapsed_s > self.elapsed_s:
+            return Survival(self.grid, self.masses, elapsed_s=elapsed_s).quantile(q)
         for asked, answer in self._asked:
             if asked == q:
                 return answer

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from agentserve.core.forecast import Survival
 from agentserve.core.forecast.grid import TOOL_SECONDS, Grid, spread
+from agentserve.core.foresight import Exponential, Known
 
 masses_of = st.lists(st.floats(0.0, 1.0), min_size=TOOL_SECONDS.bins, max_size=TOOL_SECONDS.bins).filter(
     lambda xs: sum(xs) > 0.1
@@ -29,6 +30,25 @@ def test_a_quantile_is_where_the_distribution_reaches_it(
     assert t >= elapsed
     if t < TOOL_SECONDS.high:
         assert forecast.cdf(t) == pytest.approx(q, abs=0.02) or forecast.cdf(t * 1.0001) >= q
+
+
+@settings(max_examples=60, deadline=None)
+@given(masses_of, st.floats(0.01, 0.99), st.floats(0.0, 600.0))
+def test_a_quantile_of_those_still_away_is_where_that_share_of_them_is_back(
+    masses: list[float], q: float, elapsed: float
+) -> None:
+    forecast = Survival(TOOL_SECONDS, masses)
+    away = forecast.survival(elapsed)
+    t = forecast.quantile(q, elapsed)
+    assert t >= elapsed
+    if away > 1e-3 and t < TOOL_SECONDS.high:
+        assert forecast.survival(t) <= away * (1.0 - q) + 0.02
+        assert forecast.survival(max(t * 0.999, elapsed)) >= away * (1.0 - q) - 0.02
+
+
+def test_gaps_that_are_known_in_part_are_conditioned_too() -> None:
+    assert Exponential(10.0).quantile(0.5, 30.0) == 30.0 + Exponential(10.0).quantile(0.5)
+    assert (Known(20.0).quantile(0.5, 5.0), Known(20.0).quantile(0.5, 30.0)) == (20.0, 30.0)
 
 
 @settings(max_examples=60, deadline=None)
