@@ -93,9 +93,10 @@ class Tally:
             if key[3] == "finished":
                 whole = [r.ended_at - r.arrived_at for r in records if r.ended_at is not None]
                 bound.step_s.observe_all(whole)
-                bound.prompt.value += sum([r.prompt_tokens for r in records])
-                bound.output.value += sum([r.output_tokens for r in records])
-                bound.cached.value += sum([r.cached_tokens or 0 for r in records])
+            # of failed ones too: a stream that ends in the engine's own error was computed, and its row says so
+            bound.prompt.value += sum([r.prompt_tokens for r in records])
+            bound.output.value += sum([r.output_tokens for r in records])
+            bound.cached.value += sum([r.cached_tokens or 0 for r in records])
 
     def _times(self, bound: Bound, records: list[StepRecord]) -> None:
         # who waited in vain waited too

@@ -67,8 +67,9 @@ def test_each_metric_has_one_row_a_help_and_a_name_that_prometheus_takes() -> No
 def test_a_step_counts_once_everywhere() -> None:
     recorder = Recorder()
     recorder.step_done(record())
-    recorder.step_done(record("gone", outcome="gone", first_byte_at=None, cached_tokens=None))
-    never = {"dispatched_at": None, "first_byte_at": None, "outcome": "rejected"}
+    nothing = {"prompt_tokens": 0, "output_tokens": 0, "cached_tokens": None}
+    recorder.step_done(record("gone", outcome="gone", first_byte_at=None, **nothing))
+    never = {"dispatched_at": None, "first_byte_at": None, "outcome": "rejected", **nothing}
     recorder.step_done(record("waited in vain", queue_s=5.0, **never))
     recorder.step_done(record("one too many", queue_s=0.0, **never))
     who = {"tenant": "acme", "workflow": "coder"}
@@ -84,6 +85,15 @@ def test_a_step_counts_once_everywhere() -> None:
     assert value(recorder, "queue_seconds_count", tenant="acme") == 3
     assert value(recorder, "overhead_seconds_count") == 2
     assert value(recorder, "steps_identified_total", source="content", relation="continues") == 4
+
+
+def test_a_stream_that_ended_in_the_engines_error_counts_the_tokens_that_its_row_has() -> None:
+    recorder = Recorder()
+    recorder.step_done(record())
+    recorder.step_done(record("broke", outcome="failed", error="out of memory", output_tokens=3))
+    for what, tokens in (("prompt", 200), ("output", 10), ("cached", 120)):
+        assert value(recorder, f"{what}_tokens_total", tenant="acme", engine="e0") == tokens
+    assert value(recorder, "step_seconds_count", workflow="coder") == 1
 
 
 def test_the_story_of_a_program_is_counted() -> None:
