@@ -24,6 +24,7 @@ BYTES_MAX = 256 * 1024 * 1024
 CONVERSATION_ITEMS_MAX = 20_000
 CONVERSATION_BYTES_MAX = 32 * 1024 * 1024
 CHAIN_MAX = 1_000  # responses before one, read back at once
+UNWANTED_MAX = 1_000  # responses deleted before they were whole
 UNFINISHED = ("queued", "in_progress")
 
 
@@ -93,8 +94,22 @@ class Kept:
         self._responses = self._conversations = 0
         self.bytes = 0
         self.archive: Archive | None = None
+        self._unwanted: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     # -- responses
+
+    def unwanted(self, tenant: str, response_id: str) -> None:
+        """It was deleted, and nothing of it is here: if it is still being streamed it is not to be kept."""
+        self._unwanted[tenant, response_id] = None
+        if len(self._unwanted) > UNWANTED_MAX:
+            self._unwanted.popitem(last=False)
+
+    def is_unwanted(self, tenant: str, response_id: str) -> bool:
+        """Was it deleted before it was whole? That is asked once, when it is."""
+        if (tenant, response_id) not in self._unwanted:
+            return False
+        del self._unwanted[tenant, response_id]
+        return True
 
     def keep(self, tenant: str, body: Json, items: list[Any], *, new_at: int, size: int) -> KeptResponse:
         """Remember a response, or what has become of it."""

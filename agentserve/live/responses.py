@@ -212,7 +212,11 @@ class Responses:
     async def delete(self, request: Request) -> Response:
         """Forget a response."""
         tenant, response_id = self._tenant(request), request.path_params["response"]
-        found = await self._response(request)
+        try:
+            found = await self._response(request)
+        except NotFound:
+            self.kept.unwanted(tenant, response_id)
+            raise
         if found.body["status"] in UNFINISHED:
             _cut(found)
         self.kept.forget(tenant, response_id)

@@ -77,7 +77,8 @@ class Thread:
                 self._kept.extend(conversation, [*self.items[self.new_at :], *output])
             except AgentServeError:
                 return  # deleted, or full, while the model wrote
-        if self.stores and isinstance(body.get("id"), str):
+        named = body.get("id")
+        if self.stores and isinstance(named, str) and not self._kept.is_unwanted(self._tenant, named):
             items = [*self.items, *output]
             new = _encode(self.items[self.new_at :])
             self._kept.keep(self._tenant, body, items, new_at=self.new_at, size=size + len(new))

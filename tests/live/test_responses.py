@@ -13,7 +13,7 @@ from agentserve.config import LimitSettings
 from agentserve.errors import NotFound, TooLarge
 from agentserve.live.auth import Caller, ListedKeys
 from agentserve.live.keeptap import HELD_BYTES_MAX
-from agentserve.live.kept import CONVERSATION_BYTES_MAX, Kept
+from agentserve.live.kept import CONVERSATION_BYTES_MAX, UNWANTED_MAX, Kept
 from agentserve.live.thread import Thread
 from tests.live.conftest import Running, ScriptedEngine, Serve, answers, raw, streams, until
 
@@ -120,6 +120,35 @@ async def test_responses_are_retrieved_and_deleted_by_their_owner_only(
         await mine.responses.delete("resp_1")
         with pytest.raises(NotFoundError):
             await mine.responses.retrieve("resp_1")
+
+
+async def test_a_response_that_was_deleted_while_it_streamed_is_not_kept(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    running = await serve(engine)
+    made = [
+        b"event: %b\ndata: %b\n\n" % (kind, compact({"type": kind.decode(), "response": response(1)}))
+        for kind in (b"response.created", b"response.completed")
+    ]
+    engine.script += [streams(*made, pause_s=0.2), answers(200, compact(response(1)))]
+    async with openai(running) as client:
+        async for event in await client.responses.create(model="m", input="one", stream=True):
+            if event.type == "response.created":
+                with pytest.raises(NotFoundError):
+                    await client.responses.delete("resp_1")
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve("resp_1")
+        await client.responses.create(model="m", input="another of that id")
+        assert (await client.responses.retrieve("resp_1")).id == "resp_1", "it was asked once"
+
+
+def test_deletions_of_what_never_comes_are_bounded() -> None:
+    kept = Kept()
+    for i in range(UNWANTED_MAX + 1):
+        kept.unwanted("a", f"resp_{i}")
+    assert not kept.is_unwanted("a", "resp_0")
+    assert not kept.is_unwanted("b", "resp_1")
+    assert kept.is_unwanted("a", "resp_1")
 
 
 async def test_what_is_not_to_be_stored_is_not_stored(engine: ScriptedEngine, serve: Serve) -> None:
