@@ -318,9 +318,15 @@ class Tenant:
             _hold(all(call_id in owner.calls for owner in owners), "a call that its program does not know")
         for traces in self.traced.values():
             _hold(all(t in t.program.traced for t in traces), "a trace that its program does not know")
+        _hold(
+            len(self._texts) == sum(len(p.traced) for p in self.programs.values()), "a text that nobody wrote"
+        )
         for program in self.programs.values():
             _hold(len(program.marks) <= MARKS_MAX, "a program with too many marks")
             _hold(len(program.calls) <= CALLS_MAX, "a program with too many open calls")
+            _hold(len(program.traced) <= TRACES_MAX, "a program with too many traces")
+            replies = sum(t.call_id is None for t in program.traced)
+            _hold(replies <= REPLIES_TRACED_MAX, "a program with too many traces of replies")
             _hold(program.flying == sum(t.state == "flying" for t in program.tips), "a miscounted flight")
             _hold(program.main is None or program.main in program.tips, "a main conversation that is gone")
             _hold(

@@ -7,7 +7,7 @@ It changes nothing; the resolver acts on what is found.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -20,7 +20,7 @@ How = Literal["reply", "request", "again", "moved"]
 
 FEW_ITEMS = 3
 RECENT_CHARS_MIN = 32  # less than this, said last, may be said by anybody
-CANDIDATES_MAX = 64  # conversations at one hash that are compared; beyond it the longest waiting is taken
+CANDIDATES_MAX = 64  # conversations at one hash that are compared, those that wait longest
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,9 +94,7 @@ def _whole(tenant: Tenant, seeking: Seeking, scope: Program | None) -> Found | N
     tips = tenant.ready.get(value)
     heard = last_heard(seeking.items, count) if len(tips) > 1 else None
     tip, most = None, -1
-    for one in islice(tips, CANDIDATES_MAX):
-        if scope is not None and one.program.root is not scope:
-            continue
+    for one in _some(tips, scope):
         score = 2 * (one.state == "failed") + (heard is not None and one.heard == heard)
         if score > most:
             tip, most = one, score
@@ -117,25 +115,23 @@ def _choose(
     if len(tips) == 1:
         tip = next(iter(tips))
         return tip if scope is None or tip.program.root is scope else None
-    asked = {p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id)}
+    asked = dict.fromkeys(p for call_id in seeking.returns[:1] for p in tenant.calls.get(call_id))
+    waiting = (
+        tip for program in asked for tip in program.tips if tip in tips
+    )  # however many stand before them
     heard = last_heard(seeking.items, at)
-    best: tuple[int, Tip] | None = None
-    for looked_at, tip in enumerate(tips):
-        if looked_at >= CANDIDATES_MAX and best is not None:
-            break
-        if scope is not None and tip.program.root is not scope:
-            continue
+    best, most = None, -1
+    for tip in (*_some(waiting, scope), *_some(tips, scope)):
         score = 4 * (tip.program in asked) + 2 * (heard is not None and tip.heard == heard)
         score += tip.role == seeking.role
-        if best is None or score > best[0]:
-            best = (score, tip)
-        if score in (3, 5, 7):
-            break
-    if asked and best is not None and best[0] < 4:
-        waiting = next((t for p in asked for t in p.tips if t in tips), None)
-        if waiting is not None:
-            return waiting
-    return best[1] if best else None
+        if score > most:
+            best, most = tip, score
+    return best
+
+
+def _some(tips: Iterable[Tip], scope: Program | None) -> Iterator[Tip]:
+    """Those in scope, the first of them where there are very many."""
+    return islice((t for t in tips if scope is None or t.program.root is scope), CANDIDATES_MAX)
 
 
 def by_tool_results(tenant: Tenant, seeking: Seeking, scope: Program | None = None) -> Program | None:

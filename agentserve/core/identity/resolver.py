@@ -402,6 +402,8 @@ class Resolver:
         if total != self._count or total > self._programs_max:
             raise InvariantBroken(f"{total} programs are remembered and {self._count} were counted")
         for home in self._tenants.values():
+            if not home.programs:
+                raise InvariantBroken(f"tenant {home.id} is remembered without any program")
             home.check()
         for ticket, tip in self._flying.items():
             if tip.ticket != ticket or tip.state != "flying" or tip not in tip.program.tips:

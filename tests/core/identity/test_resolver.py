@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,8 @@ from agentserve.core.identity import (
     scoped,
     unscoped,
 )
-from agentserve.core.identity.evidence import Role, digest_of
-from agentserve.core.identity.known import CALLS_MAX, MARKS_MAX, TIPS_MAX
+from agentserve.core.identity.evidence import Role, Trace, digest_of
+from agentserve.core.identity.known import CALLS_MAX, MARKS_MAX, TIPS_MAX, TRACES_MAX
 
 
 def item(role: Role, words: str, *, calls: tuple[str, ...] = (), returns: tuple[str, ...] = ()) -> Item:
@@ -229,3 +230,120 @@ def test_the_same_traffic_gives_the_same_names() -> None:
 
     assert names() == names()
     assert len(set(names())) == 9
+
+
+def test_who_was_active_lately_is_kept_before_who_came_later() -> None:
+    resolver = Resolver(idle_s=60.0)
+    first, second = (
+        resolver.resolve(opening(name, headers={"x-session-id": name}), tenant="a", now=0.0)
+        for name in ("first", "second")
+    )
+    for resolved in (first, second):
+        resolver.replied(resolved, ReplyEvidence(items=(item("assistant", "x"),), finish="stop"), 1.0)
+    again = resolver.resolve(opening("more", headers={"x-session-id": "first"}), tenant="a", now=50.0)
+    resolver.replied(again, ReplyEvidence(items=(item("assistant", "y"),), finish="stop"), 51.0)
+    assert resolver.expire(70.0) == [second.program_id]
+    resolver.check()
+
+
+def test_what_is_forgotten_leaves_nothing_behind() -> None:
+    resolver = Resolver()
+    text = Trace(whole=1, windows=(2, 3))
+    resolved = resolver.resolve(opening("x"), tenant="a", now=0.0)
+    tool = ToolUse(id="c", name="ask", traces=(text,))
+    resolver.replied(
+        resolved, ReplyEvidence(items=(item("assistant", "y"),), tools=(tool,), response_id="r"), 1.0
+    )
+    beside = resolver.resolve(opening("other"), tenant="a", now=1.0)
+    assert resolver.ended(resolved.program_id, 2.0)
+    resolver.check()
+    on = (item("user", "x"), item("assistant", "y"), item("user", "go on"))
+    assert resolver.resolve(CallEvidence(items=on), tenant="a", now=3.0).relation == "new"
+    assert resolver.ended(beside.program_id, 4.0)
+    resolver.check()
+
+
+def test_a_text_is_looked_for_while_its_call_is_open_and_then_no_more() -> None:
+    resolver = Resolver()
+    text = Trace(whole=1)
+    first = resolver.resolve(opening("x"), tenant="a", now=0.0)
+    asked = item("assistant", "y", calls=("c",))
+    resolver.replied(
+        first, ReplyEvidence(items=(asked,), tools=(ToolUse(id="c", name="ask", traces=(text,)),)), 1.0
+    )
+    program = resolver.find(first.program_id)
+    assert program is not None
+    assert [t.trace for t in program.traced] == [text]
+    back = (item("user", "x"), asked, item("tool", "done", returns=("c",)))
+    resolver.resolve(CallEvidence(items=back), tenant="a", now=2.0)
+    assert program.traced == []
+    resolver.check()
+
+
+def test_many_texts_of_one_program_push_out_its_oldest() -> None:
+    resolver = Resolver()
+    headers = {"x-session-id": "s"}
+    for at in range(2 * TRACES_MAX):
+        resolved = resolver.resolve(opening(f"{at}", headers=headers), tenant="a", now=float(at))
+        tools = (ToolUse(id=f"c{at}", name="ask", traces=(Trace(whole=at),)),) if at % 2 else ()
+        reply = ReplyEvidence(
+            items=(item("assistant", f"{at}"),),
+            tools=tools,
+            trace=functools.partial(Trace, whole=10_000 + at),
+        )
+        resolver.replied(resolved, reply, at + 0.5)
+        resolver.check()
+    program = resolver.find(resolved.program_id)
+    assert program is not None
+    kept = [t.trace.whole for t in program.traced]
+    assert len(kept) == TRACES_MAX
+    assert kept[-1] == 2 * TRACES_MAX - 1, "the newest is there"
+
+
+def test_parents_that_stand_in_a_circle_above_a_program_end_nowhere() -> None:
+    resolver = Resolver()
+    for name, parent in (("a", "b"), ("b", "a"), ("below", "a")):
+        resolver.declare(tenant="t", name=name, parent=parent, now=0.0)
+    first = resolver.resolve(opening("x", headers={"x-agentserve-program-id": "below"}), tenant="t", now=1.0)
+    assert first.parent_id == scoped("t", "a")
+
+
+def test_more_calls_at_once_than_conversations_are_kept_are_all_served() -> None:
+    resolver = Resolver()
+    headers = {"x-agentserve-program-id": "wide"}
+    calls = [
+        resolver.resolve(opening(f"{at}", headers=headers), tenant="a", now=float(at))
+        for at in range(TIPS_MAX + 5)
+    ]
+    resolver.check()
+    for call in calls:
+        resolver.replied(call, ReplyEvidence(items=(item("assistant", "x"),), finish="stop"), 100.0)
+    resolver.check()
+
+
+def test_a_tool_of_a_program_that_nobody_knows_opens_nothing() -> None:
+    resolver = Resolver()
+    resolver.opens_tool(scoped("a", "nobody"), "c", "bash")
+    assert len(resolver) == 0
+
+
+def test_who_stands_above_a_program_is_known_again_after_a_restart() -> None:
+    resolver = Resolver()
+    for name, parent in (("helper", "lead"), ("lead", None)):
+        resolver.declare(tenant="a", name=name, parent=parent, now=0.0)
+    words = (item("user", "x"),)
+    asked = {"x-agentserve-program-id": "helper"}
+    call = resolver.resolve(CallEvidence(items=words, headers=asked), tenant="a", now=1.0)
+    said = item("assistant", "y")
+    resolver.replied(call, ReplyEvidence(items=(said,), finish="stop"), 2.0)
+    resolver.resolve(opening("z", headers={"x-agentserve-program-id": "lead"}), tenant="a", now=3.0)
+    later = Resolver()
+    assert later.restore(resolver.snapshot()) == 2
+    lead = later.resolve(
+        CallEvidence(
+            items=(*words, said, item("user", "go on")), headers={"x-agentserve-program-id": "lead"}
+        ),
+        tenant="a",
+        now=10.0,
+    )
+    assert lead.name == "helper", "its sub-agent's talk goes on under its name"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentserve.core.identity import Resolver
+from agentserve.core.identity.matching import CANDIDATES_MAX
 from tests.core.identity.speech import ASK, Json, Wire, chat, result, user
 
 
@@ -109,3 +110,26 @@ def test_a_failed_twin_is_the_one_that_is_tried_again(wire: Wire) -> None:
     again = wire.send(chat(ASK))
     assert (again.program_id, again.relation) == (second.program_id, "retry")
     assert len({first.program_id, second.program_id, third.program_id}) == 3
+
+
+def test_a_result_goes_to_who_asked_however_many_twins_stand_before_it(wire: Wire) -> None:
+    made = twins(wire, CANDIDATES_MAX + 3)
+    program, echo = made[-1]
+    # its words, and those of all others; the role of none
+    back = wire.send(chat(ASK, echo, result(f"call_{len(made) - 1}"), system="You only read."))
+    assert (back.program_id, back.relation) == (program, "continues")
+
+
+def test_a_named_call_never_goes_to_a_twin_under_another_name(wire: Wire) -> None:
+    """Ids that are counted anew: the other one waits for a result of this id, and the call brings one."""
+    names = [{"x-agentserve-program-id": name} for name in ("one", "two")]
+    first = [wire.send(chat(ASK), headers=name) for name in (names[0], *names)]
+    echoes = [wire.answer(r, "chat", "", [("call_0", "search", {"q": "cities"})])[0][0] for r in first]
+    for at in (0, 1):  # both samples of the first
+        back = wire.send(chat(ASK, echoes[at], result("call_0")), headers=names[0])
+        assert (back.name, back.relation) == ("one", "continues")
+    again = [wire.send(chat(ASK), headers=name) for name in reversed(names)]
+    assert [r.name for r in again] == ["two", "one"]
+    for resolved in again:
+        wire.fail(resolved)
+    assert [wire.send(chat(ASK), headers=name).name for name in names] == ["one", "two"]
