@@ -19,6 +19,11 @@ from agentserve.store import export
 from agentserve.store.database import Database
 
 HELP = "write programs, steps and tool calls to a file"
+NONE = {
+    "programs": "no program has finished a step",
+    "tools": "no tool call has ended",
+    "steps": "no step has ended",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     written = with_database(args, work)
     if not written:
-        print("nothing to export: no program has finished a step in that time", file=sys.stderr)
+        print(f"nothing to export: {NONE[args.what]} in that time", file=sys.stderr)
     elif args.file != "-":
         print(f"{written} {args.what} written to {args.file}", file=sys.stderr)
     return 0

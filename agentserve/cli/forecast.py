@@ -46,6 +46,7 @@ _TOOLS_SHOWN = 15
 _PIPED_WIDTH = 150
 _LINES_MAX = 5_000_000
 _NEEDED = "a tool call needs a tool, its seconds (exec_s) and when it was emitted (emit_epoch_s)"
+_NEEDED_OF_PROGRAMS = "a line of JSON for each program, with an id and a list of turns"
 
 _Row = TypeVar("_Row", CallRow, ProgramRow)
 
@@ -123,9 +124,7 @@ def _evaluate_programs(args: argparse.Namespace) -> int:
         raise UsageError("--plot draws tool calls", remedy="leave out --programs or --plot")
     rows, malformed = _read(args, program_row, lambda columns: [])
     if not rows:
-        raise UsageError(
-            f"{args.file}: no programs in it", remedy="each line needs an id and a list of turns"
-        )
+        raise UsageError(f"{args.file}: no programs in it", remedy=_NEEDED_OF_PROGRAMS)
     by_source: dict[str, list[ProgramRow]] = {}
     for row in rows:
         by_source.setdefault(row.source or args.file.name, []).append(row)
@@ -184,7 +183,8 @@ def _read(
     except OSError as error:
         raise UsageError(f"{args.file}: {error.strerror}", remedy="give a readable file") from None
     if malformed and not rows:
-        raise UsageError(f"{args.file}: no usable row; {malformed[0]}", remedy=_NEEDED)
+        needed = _NEEDED_OF_PROGRAMS if args.programs else _NEEDED
+        raise UsageError(f"{args.file}: no usable row; {malformed[0]}", remedy=needed)
     return rows, malformed
 
 
@@ -192,8 +192,8 @@ def _opened(path: Path) -> IO[str]:
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
     if zipped:
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")  # a spreadsheet writes a mark first
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _records(
@@ -207,7 +207,7 @@ def _records(
                 continue
             try:
                 record = msgspec.json.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 yield number, f"not JSON: {error}"
                 continue
             if not isinstance(record, dict):

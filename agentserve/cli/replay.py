@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import, run every arm, print the report."""
+    if args.programs < 0:
+        raise UsageError(f"--programs is {args.programs}", remedy="it is at least 1; left away, all are read")
     limit = args.programs or None
     args.programs = args.programs or 1
     found = read(args.file, strict=args.strict, limit=limit)

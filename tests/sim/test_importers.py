@@ -148,6 +148,12 @@ def test_a_malformed_line_is_named_counted_and_skipped_unless_strict(tmp_path: P
         read(path, strict=True)
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"n": ' + "1" * 5_000 + "}"])
+def test_a_line_that_no_reader_of_json_takes_is_malformed(tmp_path: Path, line: str) -> None:
+    found = read(jsonl(tmp_path / "p.jsonl", [PROGRAM, line]))
+    assert (found.bad, len(found.workload.programs)) == (1, 1)
+
+
 INF, NAN = float("inf"), float("nan")
 NO_REQUEST: list[Any] = [None, 1, "x", [], {"in": 9, "h": [[INF, 1]]}]
 

@@ -205,6 +205,14 @@ def test_what_a_user_did_wrong_is_one_line_and_exit_status_2(
     assert err.count("\n") == 1
 
 
+def test_an_export_without_rows_says_of_what_there_are_none(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what, none in (("programs", "no program"), ("tools", "no tool call"), ("steps", "no step")):
+        assert main(["export", "--what", what, "--tenant", "nobody", "--store", store]) == 0
+        assert f"nothing to export: {none} has" in capsys.readouterr().err
+
+
 def test_a_verb_that_reads_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "programs", "--store", f"sqlite:///{tmp_path}/none.db", status=2)
     assert list(tmp_path.iterdir()) == []

@@ -75,7 +75,7 @@ class Reader:
                 if not isinstance(value, dict):
                     raise Malformed("not a JSON object")
                 yield value
-            except (json.JSONDecodeError, Malformed) as error:
+            except (ValueError, RecursionError, Malformed) as error:  # a number of thousands of digits too
                 self.complain(str(error))
 
     def complain(self, why: str) -> None:

@@ -255,7 +255,7 @@ def test_malformed_rows_are_counted_and_named_unless_strict(
 ) -> None:
     file = tmp_path / "calls.jsonl"
     good = [json.dumps({"tool": "x", "seconds": 1.0, "t": i}) for i in range(20)]
-    file.write_text("\n".join([*good, "{broken", '{"tool": "x", "t": 1}', "[1]"]))
+    file.write_text("\n".join([*good, "{broken", '{"tool": "x", "t": 1}', '{"tool": ' + "[" * 100_000]))
     assert main(["forecast", "evaluate", str(file), "--json"]) == 0
     malformed = json.loads(capsys.readouterr().out)["malformed"]
     assert [row.split(":")[0] for row in malformed] == ["line 21", "line 22", "line 23"]
@@ -263,6 +263,24 @@ def test_malformed_rows_are_counted_and_named_unless_strict(
     assert "3 malformed rows skipped: line 21" in capsys.readouterr().err
     assert main(["forecast", "evaluate", str(file), "--strict"]) == 2
     assert "line 21" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [[], ["--programs"]])
+def test_a_mark_that_a_spreadsheet_writes_first_is_no_part_of_the_file(
+    kind: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [program(10, f"p{i}") if kind else {"tool": "x", "seconds": 1.0, "t": i} for i in range(20)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert main(["forecast", "evaluate", *kind, str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["malformed"] == []
+
+
+def test_what_programs_need_is_said_of_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": 1}\n')
+    assert main(["forecast", "evaluate", "--programs", str(file)]) == 2
+    assert "an id and a list of turns" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
