@@ -231,6 +231,8 @@ def _from_prefix(case: Case, found: Found) -> Verdict | None:
     if found.how == "moved" and found.at < len(seeking.items):
         if _thinned(case, found) and _quotes(case, program):
             return Verdict(relation="compaction", sure=BY_QUOTE, program=program)
+        if sure is BY_REQUEST and (other := _handed_by_another(case, program)) is not None:
+            return _told(case, other)
         return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
     if case.retries(tip):
         return Verdict(relation="retry", sure=sure, program=program, tip=tip)
@@ -264,6 +266,13 @@ def _quotes(case: Case, program: Program) -> bool:
     """Does the call hold what the program's model said?"""
     _, told = opened_by(case.home, case.seeking, case.evidence, case.now, program.root)
     return told is not None and told.program is program
+
+
+def _handed_by_another(case: Case, program: Program) -> Program | None:
+    """Whose reply the call holds, where it shares no more with the program than what that was asked: a team's members
+    are all given the question, and so is every run of the team."""
+    _, told = opened_by(case.home, case.seeking, case.evidence, case.now)
+    return told.program if told is not None and told.program.root is not program.root else None
 
 
 def _told(case: Case, program: Program) -> Verdict:

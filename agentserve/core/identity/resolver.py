@@ -59,6 +59,8 @@ class Resolver:
         named = identify(evidence)
         tail = trailing(evidence.items)
         returns = tuple([call_id for item in tail for call_id in item.returns])
+        if not returns and tail and tail[0].observation and len(tail) < len(evidence.items):
+            returns = evidence.items[-len(tail) - 1].calls  # results as text, of calls that were told as text
         seeking = self._seek(home, evidence, returns, named)
         case = Case(home=home, evidence=evidence, seeking=seeking, named=named, now=now)
         return self._carry_out(case, decide(case))

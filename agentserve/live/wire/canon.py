@@ -65,6 +65,11 @@ _VOLATILE = re.compile(
     re.I,
 )
 
+# smolagents writes its calls into the assistant's text, ids and all
+_CALLS_TOLD = "Calling tools:"
+_CALL_ID_TOLD = re.compile(r"'id': '([^'\\\n]{1,64})', 'type': 'function'")
+CALLS_TOLD_CHARS_MAX = 16_384
+
 T = TypeVar("T")
 
 
@@ -227,6 +232,8 @@ class _Pieces:
         text = clean("".join(self.texts), assistant=role == "assistant")
         if role == "user" and self.results:
             role = "tool"
+        if role == "assistant" and text.startswith(_CALLS_TOLD):
+            self.call_ids += _CALL_ID_TOLD.findall(text, 0, CALLS_TOLD_CHARS_MAX)[:CALL_IDS_MAX]
         if not (text or self.calls or self.results or self.media) and role != "assistant":
             return None
         parts = [role.encode(), utf8(text)]

@@ -108,6 +108,26 @@ def test_what_gathers_the_replies_of_one_of_two_twins_goes_on_from_it(wire: Wire
     assert {r.program_id for r in unions} == {t.program_id for t in twins}
 
 
+def test_a_teams_member_joins_the_run_whose_reply_it_is_shown_not_the_newest_that_was_asked_the_same(
+    wire: Wire,
+) -> None:
+    """As AutoGen's teams do: the critic is given the question, and the writer's answer as another user's words."""
+    harbours = ("The cranes at the northern pier are older than the town hall itself.",
+                "Nobody has counted the boats at the southern pier since last autumn.",
+                "A ferry calls at the western pier twice on every day but Sunday.")  # fmt: skip
+    runs = [wire.send(chat(ASK, system="You write.")) for _ in harbours]
+    for resolved, said in zip(runs, harbours, strict=True):
+        wire.answer(resolved, "chat", said)
+    for resolved, said in zip(runs, harbours, strict=True):
+        critic = wire.send(chat(ASK, user(said), system="You criticise.", tools=False))
+        assert (critic.program_id, critic.relation) == (resolved.program_id, "continues")
+        [echo], _ = wire.answer(critic, "chat", f"Say more of it than this: {said}")
+        again = wire.send(
+            chat(ASK, user(said), echo, user("Better now?"), system="You criticise.", tools=False)
+        )
+        assert again.program_id == resolved.program_id
+
+
 def test_a_phrase_that_many_replies_share_leads_nowhere(wire: Wire) -> None:
     phrase = "please let me know if there is anything else that I can do for you today"
     for at in range(8):

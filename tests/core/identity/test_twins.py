@@ -65,6 +65,20 @@ def test_what_a_person_adds_later_goes_to_the_twin_whose_results_stand_above_it(
         assert (on.program_id, on.relation) == (program, "continues"), at
 
 
+def test_results_told_as_text_go_to_the_twin_whose_calls_are_told_above_them(wire: Wire) -> None:
+    """As smolagents does: neither its calls nor their results are sent as such."""
+    made = twins(wire, 3)
+    for at in (1, 2, 0):
+        asked = {
+            "id": f"call_{at}",
+            "type": "function",
+            "function": {"name": "search", "arguments": {"q": "cities"}},
+        }
+        told = {"role": "assistant", "content": [{"type": "text", "text": f"Calling tools:\n[{asked}]"}]}
+        back = wire.send(chat(ASK, told, user("Observation:\nBerlin, Hamburg, Munich")))
+        assert (back.program_id, back.returns) == (made[at][0], (f"call_{at}",)), at
+
+
 def test_a_failed_step_is_tried_again_for_the_twin_whose_results_it_brings(wire: Wire) -> None:
     made = twins(wire, 3)
     for at in range(3):
