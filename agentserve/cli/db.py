@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _upgrade(args: argparse.Namespace) -> int:
-    database = Database(database_url(args))
+    # a large table takes its time, and so may another upgrade that was first
+    database = Database(database_url(args), patient=True)
     try:
         before, after = await migrations.upgrade(database)
     finally:

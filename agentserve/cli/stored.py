@@ -57,9 +57,11 @@ def with_database(
     async def run() -> T:
         database = Database(database_url(args))
         try:
-            if database.absent and not create:
+            if not create and (
+                database.absent or (database.embedded and await migrations.current(database) is None)
+            ):
                 raise UsageError(
-                    f"there is no database {database.url.database}",
+                    f"there is no database of ours in {database.url.database}",
                     remedy="start the gateway once, or name another one with --store",
                 )
             await migrations.ready(database)

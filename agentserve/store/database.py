@@ -48,12 +48,14 @@ _DRIVERS = {
 
 
 class Database:
-    """Connections to one database. Make one per event loop; `close` it in the same loop."""
+    """Connections to one database. Make one per event loop; `close` it in the same loop.
 
-    def __init__(self, url: str) -> None:
+    `patient`: a command may take as long as it takes."""
+
+    def __init__(self, url: str, *, patient: bool = False) -> None:
         self.url = normalised(url)
         self.dialect = self.url.get_backend_name()
-        self.engine: AsyncEngine = _engine(self.url)
+        self.engine: AsyncEngine = _engine(self.url, None if patient else COMMAND_TIMEOUT_S)
 
     @property
     def embedded(self) -> bool:
@@ -161,6 +163,7 @@ _REMEDIES = (
      "there and keep it in the file that PGPASSFILE names, which is read at each connection"),
     ("too many connections", "let the database take more connections, or end those that nobody uses"),
     ("remaining connection slots", "let the database take more connections, or end those that nobody uses"),
+    ("already exists", "something else has tables there: give agentserve a database of its own"),
     ("permission denied", "grant store.url's user its tables"),
 )  # fmt: skip
 _ROWS_FAULTS = (
@@ -208,7 +211,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.orig if isinstance(error, DBAPIError) else error.__cause__
 
 
-def _engine(url: URL) -> AsyncEngine:
+def _engine(url: URL, command_timeout_s: float | None) -> AsyncEngine:
     shared: dict[str, Any] = {
         "json_serializer": lambda value: msgspec.json.encode(value).decode(),
         "json_deserializer": msgspec.json.decode,
@@ -236,7 +239,7 @@ def _engine(url: URL) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": COMMAND_TIMEOUT_S,
+            "command_timeout": command_timeout_s,
             "server_settings": {"application_name": "agentserve"},
         },
         **shared,

@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
+from agentserve.cli import main
 from agentserve.errors import ConfigError, StoreError
 from agentserve.store import export, keys, migrations, queries, schema
 from agentserve.store.database import Database, write_ahead
@@ -168,3 +169,45 @@ async def test_a_database_that_is_away_is_an_error_of_one_line() -> None:
         await migrations.current(database)
     assert "\n" not in str(caught.value)
     await database.close()
+
+
+async def test_an_upgrade_waits_for_another_however_long_that_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = cluster.url()
+    first = Database(url)
+    monkeypatch.setattr("agentserve.store.database.COMMAND_TIMEOUT_S", 0.2)
+    async with first.writing() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(7286314)"))
+        second = asyncio.create_task(asyncio.to_thread(main, ["db", "upgrade", "--store", url]))
+        await asyncio.sleep(1.5)
+        assert not second.done(), capsys.readouterr().err
+    await first.close()
+    assert await second == 0
+    hurried = Database(url)
+    with pytest.raises(StoreError, match="TimeoutError"):
+        async with hurried.reading() as connection:
+            await connection.execute(text("SELECT pg_sleep(5)"))
+    await hurried.close()
+
+
+async def test_the_file_of_another_program_is_left_as_it_is(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(tmp_path / "test.db") as theirs:
+        theirs.execute("CREATE TABLE recipes (name TEXT)")
+    for verb, status in ((["programs"], 2), (["db", "upgrade"], 1), (["keys", "create"], 1)):
+        assert await asyncio.to_thread(main, [*verb, "--store", sqlite_url]) == status
+        said = capsys.readouterr().err
+        assert "none of ours" in said or "no database of ours" in said
+    with sqlite3.connect(tmp_path / "test.db") as theirs:
+        assert theirs.execute("SELECT name FROM sqlite_master").fetchall() == [("recipes",)]
+    theirs.close()
+
+
+def test_a_verb_that_reads_makes_no_tables_in_an_empty_file(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test.db").touch()
+    assert main(["tenants", "--store", sqlite_url]) == 2
+    assert "no database of ours" in capsys.readouterr().err

@@ -65,8 +65,11 @@ async def upgrade(database: Database) -> tuple[str | None, str]:
     refuse_newer(database, before)
 
     def run(connection: Connection) -> None:
-        if MigrationContext.configure(connection).get_current_revision() == head():
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found == head():
             return  # another gateway was faster
+        if found is None and database.embedded:
+            _refuse_strange(database, connection)
         config = configuration()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -76,6 +79,16 @@ async def upgrade(database: Database) -> tuple[str | None, str]:
             await connection.execute(text("SELECT pg_advisory_xact_lock(7286314)"))
         await connection.run_sync(run)
     return before, head()
+
+
+def _refuse_strange(database: Database, connection: Connection) -> None:
+    """Put no tables into the file of another program."""
+    strange = connection.scalar(text("SELECT name FROM sqlite_master WHERE type = 'table' LIMIT 1"))
+    if strange is not None:
+        raise StoreError(
+            f"the file of {database.name} is another program's: it has a table {strange!r} and none of ours",
+            remedy="let store.url name a file of its own",
+        )
 
 
 async def ready(database: Database) -> None:
