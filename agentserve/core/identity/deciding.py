@@ -226,14 +226,19 @@ def _from_prefix(case: Case, found: Found) -> Verdict | None:
     program, tip, seeking = found.program, found.tip, case.seeking
     if found.how in ("reply", "request"):
         sure = BY_REPLY if found.how == "reply" else BY_REQUEST
+        if sure is BY_REQUEST and tip is not None and tip.role != seeking.role:
+            other = _handed_by(case)
+            if other is not None:
+                return _told(case, other)
         return Verdict(relation="continues", sure=sure, program=program, tip=tip)
     sure = BY_REPLY if program.marks.get(seeking.hash_at(found.at)) else BY_REQUEST
     if found.how == "moved" and found.at < len(seeking.items):
         if _thinned(case, found) and _quotes(case, program):
             return Verdict(relation="compaction", sure=BY_QUOTE, program=program)
-        if sure is BY_REQUEST and (other := _handed_by_another(case, program)) is not None:
-            return _told(case, other)
-        return _rewritten(case, program, sure) or Verdict(relation="fork", sure=sure, program=program)
+        if rewritten := _rewritten(case, program, sure):
+            return rewritten
+        other = _handed_by(case) if sure is BY_REQUEST else None
+        return Verdict(relation="fork", sure=sure, program=program) if other is None else _told(case, other)
     if case.retries(tip):
         return Verdict(relation="retry", sure=sure, program=program, tip=tip)
     if case.begun:  # one more sample of a step, or the step made anew
@@ -268,11 +273,11 @@ def _quotes(case: Case, program: Program) -> bool:
     return told is not None and told.program is program
 
 
-def _handed_by_another(case: Case, program: Program) -> Program | None:
-    """Whose reply the call holds, where it shares no more with the program than what that was asked: a team's members
+def _handed_by(case: Case) -> Program | None:
+    """Whose reply the call holds, where it shares no more with a program than what that was asked: a team's members
     are all given the question, and so is every run of the team."""
     _, told = opened_by(case.home, case.seeking, case.evidence, case.now)
-    return told.program if told is not None and told.program.root is not program.root else None
+    return told.program if told is not None else None
 
 
 def _told(case: Case, program: Program) -> Verdict:

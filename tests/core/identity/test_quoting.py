@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentserve.core.identity.quoting import HANDED_S
-from tests.core.identity.speech import ASK, Json, Wire, chat, user
+from tests.core.identity.speech import ASK, Json, Wire, chat, result, user
 
 
 def test_a_pipeline_whose_stages_only_quote_each_other_is_one_program(wire: Wire) -> None:
@@ -108,24 +108,28 @@ def test_what_gathers_the_replies_of_one_of_two_twins_goes_on_from_it(wire: Wire
     assert {r.program_id for r in unions} == {t.program_id for t in twins}
 
 
-def test_a_teams_member_joins_the_run_whose_reply_it_is_shown_not_the_newest_that_was_asked_the_same(
-    wire: Wire,
-) -> None:
-    """As AutoGen's teams do: the critic is given the question, and the writer's answer as another user's words."""
-    harbours = ("The cranes at the northern pier are older than the town hall itself.",
-                "Nobody has counted the boats at the southern pier since last autumn.",
-                "A ferry calls at the western pier twice on every day but Sunday.")  # fmt: skip
-    runs = [wire.send(chat(ASK, system="You write.")) for _ in harbours]
-    for resolved, said in zip(runs, harbours, strict=True):
-        wire.answer(resolved, "chat", said)
-    for resolved, said in zip(runs, harbours, strict=True):
-        critic = wire.send(chat(ASK, user(said), system="You criticise.", tools=False))
-        assert (critic.program_id, critic.relation) == (resolved.program_id, "continues")
-        [echo], _ = wire.answer(critic, "chat", f"Say more of it than this: {said}")
-        again = wire.send(
-            chat(ASK, user(said), echo, user("Better now?"), system="You criticise.", tools=False)
-        )
-        assert again.program_id == resolved.program_id
+@pytest.mark.parametrize("tools", [False, True])
+def test_a_teams_member_joins_the_run_whose_reply_it_is_shown(wire: Wire, tools: bool) -> None:
+    """As in AutoGen's teams: the critic is given the question that all runs began with, and the writer's answer as
+    another user's words."""
+    said = ("The cranes at the northern pier are older than the town hall itself.",
+            "Nobody has counted the boats at the southern pier since last autumn.",
+            "A ferry calls at the western pier twice on every day but Sunday.")  # fmt: skip
+    runs = []
+    for at, words in enumerate(said):
+        resolved, written = wire.send(chat(ASK, system="You write.")), [ASK]
+        if tools:
+            [echo], _ = wire.answer(resolved, "chat", "", [(f"call_{at}", "search", {"q": "piers"})])
+            written += [echo, result(f"call_{at}")]
+            resolved = wire.send(chat(*written, system="You write."))
+        [echo], _ = wire.answer(resolved, "chat", words)
+        runs.append((resolved.program_id, words, [*written, echo]))
+    for program, words, written in reversed(runs):
+        critic = wire.send(chat(ASK, user(words), system="You criticise.", tools=False))
+        assert (critic.program_id, critic.relation) == (program, "continues")
+        wire.answer(critic, "chat", f"Say more of it than this: {words}")
+        better = wire.send(chat(*written, user(f"Say more of it than this: {words}"), system="You write."))
+        assert (better.program_id, better.relation) == (program, "continues")
 
 
 def test_a_phrase_that_many_replies_share_leads_nowhere(wire: Wire) -> None:
