@@ -72,7 +72,7 @@ class Exponential:
 
     def keeping(self, break_even_s: float, cap_s: float, elapsed_s: float = 0.0) -> Keeping:
         """For good or not at all: how long it is away says nothing."""
-        if self.mean_s > break_even_s:
+        if self.mean_s > break_even_s or cap_s <= 0.0:
             return Keeping(0.0, 0.0, 0.0)
         back = 1.0 - math.exp(-cap_s / self.mean_s)
         return Keeping(cap_s, back, self.mean_s * back)

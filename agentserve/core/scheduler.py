@@ -157,10 +157,8 @@ class Scheduler:
 
     def _retry_after(self) -> float:
         """About how long until a place is free: the mean time a waiting step has waited, at least a second."""
-        oldest = next(iter(self.board.waiting.values()), None)
-        newest = next(reversed(self.board.waiting.values()), None)
-        if oldest is None or newest is None:
-            return 1.0
+        waiting = self.board.waiting.values()
+        oldest, newest = next(iter(waiting)), next(reversed(waiting))  # who is refused waits still
         return max(1.0, (newest.arrived_at - oldest.arrived_at) / 2)
 
     def _step_started(self, event: ev.StepStarted, now: float) -> None:

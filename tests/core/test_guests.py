@@ -42,6 +42,9 @@ def test_a_step_for_another_model_beside_a_running_one_is_a_guest(fleet: Any) ->
     fleet.finish("a", 1, tools=TOOL)
     assert fleet.scheduler.policy.seats()["e0"][0] == 1
     assert fleet.board.programs["a"].gap_started_at == fleet.now
+    assert fleet.board.programs["a"].own.kept_since == fleet.now, (
+        "its gap begins when the last of them is done"
+    )
 
 
 def test_a_program_that_goes_on_with_another_model_takes_its_seat_there(fleet: Any) -> None:

@@ -163,3 +163,103 @@ def test_an_engine_that_goes_on_standing_still_gives_up_ever_more_pins(desk: Any
     assert left == [9, 9, 8, 6, 1], "who needs less comes back to its seat once, ahead of its return"
     reasons = [x.reason for x in d.all if isinstance(x, do.Unpin)]
     assert set(reasons) <= {"stalled"}, "all would have been kept"
+
+
+def test_who_waits_is_looked_after_again_and_again_though_nothing_else_happens(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 3.0}))
+    d.arrive("a", tokens=4000)
+    d.arrive("runs on", tokens=3000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=5000)
+    for _ in range(5):
+        assert d.scheduler.next_deadline() - d.now <= 0.5
+        d.timer()
+
+
+def test_what_a_pin_spared_is_what_the_engine_says_that_it_found(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 3.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=6000)  # from now on the memory has a price
+    d.arrive("a", 1, tokens=4100, after=2.0)
+    d.finish("a", 1, tokens=4100, cached_tokens=3000)
+    figures = d.scheduler.policy.figures()
+    engine = d.board.fleet[EngineId("e0")]
+    assert figures["pins_settled"] == 1
+    assert figures["pins_saved_s"] == engine.restore_s(3000)
+    assert figures["pins_cost_s"] > 0.0
+
+
+def test_only_an_engine_that_keeps_kv_itself_is_told_when_a_program_is_over(desk: Any) -> None:
+    for natively in (False, True):
+        d = desk(foresight=Gaps({"a": 3.0}))
+        d.report("e0", pins_natively=natively)
+        d.arrive("a", tokens=4000)
+        d.finish("a", tokens=4000)
+        d.end("a")
+        assert [x.reason for x in d.of(do.Unpin)] == (["ended"] if natively else [])
+
+
+def test_a_pin_ends_otherwise_once_more_is_known_of_the_gap(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 3.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=6000)
+    (first,) = d.of(do.Pin)
+    d.tell(ev.HintGiven(program=ProgramId("a"), returns_in_s=2.0), after=1.0)
+    d.fire(0.6)
+    *_, later = d.of(do.Pin)
+    assert later is not first
+    assert later.until == 1.0 + 1.0 + 2.0 + d.scheduler.policy.params.announced_s
+
+
+def test_a_program_that_lost_its_seat_has_one_again_just_before_it_is_back(desk: Any) -> None:
+    d = desk(foresight=Gaps({"a": 40.0}))
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    d.arrive("b", tokens=6000)
+    assert d.sent("b") == "e0", "forty seconds are not worth the memory"
+    d.finish("b", tokens=6000, final=True)
+    seated = d.scheduler.policy._books["e0"].seated
+    d.fire(30.0)
+    assert "a" not in seated
+    d.fire(8.0)
+    assert "a" in seated
+    d.arrive("a", 1, tokens=4100, after=1.0)
+    assert d.sent("a", 1) == "e0"
+
+
+def test_no_more_seats_are_taken_for_who_outgrew_the_ceiling_than_must_be(desk: Any) -> None:
+    d = desk(foresight=Gaps({"b": 0.5, "c": 0.5}))
+    for name, tokens in (("a", 2000), ("b", 2500), ("c", 2500)):
+        d.arrive(name, tokens=tokens, after=0.1)
+    for name, tokens in (("a", 2000), ("b", 2500), ("c", 2500)):
+        d.finish(name, tokens=tokens, after=0.01)
+    d.arrive("a", 1, tokens=4500)
+    assert [(x.program, x.reason) for x in d.of(do.Unpin)] == [("c", "outranked")]
+    assert d.sent("a", 1) == "e0"
+    counts = d.scheduler.policy.counts
+    assert {k: counts[k] for k in ("seats", "kept", "returned", "released", "outranked", "held")} == {
+        "seats": 3, "kept": 3, "returned": 1, "released": 0, "outranked": 1, "held": 0,
+    }  # fmt: skip
+
+
+def test_without_reservation_a_seat_ends_with_each_step(desk: Any) -> None:
+    d = desk(reserve_gaps=False)
+    d.arrive("a", tokens=4000)
+    d.finish("a", tokens=4000)
+    assert d.scheduler.policy.seats()["e0"] == (0, 0)
+
+
+def test_a_step_that_is_held_goes_elsewhere_when_its_engine_begins_to_drain(desk: Any) -> None:
+    d = desk(engines=2, foresight=Gaps())
+    d.report("e1", draining=True)
+    for name in ("a", "b"):
+        d.arrive(name, tokens=3500)
+    d.finish("b", tokens=3500)
+    d.arrive("b", 1, tokens=6500)
+    assert d.sent("b", 1) is None, "beside a it is too much"
+    d.report("e1", draining=False)
+    assert d.sent("b", 1) is None, "its seat is where it is"
+    d.report("e0", draining=True)
+    assert d.sent("b", 1) == "e1"

@@ -410,6 +410,8 @@ class WorkingSet(Policy):
         self._rooms.check()
         for book in self._books.values():
             book.check()
+            if book.seated and not book.engine.up:
+                raise InvariantBroken(f"{book.engine.id} is lost, and programs have seats there")
         for program in self.board.programs.values():
             waiting = [s for s in self._waiting(program) if s not in self._guests]
             if waiting and program.own is None:

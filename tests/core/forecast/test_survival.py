@@ -46,6 +46,11 @@ def test_a_quantile_of_those_still_away_is_where_that_share_of_them_is_back(
         assert forecast.survival(max(t * 0.999, elapsed)) >= away * (1.0 - q) - 0.02
 
 
+def test_a_gap_that_has_outlasted_the_longest_pin_is_not_kept() -> None:
+    for gap in (Exponential(1e-3), Known(5.0), always(5.0)):
+        assert gap.keeping(10.0, -4_000.0, 4_300.0).ttl_s == 0.0
+
+
 def test_gaps_that_are_known_in_part_are_conditioned_too() -> None:
     assert Exponential(10.0).quantile(0.5, 30.0) == 30.0 + Exponential(10.0).quantile(0.5)
     assert (Known(20.0).quantile(0.5, 5.0), Known(20.0).quantile(0.5, 30.0)) == (20.0, 30.0)
