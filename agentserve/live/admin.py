@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import Request
@@ -168,7 +169,7 @@ class Admin:
     async def graph(self, request: Request) -> Response:
         """A workflow's step graph, drawn."""
         self._may(request)
-        tenant, name = request.path_params["tenant"], request.path_params["name"]
+        tenant, name = tenant_and_name(request.scope["raw_path"])
         drawn = insight.drawing(self._gateway.graphs, self._gateway.workflows, tenant, name)
         return Response(drawn, media_type="image/svg+xml", headers={"cache-control": "no-store"})
 
@@ -304,6 +305,12 @@ class Admin:
     @property
     def _board(self) -> Any:
         return self._gateway.driver.scheduler.board
+
+
+def tenant_and_name(raw_path: bytes) -> tuple[str, str]:
+    """Whose graph of which name is asked for. A tenant may be called `a/b`: quoted, its slash does not end it."""
+    tenant, _, name = raw_path.partition(b"/graphs/")[2].partition(b"/")
+    return unquote(tenant.decode("utf-8", "replace")), unquote(name.decode("utf-8", "replace"))
 
 
 def engine_settings(said: Mapping[str, Any]) -> EngineSettings:

@@ -75,6 +75,10 @@ class Sweeper:
 
     async def sweep(self, chunks: int = CHUNKS_OF_A_TICK_MAX) -> bool:
         """At most so many deletes; whether there is more to do."""
+        if (
+            self._database.embedded or not self.size_bytes
+        ):  # what is old may take long: the size is told meanwhile
+            self.size_bytes = await self.used_bytes()
         now = self._clock()
         oldest = now - self._settings.retention_days * 86_400.0
         ages = [(table, table.c[column], oldest) for table, column in SWEPT]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentserve.core.workflow import StepGraphs, WorkflowGraph
 from agentserve.live.auth import ADMIN, READ, SCOPES, Caller, ListedKeys
 from tests.live.conftest import ScriptedEngine, Serve, raw, until
 
@@ -51,6 +52,23 @@ async def test_a_program_and_the_reasons_of_its_decisions_can_be_read(
     assert dispatch["type"] == "Dispatch"
     assert dispatch["reason"]
     assert (await running.client.get("/admin/v1/programs/nobody/decisions")).status_code == 404
+
+
+async def test_a_graph_is_found_by_names_that_hold_slashes(engine: ScriptedEngine, serve: Serve) -> None:
+    running = await serve(engine)
+    graphs = running.gateway.graphs = StepGraphs()
+    for tenant, name in (("a/b", "c"), ("a", "b/d")):
+        steps = [{"id": f"of {tenant} called {name}"}]
+        graphs.declare(tenant, name, WorkflowGraph.parse({"nodes": steps}))
+    for path, whose in (
+        ("a%2Fb/c", "of a/b called c"),
+        ("a/b%2Fd", "of a called b/d"),
+        ("a/b/d", "of a called b/d"),
+    ):
+        drawn = await running.client.get(f"/admin/v1/graphs/{path}")
+        assert drawn.status_code == 200, path
+        assert whose in drawn.text
+    assert (await running.client.get("/admin/v1/graphs/a/b/c")).status_code == 404
 
 
 async def test_an_open_step_is_listed_with_its_engine(engine: ScriptedEngine, serve: Serve) -> None:

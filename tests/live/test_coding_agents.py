@@ -113,7 +113,7 @@ async def test_claude_code_is_served_by_chat_with_all_that_it_sends(
     assert '"stop_reason":"end_turn"' in said
     first, second = (asked.json for asked in engine.asked)
     assert set(first) == {
-        "model", "messages", "tools", "max_tokens", "user", "stream", "stream_options",
+        "model", "messages", "tools", "max_tokens", "user", "stream", "stream_options", "reasoning_effort",
     }  # fmt: skip
     assert [message["role"] for message in first["messages"]] == ["system", "user", "system"]
     assert second["messages"][: len(first["messages"])] == first["messages"], "the engine finds its prefix"

@@ -246,3 +246,17 @@ def test_structured_output_and_named_tools_are_carried_over() -> None:
     assert body["messages"][0] == {"role": "system", "content": "d"}
     assert body["messages"][1]["content"][1]["image_url"] == {"url": "data:x", "detail": "low"}
     assert body["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("asked", "effort"), [("low", "low"), ("high", "high"), ("xhigh", "high"), ("max", "high")]
+)
+def test_how_hard_the_model_is_to_think_travels_on_in_chats_word(asked: str, effort: str) -> None:
+    said = {"role": "user", "content": "q"}
+    made = translation("messages", {"model": "m", "messages": [said], "output_config": {"effort": asked}})
+    assert made is not None
+    assert made.body["reasoning_effort"] == effort
+    assert "output_config" not in made.body
+    plain = translation("messages", {"model": "m", "messages": [said]})
+    assert plain is not None
+    assert "reasoning_effort" not in plain.body

@@ -118,3 +118,10 @@ async def test_freed_room_is_given_back_to_the_file_system(sqlite_url: str) -> N
         pass
     assert await pages() < before / 2
     await database.close()
+
+
+async def test_the_size_is_told_before_all_that_is_old_was_swept(database: Database) -> None:
+    await fill(database, 40, lambda n: AT + n)
+    sweeping = sweeper(database, AT + 30 * DAY, retention_days=5)
+    assert await sweeping.sweep(chunks=1), "there is more to do"
+    assert sweeping.size_bytes > 0

@@ -41,6 +41,8 @@ _OWN = frozenset(
         "anthropic_beta", "betas",
     }
 )  # fmt: skip
+MOST_EFFORT = "high"  # the most that every engine of chat knows
+_ABOVE_HIGH = ("xhigh", "max")
 _REFUSED = {"container": "containers", "mcp_servers": "MCP servers"}
 CLEARS_THINKING = "clear_thinking_"  # thinking of earlier turns is left out anyway
 
@@ -65,7 +67,10 @@ class MessagesTranslation(Translation):
             chat["max_tokens"] = body["max_tokens"]
         if body.get("stop_sequences"):
             chat["stop"] = body["stop_sequences"]
-        if shape := as_dict(body.get("output_config")).get("format") or body.get("output_format"):
+        wanted = as_dict(body.get("output_config"))
+        if (effort := wanted.get("effort")) is not None:
+            chat["reasoning_effort"] = MOST_EFFORT if effort in _ABOVE_HIGH else effort
+        if shape := wanted.get("format") or body.get("output_format"):
             chat["response_format"] = _response_format(as_dict(shape))
         if tools := [_tool(tool, i) for i, tool in enumerate(as_list(body.get("tools")))]:
             chat["tools"] = tools
