@@ -9,9 +9,10 @@ import pytest
 
 from agentserve.core import decisions as do
 from agentserve.core import events as ev
-from agentserve.core.board import Limits
+from agentserve.core.board import Board, Limits
 from agentserve.core.foresight import Known
 from agentserve.core.ids import EngineId, ProgramId, TenantId, WorkflowId
+from agentserve.errors import InvariantBroken
 from tests.core.conftest import Gaps
 
 A = ProgramId("a")
@@ -86,3 +87,58 @@ def test_only_a_warm_that_was_carried_out_at_home_makes_kv_younger(
     home.written += 500
     d.tell(ev.DecisionDone(decision=decision, program=A, engine=EngineId(engine), outcome=outcome))
     assert (program.home_clock > left_at) is younger
+
+
+def test_a_program_that_is_declared_again_was_heard_of(desk: Any) -> None:
+    d = desk(limits=Limits(program_idle_s=60.0))
+    for after in (0.0, 50.0, 50.0):
+        d.tell(ev.ProgramDeclared(program=A, tenant=TenantId("t")), after=after)
+    d.tell(ev.TimerFired(), after=1.0)
+    assert A in d.board.programs
+    d.tell(ev.TimerFired(), after=60.0)
+    assert A not in d.board.programs
+
+
+def test_a_sub_agent_is_as_important_and_as_urgent_as_its_parent_unless_it_says_otherwise(desk: Any) -> None:
+    d = desk()
+    d.arrive("lead", priority="batch", deadline_s=40.0)
+    d.arrive("helper", parent="lead", after=5.0)
+    d.arrive("hurried", parent="lead", priority="interactive", deadline_s=10.0)
+    d.arrive("orphan", parent="nobody")
+    said = {name: (p.priority, p.deadline_at) for name, p in d.board.programs.items()}
+    assert said["helper"] == ("batch", 40.0)
+    assert said["hurried"] == ("interactive", 15.0)
+    assert said["orphan"] == ("standard", None)
+
+
+def test_who_runs_for_long_is_heard_of_and_holds_up_nobody_who_is_idle(desk: Any) -> None:
+    d = desk(limits=Limits(program_idle_s=60.0))
+    d.arrive("runs")
+    for name, after in (("idle", 0.0), ("late", 48.0)):
+        d.arrive(name, after=after)
+        d.finish(name)
+    out_of = d.board.programs
+    d.tell(ev.TimerFired(), after=12.0)  # 62 s
+    assert list(out_of) == ["late", "runs"], "who is idle too long is over; who runs was just heard of"
+    assert d.scheduler.next_deadline() > d.now
+    d.finish("runs")
+    assert not out_of[ProgramId("runs")].ended
+
+
+def test_a_program_that_is_in_no_gap_has_no_forecast_of_one(desk: Any) -> None:
+    d = desk()
+    d.arrive("a")
+    assert d.board.gap(d.board.programs[A]) is None
+
+
+def test_a_step_that_was_sent_cannot_be_sent_again(desk: Any) -> None:
+    d = desk()
+    d.arrive("a")
+    (step,) = d.board.steps.values()
+    with pytest.raises(InvariantBroken, match="cannot be dispatched"):
+        d.board.dispatch(step, d.board.fleet[EngineId("e0")], d.now, "again")
+
+
+def test_what_a_policy_draws_by_lot_is_the_same_with_the_same_seed() -> None:
+    one, same, other = (Board(foresight=Gaps(), seed=seed).rng.random() for seed in (3, 3, 4))
+    assert one == same != other
