@@ -54,7 +54,7 @@ def opened_by(
             and (traced.spawns or opener not in program.openers)
         ):
             spawned = traced
-    return spawned, _whose(told, opener, hits)
+    return spawned, _whose(told, opener, seeking.hash_at(len(seeking.chain)), hits)
 
 
 def _sooner(one: Traced, other: Traced) -> bool:
@@ -113,12 +113,15 @@ def _tells(told: Traced, found: set[int], evidence: CallEvidence, prints: frozen
     return not trace.short and parts >= max(PARTS_MIN, PARTS_SHARE * len(trace.windows))
 
 
-def _whose(told: list[Traced], opener: int, hits: Hits) -> Traced | None:
+def _whose(told: list[Traced], opener: int, stage: int, hits: Hits) -> Traced | None:
     """The reply that the call goes on from: none where it gathers those of several programs. Of equal replies one whose
     program has no such stage yet, and of those the newest."""
-    ranked = sorted(
-        told, key=lambda t: (opener not in t.program.openers, len(hits[t]), t.order), reverse=True
-    )
+
+    def rank(traced: Traced) -> tuple[bool, bool, int, int]:
+        program = traced.program
+        return stage not in program.marks, opener not in program.openers, len(hits[traced]), traced.order
+
+    ranked = sorted(told, key=rank, reverse=True)
     said: dict[Program, set[int]] = {}
     held: set[int] = set()  # what it holds beyond remarks
     for traced in ranked:

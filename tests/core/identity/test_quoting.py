@@ -132,6 +132,15 @@ def test_a_teams_member_joins_the_run_whose_reply_it_is_shown(wire: Wire, tools:
         assert (better.program_id, better.relation) == (program, "continues")
 
 
+def test_each_of_a_teams_equal_runs_gets_one_member(wire: Wire) -> None:
+    said = "The cranes at the northern pier are older than the town hall itself."
+    runs = [wire.send(chat(ASK, system="You write.")) for _ in range(4)]
+    for resolved in runs:
+        wire.answer(resolved, "chat", said)
+    critics = [wire.send(chat(ASK, user(said), system="You criticise.", tools=False)) for _ in runs]
+    assert {critic.program_id for critic in critics} == {resolved.program_id for resolved in runs}
+
+
 def test_a_phrase_that_many_replies_share_leads_nowhere(wire: Wire) -> None:
     phrase = "please let me know if there is anything else that I can do for you today"
     for at in range(8):
