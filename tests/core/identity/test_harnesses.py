@@ -203,6 +203,18 @@ def test_codex_main_subagent_prewarm_and_compaction_land_where_they_should(wire:
     assert (after.relation, after.window, after.turn) == ("compaction", 1, 1)
 
 
+def test_the_window_that_a_client_names_is_believed_and_an_older_one_opens_none(wire: Wire) -> None:
+    path = "/v1/responses"
+    main = wire.send(codex(said("Mend the build.")), path=path, headers=codex_headers())
+    wire.answer(main, "responses", "Mended.")
+    later = wire.send(codex(said("Earlier: it was mended.")), path=path, headers=codex_headers(window=3))
+    assert (later.relation, later.window) == ("compaction", 3), "two were summed up where nobody saw it"
+    wire.answer(later, "responses", "Done.")
+    stray = wire.send(codex(said("Another thing.")), path=path, headers=codex_headers(window=2))
+    assert (stray.program_id, stray.window) == (main.program_id, 3)
+    assert stray.relation != "compaction"
+
+
 def test_codex_of_older_builds(wire: Wire) -> None:
     by_metadata = wire.send(
         codex(said("hi")), path="/v1/responses",

@@ -147,3 +147,15 @@ def test_a_named_call_never_goes_to_a_twin_under_another_name(wire: Wire) -> Non
     for resolved in again:
         wire.fail(resolved)
     assert [wire.send(chat(ASK), headers=name).name for name in names] == ["one", "two"]
+
+
+def test_a_reply_that_comes_back_in_other_words_is_followed_from_the_request_before_it(wire: Wire) -> None:
+    first = wire.send(chat(ASK, tools=False))
+    wire.answer(first, "chat", "Berlin is the largest, then Hamburg, then Munich.")
+    other = {"role": "assistant", "content": "Berlin, Hamburg, Munich."}
+    back = wire.send(chat(ASK, other, user("And the smallest?"), tools=False))
+    assert (back.program_id, back.relation, back.source) == (
+        first.program_id,
+        "continues",
+        "content:request",
+    )
