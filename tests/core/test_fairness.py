@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentserve.core.board import Share
 from agentserve.core.fairness import Accounts
 from agentserve.core.ids import TenantId
+from tests.core.conftest import Gaps
 
 TENANTS = [TenantId(name) for name in "abc"]
 
@@ -99,3 +104,33 @@ def test_the_sum_of_service_is_the_sum_of_token_seconds(moves: list[tuple[Tenant
         held[tenant] = tokens
         accounts.check()
     assert sum(accounts.services(now).values()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tenants_that_wait_together_differ_by_no_more_than_an_engine_holds_for_its_longest_stay(
+    desk: Any, seed: int
+) -> None:
+    """The heavy one has more programs, larger ones, and longer ones; both always have some that wait."""
+    rng = random.Random(seed)
+    weights = {"heavy": 1.0, "light": rng.choice([0.5, 1.0, 3.0])}
+    d = desk(foresight=Gaps(), shares={t: Share(weight=w) for t, w in weights.items()})
+    made, longest_s = 0, 0.0
+    began: dict[str, float] = {}
+    served = dict.fromkeys(weights, 0)
+    for _ in range(300):
+        for tenant, backlog in (("heavy", 6), ("light", 2)):
+            while sum(s.program.tenant == tenant for s in d.board.waiting.values()) < backlog:
+                tokens = rng.randint(1500, 4000) if tenant == "heavy" else rng.randint(200, 1500)
+                d.arrive(f"p{made}", tokens=tokens, tenant=tenant)
+                made += 1
+        running = [s for s in d.board.steps.values() if s.in_flight]
+        for step in running:
+            began.setdefault(step.id, d.now)
+        step = running[0] if rng.random() < 0.5 else rng.choice(running)
+        after = rng.uniform(0.1, 3.0)
+        longest_s = max(longest_s, d.now + after - began[step.id])
+        served[step.program.tenant] += 1
+        d.finish(step.program.id, tokens=step.prompt_tokens, after=after, final=True)
+    gap = d.scheduler.policy.accounts.gap_max
+    assert 0.0 < gap <= 2 * 9_700 * longest_s / min(weights.values())
+    assert min(served.values()) > 20, "nobody starves"
