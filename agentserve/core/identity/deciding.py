@@ -207,8 +207,8 @@ def _by_content(case: Case) -> Verdict:
     waiting = None
     if found is None or found.how != "reply":
         waiting = by_tool_results(case.home, seeking)
-        if found is not None and waiting is not None and waiting.root is not found.program.root:
-            found = find(case.home, seeking, waiting.root)  # what was found is a twin's
+        if found is not None and waiting is not None and _is_anothers(found, waiting, seeking.returns[-1]):
+            found = find(case.home, seeking, waiting.root)
     if found is not None and (verdict := _from_prefix(case, found)) is not None:
         return verdict
     if waiting is not None and (rewritten := _rewritten(case, waiting, BY_RESULTS)) is not None:
@@ -220,6 +220,13 @@ def _by_content(case: Case) -> Verdict:
     if spawned is not None and not case.begun:
         return _child(spawned, BY_SPAWN)
     return fresh if told is None else _told(case, told.program)
+
+
+def _is_anothers(found: Found, waiting: Program, brought: str) -> bool:
+    """Was a twin found, where the results that the call brings are what another program waits for? Not where the one
+    that was found had results of that id itself: some engines count ids anew."""
+    program = found.program
+    return waiting.root is not program.root and all(tip.heard != brought for tip in program.tips)
 
 
 def _from_prefix(case: Case, found: Found) -> Verdict | None:

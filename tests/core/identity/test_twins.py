@@ -118,6 +118,24 @@ def test_results_that_two_programs_wait_for_tell_nothing(wire: Wire) -> None:
     assert edited.program_id not in (one.program_id, two.program_id)
 
 
+def test_ids_that_an_engine_counts_anew_give_no_step_away_to_who_still_waits_for_such_a_one(
+    wire: Wire,
+) -> None:
+    questions = [
+        user(f"Find the {what} of the country, please, and say how large.") for what in ("rivers", "lakes")
+    ]
+    asked = [wire.send(chat(question)) for question in questions]
+    echoes = [wire.answer(one, "chat", "", [("search:0", "search", {"q": "water"})])[0][0] for one in asked]
+    mine = chat(questions[0], echoes[0], result("search:0"))
+    failed = wire.send(mine)
+    wire.fail(failed)
+    again = wire.send(mine)
+    assert (again.program_id, again.relation) == (asked[0].program_id, "retry")
+    wire.answer(again, "chat", "The rivers are long.")
+    edited = wire.send(chat(questions[0], {"role": "assistant", "content": "Hm."}, result("search:0")))
+    assert edited.program_id == asked[0].program_id
+
+
 def test_a_failed_twin_is_the_one_that_is_tried_again(wire: Wire) -> None:
     first, second, third = (wire.send(chat(ASK)) for _ in range(3))
     wire.fail(second)
