@@ -267,6 +267,7 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
                 f"{found['unfinished']} programs unfinished",
                 file=sys.stderr,
             )
+    _say_unreached(trials, figures)
     rows = [{"trial": describe(t), "figures": f} for t, f in zip(trials, figures, strict=True)]
     if args.json:
         text = json.dumps({"runs": rows, "over_seeds": _grouped(trials, figures)}, indent=2, sort_keys=True)
@@ -292,12 +293,31 @@ def emit(args: argparse.Namespace, trials: Sequence[Trial], figures: Sequence[Fi
         _table(trials, figures)
 
 
+def _say_unreached(trials: Sequence[Trial], figures: Sequence[Figures]) -> None:
+    """A pressure that all programs together do not make: its row is of another load than its name says."""
+    for arm in dict.fromkeys((t.pressure, workload_name(t)) for t in trials if t.pressure is not None):
+        wanted = [
+            (f["concurrency"], t.programs)
+            for t, f in zip(trials, figures, strict=True)
+            if (t.pressure, workload_name(t)) == arm
+        ]
+        at_once, programs = max(wanted)
+        if at_once > programs:
+            print(
+                f"{arm[1]} @ pressure {arm[0]:g} is not reached: it takes {at_once:,} programs at once, and there are "
+                f"{programs:,}",
+                file=sys.stderr,
+            )
+
+
 def check_files(args: argparse.Namespace) -> None:
     """Refuse, before the work, a file that could not be written after it."""
     for name in WRITTEN:
         path = getattr(args, name, None)
-        if path is None or path == "-":
+        if path is None or (path == "-" and name == "json"):
             continue
+        if path == "-":
+            raise UsageError(f"--{name} cannot go to standard output", remedy="name a file")
         asked = path if os.path.exists(path) else os.path.dirname(path) or "."
         if os.path.isdir(path) or not os.access(asked, os.W_OK):
             raise UsageError(f"--{name}: cannot write {path}", remedy="name a file that can be written")

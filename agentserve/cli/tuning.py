@@ -84,6 +84,8 @@ def _ranges(texts: Sequence[str]) -> dict[str, str]:
         name, sep, limits = text.partition("=")
         if not sep:
             raise UsageError(f"--knob {text} has no range", remedy="write --knob name=low..high")
+        if name in out:
+            raise UsageError(f"--knob {name} stands twice", remedy="give each constant one range")
         out[name] = limits
     return out
 

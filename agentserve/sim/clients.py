@@ -75,7 +75,7 @@ class Clients:
                 plan = self.workload.programs[index]
                 self.agenda.at(plan.arrives_s or 0.0, self._start, index, None)
             return
-        for _ in range(self.concurrency):
+        for _ in range(min(self.concurrency, len(self.workload.roots))):
             self._start_next_root()
 
     def _start_next_root(self) -> None:

@@ -87,6 +87,11 @@ def test_a_load_that_is_no_number_above_zero_is_refused(
     [
         (("--json", "/no/such/folder/x"), "--json: cannot write"),
         (("--html", "/"), "--html: cannot write"),
+        (("--html", "-"), "--html cannot go to standard output"),
+        (
+            ("--tune", "2", "--knob", "admit=0.7..0.9", "--knob", "admit=0.8..0.9"),
+            "--knob admit stands twice",
+        ),
         (("--rate", "1", "--curve", "c.svg"), "several rates"),
         (("--plan", "jct_p95<600", "--at-once", "2", "--json", "/"), "--json: cannot write"),
     ],
@@ -111,3 +116,13 @@ def test_a_recording_is_replayed_at_its_own_times(tmp_path: Path, capsys: pytest
     assert "--rate" in capsys.readouterr().err
     plan = ["simulate", "--plan", "jct_p95<600", "--from", str(file), "--as-recorded"]
     assert main([*plan, "--policy", "fifo"]) == 0
+
+
+def test_a_pressure_that_all_programs_do_not_make_is_said_and_takes_no_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["simulate", *SMALL, "--pressure", "0.5", "--pressure", "1e12"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("is not reached") == 1
+    assert "coding @ pressure 1e+12 is not reached" in said
+    assert "and there are 5" in said
