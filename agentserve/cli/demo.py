@@ -27,6 +27,7 @@ from agentserve.cli.crowd import Crowd, Door
 from agentserve.cli.trials import check_files, progress_bar, write_text
 from agentserve.engine import profile
 from agentserve.errors import UsageError
+from agentserve.live.upstream.hosted import THIS_MACHINE
 from agentserve.sim.page import Arm, page
 from agentserve.sim.programs import ProgramPlan, Workload
 from agentserve.sim.report import Figures, jain, summarise
@@ -140,7 +141,7 @@ async def _arm(
 
 
 async def _model(url: str) -> str:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=10, mounts=THIS_MACHINE) as client:
         try:
             return str((await client.get(f"{url}/v1/models")).json()["data"][0]["id"])
         except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -21,16 +21,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from agentserve.cli.address import base_url, bearer
 from agentserve.errors import AgentServeError, UsageError
+from agentserve.live.upstream.hosted import THIS_MACHINE
 
 HELP = "run an agent command with its base URLs pointed at the gateway"
 URL_DEFAULT = "http://127.0.0.1:8400"
 ASK_S = 2.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROGRAM_CHARS_MAX = 128  # as the SDK has it, and the gateway's headers
 WRITTEN_S = 3.0  # how long the summary waits for the journal, which is written behind
 TOOLS_SHOWN_MAX = 3
@@ -164,7 +166,8 @@ class Gateway:
         if self._away:
             return None
         try:
-            reply = httpx.request(method, self.url + path, json=body, headers=self._headers, timeout=ASK_S)
+            with httpx.Client(timeout=ASK_S, mounts=THIS_MACHINE) as client:
+                reply = client.request(method, self.url + path, json=body, headers=self._headers)
             reply.raise_for_status()
             found = reply.json()
         except (
@@ -216,6 +219,7 @@ def environment(
             made.setdefault(name, model)
     if gateway.key:
         made["AGENTSERVE_API_KEY"] = gateway.key
+    made.update(_past_proxies(given, gateway.url))
     if gateway.key or "ANTHROPIC_API_KEY" not in given:
         made["ANTHROPIC_AUTH_TOKEN"] = key
         made.pop("ANTHROPIC_API_KEY", None)  # both would be sent
@@ -223,6 +227,22 @@ def environment(
         digest = hashlib.sha256(program.encode()).hexdigest()
         made["TRACEPARENT"] = f"00-{digest[:32]}-{digest[32:48]}-01"
     return made
+
+
+def _past_proxies(given: Mapping[str, str], url: str) -> dict[str, str]:
+    """A gateway on this machine is asked directly: a proxy would be shown its key, and find nobody."""
+    host = urlsplit(url).hostname or ""
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if host not in LOOPBACK or not any(given.get(name) or given.get(name.upper()) for name in proxies):
+        return {}
+    lower, upper = (
+        given.get("no_proxy"),
+        given.get("NO_PROXY"),
+    )  # where both stand, clients differ in which they take
+    return {
+        "no_proxy": ",".join(filter(None, (lower or upper, host))),
+        "NO_PROXY": ",".join(filter(None, (upper or lower, host))),
+    }
 
 
 def pointed(command: Sequence[str], gateway: Gateway, program: str, model: str | None) -> list[str]:

@@ -71,7 +71,7 @@ async def process(
 
 async def _up(child: asyncio.subprocess.Process, name: str, url: str, last_words: Callable[[], str]) -> None:
     try:
-        async with httpx.AsyncClient(timeout=5.0) as client, asyncio.timeout(START_S):
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client, asyncio.timeout(START_S):
             while True:
                 if child.returncode is not None:
                     raise AgentServeError(f"{name} ended with {child.returncode}: {last_words()}")

@@ -20,6 +20,7 @@ import msgspec
 from agentserve.cli.address import base_url, bearer
 from agentserve.engine import Sample
 from agentserve.errors import AgentServeError
+from agentserve.live.upstream.hosted import THIS_MACHINE
 
 PREFILLS = (256, 512, 1024, 2048, 4096, 8000)  # tokens, each in one chunk of the usual 8,192
 CONTEXTS = (8_000, 24_000)  # tokens before a chunk
@@ -141,7 +142,9 @@ async def measure(
     url, headers = base_url(url, "--measure"), bearer(api_key, "the engine's key")
     # connections are let go before a server would close them, which could be while we send
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEPT_S)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits, mounts=THIS_MACHINE
+    ) as client:
         try:
             cards = (await client.get("/v1/models")).raise_for_status().json()["data"]
             card = next(c for c in cards if model is None or c["id"] == model)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from typing import Any, Dict, Generator, Iterator, List, Optional, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from agentserve_sdk._client import URL_DEFAULT
 
@@ -41,6 +41,11 @@ class Admin:
             raise ValueError(f"{self._url!r} is not an http:// or https:// address")
         self._key = api_key or os.environ.get("AGENTSERVE_API_KEY")
         self._timeout_s = timeout_s
+        handlers = []
+        if urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1"):
+            # no proxy of the environment could mean this machine, and it would be shown the key
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
 
     def me(self) -> Row:
         """The tenant that the key stands for, and what it may do."""
@@ -203,7 +208,7 @@ class Admin:
         url = self._url + (path if path.startswith("/") else f"{ROOT}/{path}")
         asked = urllib.request.Request(url, data, headers, method=method)
         try:
-            with urllib.request.urlopen(asked, timeout=timeout_s or self._timeout_s) as reply:
+            with self._opener.open(asked, timeout=timeout_s or self._timeout_s) as reply:
                 yield reply
         except urllib.error.HTTPError as error:
             with error:

@@ -165,6 +165,22 @@ def test_a_gateway_that_is_away_is_said_once_and_changes_nothing(tmp_path: Path)
     assert done.stderr.count("does not answer") == 1
 
 
+def test_no_proxy_of_the_environment_comes_between_the_command_and_a_gateway_on_this_machine(
+    gateway: testing.Gateway, tmp_path: Path
+) -> None:
+    proxies = dict.fromkeys(("http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # where nobody listens
+    told = {"NO_PROXY": "corp.example", "no_proxy": ""} | proxies
+    done = run(
+        gateway.url, "--key", "as-1", "--quiet", "--", sys.executable, "-c", CALLS, cwd=tmp_path, **told
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert (len(gateway.only_program.calls), gateway.only_program.status) == (2, "failed")
+    made = environment(told, Gateway("http://127.0.0.1:8400", None), "p1", None)
+    assert (made["NO_PROXY"], made["no_proxy"]) == ("corp.example,127.0.0.1",) * 2
+    afar = environment(told, Gateway("http://gateway.example", None), "p1", None)
+    assert afar["NO_PROXY"] == "corp.example"  # it may be reached by the proxy alone
+
+
 @pytest.mark.parametrize("broken", [{"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"ALL_PROXY": "gopher://proxy:1"}])
 def test_certificates_and_proxies_of_the_environment_that_cannot_be_used_keep_no_command(
     broken: dict[str, str], gateway: testing.Gateway, tmp_path: Path

@@ -474,3 +474,14 @@ def test_certificates_and_proxies_that_cannot_be_used_are_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
         HostedUpstream("https://engine.example")
+
+
+async def test_an_engine_on_this_machine_is_reached_past_the_environments_proxy(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    upstream = HostedUpstream(engine.url)
+    reply = await upstream.send("POST", "/x", JSON, b"{}", deadlines=PATIENT)
+    assert reply.status == 200
+    await whole(reply)
+    await upstream.stop()

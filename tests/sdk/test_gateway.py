@@ -231,3 +231,11 @@ def test_a_refusal_is_an_error_with_the_gateways_words(admin: agentserve.Admin, 
     with pytest.raises(AdminError, match="no answer") as away:
         agentserve.Admin(stopped).summary()
     assert away.value.status == 0
+
+
+def test_the_admin_client_asks_a_gateway_of_this_machine_past_the_environments_proxy(
+    real: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    assert agentserve.Admin(real).summary()

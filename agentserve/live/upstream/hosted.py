@@ -15,6 +15,9 @@ from agentserve.errors import ConfigError, EngineBroke, EngineError, EngineTimeo
 from agentserve.live.upstream.seam import Deadlines, RawHeaders
 
 KEEPALIVE_S = 30.0
+# httpx's mounts: what listens on this machine is reached directly, for no proxy of the environment could mean it, and
+# a key that was sent there would be the proxy's to read
+THIS_MACHINE: dict[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 
 
 class HostedReply:
@@ -71,6 +74,7 @@ def _client(connections_max: int) -> httpx.AsyncClient:
             http2=_http2_installed(),
             follow_redirects=False,  # an engine is only where the settings say
             trust_env=True,
+            mounts=THIS_MACHINE,
         )
     except OSError as error:
         raise ConfigError(
