@@ -61,18 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((a for a in arguments if not a.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         verb = None
-    parser = build_parser(verb)
-    args, unknown = parser.parse_known_args(arguments)
-    if (
-        unknown
-    ):  # left to itself the outer parser complains, and names its own help, which knows no verb's flags
-        prog = " ".join(filter(None, ("agentserve", args.verb)))
-        Parser(prog=prog).error(f"unrecognized arguments: {' '.join(unknown)}")
-    if args.verb is None:
-        parser.print_help()
-        return 0
     try:
-        status: int = importlib.import_module(f"agentserve.cli.{args.verb}").run(args)
+        return _carry_out(verb, arguments)
     except UsageError as error:
         return _fail(error, 2)
     except AgentServeError as error:
@@ -84,6 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _carry_out(verb: str | None, arguments: Sequence[str]) -> int:
+    parser = build_parser(verb)
+    args, unknown = parser.parse_known_args(arguments)
+    if (
+        unknown
+    ):  # left to itself the outer parser complains, and names its own help, which knows no verb's flags
+        prog = " ".join(filter(None, ("agentserve", args.verb)))
+        Parser(prog=prog).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.verb is None:
+        parser.print_help()
+        return 0
+    status: int = importlib.import_module(f"agentserve.cli.{args.verb}").run(args)
     return status
 
 

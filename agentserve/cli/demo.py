@@ -13,11 +13,13 @@ import contextlib
 import dataclasses
 import json
 import math
+import signal
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -88,7 +90,26 @@ def run(args: argparse.Namespace) -> int:
     args.engine = [base_url(url, "--engine") for url in args.engine]
     args.html = args.html or str(Path(tempfile.gettempdir()) / "agentserve-demo.html")
     check_files(args)
-    return asyncio.run(_run(args))
+    return asyncio.run(_ending(_run(args)))
+
+
+async def _ending(running: Coroutine[Any, Any, int]) -> int:
+    """A signal that would end us at once ends what was started first; the status is then as the shell has it."""
+    task, told = asyncio.ensure_future(running), list[int]()
+
+    def end(number: int) -> None:
+        told.append(number)
+        task.cancel()
+
+    with contextlib.suppress(NotImplementedError, AttributeError, RuntimeError):  # no POSIX, no main thread
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        status = await task
+    except asyncio.CancelledError:
+        if not told:
+            raise
+    return 128 + told[0] if told else status
 
 
 async def _run(args: argparse.Namespace) -> int:

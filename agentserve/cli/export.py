@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 
 from agentserve.cli.stored import add_store_arguments, duration, with_database
+from agentserve.cli.whole import whole
 from agentserve.errors import UsageError
 from agentserve.store import export
 from agentserve.store.database import Database
@@ -87,9 +88,11 @@ def _opened(file: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     try:
-        stream: Any = gzip.open(file, "wb") if file.endswith(".gz") else Path(file).open("wb")  # noqa: SIM115
-        with stream:
-            yield stream
+        with (
+            whole(file) as part,
+            gzip.open(part, "wb") if file.endswith(".gz") else open(part, "wb") as stream,
+        ):
+            yield cast(IO[bytes], stream)
     except OSError as error:
         raise UsageError(
             f"cannot write {file}: {error.strerror}", remedy="name a file that can be written"
@@ -115,6 +118,14 @@ async def _parquet(lines: AsyncIterator[dict[str, Any]], file: str) -> int:
         raise UsageError(
             "Parquet needs pyarrow", remedy="pip install 'agentserve-gateway[parquet]'"
         ) from error
+    try:
+        with whole(file) as part:
+            return await _table(lines, part, pyarrow)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error}", remedy="name a file that can be written") from error
+
+
+async def _table(lines: AsyncIterator[dict[str, Any]], file: str, pyarrow: Any) -> int:
     written = 0
     writer: Any = None
     batch: list[dict[str, Any]] = []
@@ -139,8 +150,6 @@ async def _parquet(lines: AsyncIterator[dict[str, Any]], file: str) -> int:
                 flush()
         if batch:
             flush()
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error}", remedy="name a file that can be written") from error
     finally:
         if writer is not None:
             writer.close()

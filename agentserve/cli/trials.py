@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -14,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentserve.cli.beside import processes
 from agentserve.cli.shapes import profile_of
+from agentserve.cli.whole import whole
 from agentserve.errors import UsageError
 from agentserve.sim.programs import Workload
 from agentserve.sim.report import Figures, over_seeds
@@ -225,7 +226,7 @@ def run_all(trials: Sequence[Trial], workers: int, kept: Kept | None = None) -> 
     """
     if workers > 1 and len(trials) > 1:
         with (
-            concurrent.futures.ProcessPoolExecutor(min(workers, os.cpu_count() or 1)) as pool,
+            processes(workers) as pool,
             progress_bar("runs", len(trials)) as tick,
         ):
             out = []
@@ -326,7 +327,8 @@ def check_files(args: argparse.Namespace) -> None:
 def write_text(path: str, text: str) -> None:
     """Write a file that the user named."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        with whole(path) as part:
+            Path(part).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"cannot write {path}: {error.strerror}", remedy="name a file that can be written"

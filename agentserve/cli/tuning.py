@@ -6,13 +6,12 @@ Rule: the search itself is `agentserve.sim.tune`; here are words and files only.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from agentserve.cli.beside import processes
 from agentserve.cli.trials import figures_of, parse_policy, progress_bar, write_text
 from agentserve.errors import UsageError
 from agentserve.sim.run import Trial
@@ -74,7 +73,7 @@ def _runner(workers: int) -> Iterator[RunAll]:
     if workers <= 1:
         yield lambda trials: [figures_of(trial) for trial in trials]
         return
-    with concurrent.futures.ProcessPoolExecutor(min(workers, os.cpu_count() or 1)) as pool:
+    with processes(workers) as pool:
         yield lambda trials: list(pool.map(figures_of, trials))
 
 
