@@ -21,6 +21,7 @@ from agentserve.core.ids import ProgramId
 from agentserve.errors import StoreError
 from agentserve.store import migrations
 from agentserve.store.archive import Archive
+from agentserve.store.claim import Claim
 from agentserve.store.database import Database
 from agentserve.store.journal import STOP_TIMEOUT_S, WriteBehind
 from agentserve.store.keys import StoredKeys
@@ -37,6 +38,7 @@ class Store:
         self.database = database
         self.journal = journal
         self.keys = keys
+        self.claim = Claim(database)
         self.recovered = Recovered()
         # opened without its database: that no key is known does not mean that there is none
         self.away = False
@@ -67,6 +69,7 @@ class Store:
             await store.keys.refresh()
         except StoreError as error:
             if await database.answers():
+                store.claim.release()
                 await database.close()
                 raise
             store.away = True
@@ -127,3 +130,4 @@ class Store:
         await self.keys.stop()
         await self.journal.stop(timeout_s)
         await self.database.close()
+        self.claim.release()

@@ -103,3 +103,19 @@ async def test_a_new_file_and_those_beside_it_are_for_their_owner_alone(
 
 def modes_in(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_a_second_gateway_on_one_file_is_told_and_a_later_one_is_not(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(store=StoreSettings(url=sqlite_url))
+    said = "another gateway writes to"
+    first = await Store.open(settings)
+    assert said not in caplog.text
+    second = await Store.open(settings)
+    assert caplog.text.count(said) == 1
+    await first.close()
+    await second.close()
+    caplog.clear()
+    await (await Store.open(settings)).close()
+    assert said not in caplog.text
