@@ -171,6 +171,12 @@ class Relay:
             status=503,
         )
 
+    def _rejected(self, decision: do.Reject, model: str) -> AgentServeError:
+        """What a step is told that waited in vain: of an engine that is away no place comes free."""
+        if decision.reason == "queue_timeout" and not self._engines.reachable(model):
+            return self._unserved(model)
+        return rejection(decision)
+
     async def _hangs_together(self, x: Exchange) -> bool:
         """Responses refer to earlier ones; True when the client does not wait and has its answer already."""
         assert x.principal is not None
@@ -240,7 +246,7 @@ class Relay:
             decision = ticket.decision.result() if ticket.decision.done() else await self._place(x, ticket)
             while True:
                 if isinstance(decision, do.Reject):
-                    raise rejection(decision)
+                    raise self._rejected(decision, call.model)
                 x.decision = decision
                 x.dispatched_at = x.now()
                 x.attempts += 1

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 
 from agentserve.config import EngineSettings, LimitSettings, Settings
+from agentserve.core.board import Limits
 from tests.live.conftest import Asked, Behaviour, Running, ScriptedEngine, Serve, answers, chat_reply, until
 
 WORDS = 1_200  # a prompt of about so many tokens fills the engine
@@ -57,3 +58,28 @@ async def test_requests_that_wait_are_bounded_in_bytes_and_those_that_need_not_w
     assert [(await first).status_code, (await second).status_code] == [200, 200]
     await running.quiet()
     assert (await ask(running, "c")).status_code == 200, "what had waited is not counted any more"
+
+
+async def test_a_step_that_waited_in_vain_is_told_when_no_engine_is_there_and_not_of_places(
+    engine: ScriptedEngine, serve: Serve
+) -> None:
+    settings = Settings(engines=(EngineSettings(id="e1", url=engine.url, kv_tokens=8_000),))
+    running = await serve(settings=settings, core=Limits(queue_timeout_s=1.0))
+    opened = asyncio.Event()
+    engine.otherwise = held_until(opened)
+    board = running.gateway.driver.scheduler.board
+    first = asyncio.create_task(ask(running, "a"))
+    await until(lambda: any(asked.method == "POST" for asked in engine.asked))
+    second = asyncio.create_task(ask(running, "b"))
+    await until(lambda: len(board.waiting) == 1)
+    assert "no place came free in time" in (await second).text
+
+    third = asyncio.create_task(ask(running, "c"))
+    await until(lambda: len(board.waiting) == 1)
+    (await running.client.post("/admin/v1/engines/e1/drain")).raise_for_status()
+    refused = await third
+    assert refused.status_code == 503
+    assert "no engine for this model answers" in refused.text
+    assert refused.headers["retry-after"] == "5"
+    opened.set()
+    assert (await first).status_code == 200
