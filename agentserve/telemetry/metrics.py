@@ -122,8 +122,14 @@ TABLE: tuple[Metric, ...] = (
     _gauge("seated_tokens", "KV tokens of all seats, shared prefixes once.", "engine"),
     _gauge("programs_queued", "Programs that wait for a seat."),
     # pins and warms
-    _counter("pins_made", "Pins set.", "tenant", "mode"),
-    _counter("pins", "Pins that are over, by what became of them.", "tenant", "mode", "end"),
+    _counter("pins_made", "Pins decided on; a gap kept by leaving its room alone is none.", "tenant", "mode"),
+    _counter(
+        "pins",
+        "Pins that are over, and gaps kept by leaving their room alone, by what became of them.",
+        "tenant",
+        "mode",
+        "end",
+    ),
     _gauge("pins_live", "Pins that stand."),
     _gauge("pinned_tokens", "KV tokens under pins that stand.", "engine"),
     _counter(
