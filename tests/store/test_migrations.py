@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -194,15 +195,14 @@ async def test_an_upgrade_waits_for_another_however_long_that_takes(
 async def test_the_file_of_another_program_is_left_as_it_is(
     sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with sqlite3.connect(tmp_path / "test.db") as theirs:
+    with closing(sqlite3.connect(tmp_path / "test.db")) as theirs:
         theirs.execute("CREATE TABLE recipes (name TEXT)")
     for verb, status in ((["programs"], 2), (["db", "upgrade"], 1), (["keys", "create"], 1)):
         assert await asyncio.to_thread(main, [*verb, "--store", sqlite_url]) == status
         said = capsys.readouterr().err
         assert "none of ours" in said or "no database of ours" in said
-    with sqlite3.connect(tmp_path / "test.db") as theirs:
+    with closing(sqlite3.connect(tmp_path / "test.db")) as theirs:
         assert theirs.execute("SELECT name FROM sqlite_master").fetchall() == [("recipes",)]
-    theirs.close()
 
 
 def test_a_verb_that_reads_makes_no_tables_in_an_empty_file(
