@@ -12,10 +12,22 @@ from agentserve.core import events as ev
 from agentserve.core.board import Board, Limits
 from agentserve.core.foresight import Known
 from agentserve.core.ids import EngineId, ProgramId, TenantId, WorkflowId
+from agentserve.core.program import Program
 from agentserve.errors import InvariantBroken
 from tests.core.conftest import Gaps
 
 A = ProgramId("a")
+
+
+def others_wrote_since(desk: Any) -> tuple[Any, Program, float]:
+    """Two engines; a program that left its KV on e0, where others wrote since; and what the clock said when it left."""
+    d = desk("affinity", engines=2)
+    d.arrive("a")
+    d.finish("a")
+    program = d.board.programs[A]
+    left_at = program.home_clock
+    d.board.fleet[EngineId("e0")].written += 500
+    return d, program, left_at
 
 
 def test_it_asks_to_be_woken_when_who_waits_longest_gives_up(desk: Any) -> None:
@@ -54,12 +66,7 @@ def test_a_gap_is_forecast_anew_once_a_tool_is_said_to_run(desk: Any) -> None:
 
 
 def test_what_an_engine_stores_of_a_program_is_as_new_as_its_last_use_at_home_alone(desk: Any) -> None:
-    d = desk("affinity", engines=2)
-    d.arrive("a")
-    d.finish("a")
-    program, home = d.board.programs[A], d.board.fleet[EngineId("e0")]
-    left_at = program.home_clock
-    home.written += 500
+    d, program, left_at = others_wrote_since(desk)
     d.board.fleet[EngineId("e1")].written += 9_000
     d.tell(ev.KvStored(engine=EngineId("e1"), program=A, tokens=900))
     assert program.home_clock == left_at
@@ -79,12 +86,7 @@ def test_what_an_engine_stores_of_a_program_is_as_new_as_its_last_use_at_home_al
 def test_only_a_warm_that_was_carried_out_at_home_makes_kv_younger(
     desk: Any, decision: str, engine: str, outcome: Any, younger: bool
 ) -> None:
-    d = desk("affinity", engines=2)
-    d.arrive("a")
-    d.finish("a")
-    program, home = d.board.programs[A], d.board.fleet[EngineId("e0")]
-    left_at = program.home_clock
-    home.written += 500
+    d, program, left_at = others_wrote_since(desk)
     d.tell(ev.DecisionDone(decision=decision, program=A, engine=EngineId(engine), outcome=outcome))
     assert (program.home_clock > left_at) is younger
 

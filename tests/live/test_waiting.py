@@ -32,6 +32,22 @@ def held_until(opened: asyncio.Event) -> Behaviour:
     return behave
 
 
+Asking = asyncio.Task[httpx.Response]
+
+
+async def one_runs_and_one_waits(
+    running: Running, engine: ScriptedEngine
+) -> tuple[asyncio.Event, Asking, Asking]:
+    """Programs a and b: the engine is full of the one until the event, and the other waits for its place."""
+    opened = asyncio.Event()
+    engine.otherwise = held_until(opened)
+    first = asyncio.create_task(ask(running, "a"))
+    await until(lambda: any(asked.method == "POST" for asked in engine.asked))
+    second = asyncio.create_task(ask(running, "b"))
+    await until(lambda: len(running.gateway.driver.scheduler.board.waiting) == 1)
+    return opened, first, second
+
+
 async def test_requests_that_wait_are_bounded_in_bytes_and_those_that_need_not_wait_are_served(
     engine: ScriptedEngine, serve: Serve
 ) -> None:
@@ -40,13 +56,8 @@ async def test_requests_that_wait_are_bounded_in_bytes_and_those_that_need_not_w
         engines=(EngineSettings(id="e1", url=engine.url, kv_tokens=8_000),),
     )
     running = await serve(settings=settings)
-    opened = asyncio.Event()
-    engine.otherwise = held_until(opened)
+    opened, first, second = await one_runs_and_one_waits(running, engine)
     board = running.gateway.driver.scheduler.board
-    first = asyncio.create_task(ask(running, "a"))
-    await until(lambda: any(asked.method == "POST" for asked in engine.asked))
-    second = asyncio.create_task(ask(running, "b"))
-    await until(lambda: len(board.waiting) == 1)
 
     refused = await ask(running, "c")
     assert refused.status_code == 503
@@ -65,13 +76,8 @@ async def test_a_step_that_waited_in_vain_is_told_when_no_engine_is_there_and_no
 ) -> None:
     settings = Settings(engines=(EngineSettings(id="e1", url=engine.url, kv_tokens=8_000),))
     running = await serve(settings=settings, core=Limits(queue_timeout_s=1.0))
-    opened = asyncio.Event()
-    engine.otherwise = held_until(opened)
+    opened, first, second = await one_runs_and_one_waits(running, engine)
     board = running.gateway.driver.scheduler.board
-    first = asyncio.create_task(ask(running, "a"))
-    await until(lambda: any(asked.method == "POST" for asked in engine.asked))
-    second = asyncio.create_task(ask(running, "b"))
-    await until(lambda: len(board.waiting) == 1)
     assert "no place came free in time" in (await second).text
 
     third = asyncio.create_task(ask(running, "c"))
