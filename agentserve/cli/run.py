@@ -27,12 +27,11 @@ import httpx
 
 from agentserve.cli.address import base_url, bearer
 from agentserve.errors import AgentServeError, UsageError
-from agentserve.live.upstream.hosted import THIS_MACHINE
+from agentserve.live.upstream.hosted import LOOPBACK, THIS_MACHINE
 
 HELP = "run an agent command with its base URLs pointed at the gateway"
 URL_DEFAULT = "http://127.0.0.1:8400"
 ASK_S = 2.0
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROGRAM_CHARS_MAX = 128  # as the SDK has it, and the gateway's headers
 WRITTEN_S = 3.0  # how long the summary waits for the journal, which is written behind
 TOOLS_SHOWN_MAX = 3

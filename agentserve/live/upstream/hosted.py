@@ -15,9 +15,10 @@ from agentserve.errors import ConfigError, EngineBroke, EngineError, EngineTimeo
 from agentserve.live.upstream.seam import Deadlines, RawHeaders
 
 KEEPALIVE_S = 30.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # httpx's mounts: what listens on this machine is reached directly, for no proxy of the environment could mean it, and
 # a key that was sent there would be the proxy's to read
-THIS_MACHINE: dict[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+THIS_MACHINE: dict[str, None] = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK}
 
 
 class HostedReply:
